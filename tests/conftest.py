@@ -1,0 +1,54 @@
+"""What every test runs under: no network but this machine, one thread, no warnings let through."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+torch.set_num_threads(1)  # threads that share a busy core cost several times their gain
+
+
+def _is_here(address: object) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a Unix socket
+    host = str(address[0])
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for another machine fails."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if not _is_here(address):
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> torch.Tensor:
+    """Four natural pictures at 256 px, uint8 (4, 3, 256, 256)."""
+    from PIL import Image
+
+    from vtbench import images
+
+    named = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
+    return torch.stack([images.from_pil(images.resize_and_crop(Image.fromarray(np.array(p)), 256)) for p in named])

@@ -1,0 +1,198 @@
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vtbench import images
+from vtbench.data.folder import Source, printable
+from vtbench.errors import DataError
+
+
+def picture(width=40, height=30, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def ids(source):
+    return [source.sample_id(index) for index in range(len(source))]
+
+
+def only(folder, size=16):
+    source = Source(size=size, path=folder)
+    assert len(source) == 1
+    return source.read(0).image
+
+
+def test_sorted_recursive_walk_with_relative_ids(tmp_path):
+    for name in ("b/2.png", "b/10.PNG", "a.jpg", "c/d/e.webp", "b.bmp", "z.GIF", "v.ppm", "w.tif", "x.avif", "y.jxl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    source = Source(size=16, path=tmp_path)
+    assert ids(source) == [
+        "a.jpg", "b.bmp", "b/10.PNG", "b/2.png", "c/d/e.webp", "v.ppm", "w.tif", "x.avif", "y.jxl", "z.GIF",
+    ]  # fmt: skip
+    for index in range(len(source)):
+        sample = source.read(index)
+        assert sample.id == source.sample_id(index)
+        assert sample.image.shape == (3, 16, 16) and sample.image.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 41), (8, 11)])
+def test_pixels_follow_the_canonical_rule_also_when_enlarging(tmp_path, shape):
+    picture(*shape).save(tmp_path / "a.png")
+    expected = images.from_pil(images.resize_and_crop(picture(*shape), 16))
+    assert torch.equal(only(tmp_path), expected)
+
+
+def test_empty_missing_and_file_paths_are_one_line_errors(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    for path, said in (
+        (tmp_path, "holds no picture"),
+        (tmp_path / "no", "does not exist"),
+        (tmp_path / "a.txt", "file"),
+    ):
+        with pytest.raises(DataError, match=said) as caught:
+            Source(size=16, path=path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="--data"):
+        Source(size=16)
+
+
+def hostile(folder):
+    picture(64, 64).save(folder / "whole.png")
+    data = (folder / "whole.png").read_bytes()
+    (folder / "truncated.png").write_bytes(data[: len(data) // 2])
+    (folder / "header-only.png").write_bytes(data[:20])
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 0xFF
+    (folder / "flipped-bit.png").write_bytes(damaged)
+    picture(64, 64).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-200])
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "text.png").write_text("this is not a picture\n")
+    (folder / "zero.jxl").write_bytes(b"")
+    picture(64, 64).save(folder / "cut.jxl")
+    (folder / "cut.jxl").write_bytes((folder / "cut.jxl").read_bytes()[:300])
+    # A valid head that claims 100,000 x 100,000 pixels.
+    (folder / "bomb.ppm").write_bytes(b"P6 100000 100000 255\n" + bytes(100))
+    (folder / "fake.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 0xFFFFFFFF, 0, 0, 54))
+    return {path.name for path in folder.iterdir()} - {"whole.png"}
+
+
+def test_each_broken_picture_fails_alone_with_a_reason(tmp_path):
+    broken = hostile(tmp_path)
+    source = Source(size=16, path=tmp_path)
+    assert len(source) == len(broken) + 1
+    for index, name in enumerate(ids(source)):
+        if name == "whole.png":
+            assert source.read(index).image.shape == (3, 16, 16)
+            continue
+        with pytest.raises(DataError) as caught:
+            source.read(index)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+    assert len(source.digest) == 64
+
+
+def test_one_pixel_is_enlarged(tmp_path):
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "a.png")
+    assert torch.equal(only(tmp_path), torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 16, 16))
+
+
+def test_exif_turns_the_picture(tmp_path):
+    original = Image.new("RGB", (32, 32), "black")
+    original.paste((255, 255, 255), (0, 0, 32, 16))  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    original.save(tmp_path / "a.png", exif=exif)
+    shown = only(tmp_path, size=32)
+    assert shown[:, :, :8].min() == 0 and shown[:, :, :8].max() == 0  # what was below is on the left
+    assert shown[:, :, 24:].min() == 255
+
+
+def test_modes_become_rgb(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
+    Image.fromarray(np.full((16, 16), 0x8080, dtype=np.uint16)).save(tmp_path / "deep.png")
+    clear = Image.new("P", (16, 16), 0)
+    clear.putpalette([200, 10, 10, 0, 0, 255])
+    clear.save(tmp_path / "palette.png", transparency=0)
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("#ff0000", "#00ff00")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    source = Source(size=16, path=tmp_path)
+    found = {name: source.read(index).image for index, name in enumerate(ids(source))}
+    assert all(image.shape == (3, 16, 16) for image in found.values())
+    red = torch.tensor([255, 0, 0])[:, None, None]
+    assert (found["cmyk.jpg"].int() - red).abs().max() <= 4  # JPEG
+    assert found["palette.png"].min() == 255  # transparent, so white
+    assert torch.equal(found["moving.gif"].int(), red.expand(3, 16, 16).int())  # the first frame
+
+
+def test_odd_names_become_distinct_printable_ids(tmp_path):
+    names = [
+        b"a b.png",
+        b"new\nline.png",
+        b"\xff\xfe.png",
+        b"\\xff\xfe.png",
+        b"\x85.png",
+        "\x85.png".encode(),
+        "ü.png".encode(),
+    ]
+    for name in names:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:  # noqa: PTH118, PTH123
+            picture().save(file, "PNG")
+    source = Source(size=16, path=tmp_path)
+    assert len(set(ids(source))) == len(source) == len(names)
+    assert all(name.isprintable() and name.encode() for name in ids(source))
+    assert {"a b.png", "new\\nline.png", "\\xff\\xfe.png", "\\\\xff\\xfe.png", "ü.png"} <= set(ids(source))
+    for index in range(len(source)):
+        assert source.read(index).image.shape == (3, 16, 16)
+    assert printable(Path("a/b.png")) == "a/b.png"
+
+
+def test_links_inside_are_read_links_outside_are_not(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    picture().save(inside / "a.png")
+    picture().save(outside / "secret.png")
+    (inside / "b.png").symlink_to("a.png")
+    (inside / "c.png").symlink_to(outside / "secret.png")
+    (inside / "away").symlink_to(outside)
+    (inside / "round").symlink_to(inside)
+    (inside / "loop.png").symlink_to("loop.png")
+    (inside / "broken.png").symlink_to("nothing.png")
+    os.mkfifo(inside / "pipe.png")
+    assert ids(Source(size=16, path=inside)) == ["a.png", "b.png"]
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    picture().save(tmp_path / "real" / "a.png")
+    (tmp_path / "link").symlink_to("real")
+    assert ids(Source(size=16, path=tmp_path / "link")) == ["a.png"]
+
+
+def test_digest_follows_names_contents_and_size_only(tmp_path):
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        picture().save(tmp_path / place / "a.png")
+    first = Source(size=16, path=tmp_path / "one").digest
+    assert first == Source(size=16, path=tmp_path / "two").digest
+    assert first != Source(size=32, path=tmp_path / "two").digest
+    (tmp_path / "two" / "a.png").rename(tmp_path / "two" / "b.png")
+    assert first != Source(size=16, path=tmp_path / "two").digest
+    picture(seed=1).save(tmp_path / "one" / "a.png")
+    assert first != Source(size=16, path=tmp_path / "one").digest
+
+
+def test_a_file_that_vanishes_fails_alone(tmp_path):
+    picture().save(tmp_path / "a.png")
+    source = Source(size=16, path=tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a\.png: can't be read"):
+        source.read(0)

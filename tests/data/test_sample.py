@@ -1,0 +1,115 @@
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vtbench import cards
+from vtbench.data import open_source, sample
+from vtbench.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def source():
+    return sample.Source(size=256)
+
+
+def test_every_picture_is_what_the_index_says(source):
+    seen = set()
+    for index, entry in enumerate(source.index.pictures):
+        picture = source.read(index)
+        assert picture.id == entry.id == source.sample_id(index)
+        assert picture.image.dtype == torch.uint8 and picture.image.shape == (3, 256, 256)
+        assert picture.attributes == {"category": entry.category}
+        assert entry.category in {"photo", "texture", "science", "graphic"}
+        pixels = picture.image.permute(1, 2, 0).contiguous().numpy().tobytes()
+        assert hashlib.sha256(pixels).hexdigest() == entry.sha256
+        seen.add(entry.sha256)
+    assert len(seen) == len(source) == 29
+
+
+def test_files_are_lossless_webp_and_all_are_indexed(source):
+    files = sorted(path.name for path in sample.FOLDER.glob("*.webp"))
+    assert files == sorted(entry.file for entry in source.index.pictures)
+    for file in files:
+        data = (sample.FOLDER / file).read_bytes()
+        assert data[12:16] == b"VP8L", file  # the lossless bitstream
+        with Image.open(sample.FOLDER / file) as picture:
+            assert picture.size == (256, 256)
+    assert sum((sample.FOLDER / file).stat().st_size for file in files) < 3_000_000
+
+
+def test_every_picture_is_credited_under_a_free_licence_without_share_alike(source):
+    page = (sample.FOLDER / "LICENSES.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\S+\.webp) \|(.+)$", page, re.MULTILINE))
+    for entry in source.index.pictures:
+        assert entry.license in {"CC0 1.0", "CC BY 2.0", "CC BY 4.0", "Public domain", "Apache-2.0"}
+        for said in (entry.title, entry.author, entry.license, entry.license_url, entry.source, entry.change):
+            assert said and said in rows[entry.file], (entry.file, said)
+    assert len(rows) == len(source)
+
+
+def test_another_size_is_refused_with_both_numbers():
+    with pytest.raises(DataError, match=r"256x256, the task asks for 512x512"):
+        sample.Source(size=512)
+
+
+def test_a_path_is_refused(tmp_path):
+    with pytest.raises(DataError, match="take no path"):
+        sample.Source(size=256, path=tmp_path)
+
+
+def test_changed_pixels_are_noticed(tmp_path, monkeypatch):
+    for file in sample.FOLDER.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(sample, "FOLDER", tmp_path)
+    with Image.open(tmp_path / "astronaut.webp") as opened:
+        picture = opened.convert("RGB")
+    picture.putpixel((3, 4), (1, 2, 3))
+    picture.save(tmp_path / "astronaut.webp", lossless=True)
+    with pytest.raises(DataError, match=r"astronaut\.webp: pixels have sha256"):
+        sample.Source(size=256).read(0)
+
+
+def test_digest_changes_with_a_picture(source, tmp_path, monkeypatch):
+    said = json.loads((sample.FOLDER / "index.json").read_text(encoding="utf-8"))
+    said["pictures"][5]["sha256"] = "0" * 64
+    (tmp_path / "index.json").write_text(json.dumps(said), encoding="utf-8")
+    before = source.digest
+    monkeypatch.setattr(sample, "FOLDER", tmp_path)
+    assert sample.Source(size=256).digest != before
+
+
+def test_a_damaged_index_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "index.json").write_text('{"size": "big"}')
+    monkeypatch.setattr(sample, "FOLDER", tmp_path)
+    with pytest.raises(DataError, match="install vtbench again") as caught:
+        sample.Source(size=256)
+    assert "\n" not in str(caught.value)
+
+
+def test_task_cards_open_their_sources_and_group_by_what_the_samples_have():
+    found = cards.tasks()
+    assert {"reconstruction", "detail", "text"} <= set(found)
+    for name, count in (("reconstruction", 29), ("detail", 20), ("text", 16)):
+        card = found[name]
+        opened = open_source(card.data.source, size=card.geometry.size)
+        assert len(opened) == count
+        assert f"{count} " in card.description
+        assert card.group_by in opened.read(0).attributes
+        assert card.primary in card.metrics
+
+
+def test_the_annotated_card_in_the_readme_loads(tmp_path):
+    text = (cards.folder("tasks") / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "my-photos.toml"
+    path.write_text(block, encoding="utf-8")
+    card = cards.load(path, cards.TaskCard)
+    said = {line.split("=")[0].strip() for line in block.splitlines() if "=" in line.split("#")[0]}
+    fields = set(cards.TaskCard.model_fields) - {"data", "geometry"}
+    assert said == fields | set(cards.Data.model_fields) | set(cards.Geometry.model_fields)  # it shows every key
+    assert (Path(sample.__file__).parent / f"{card.data.source}.py").is_file()

@@ -1,0 +1,100 @@
+"""Holds networks against what their published implementations computed with the same made-up weights.
+
+`tests/parity/picture.png` is the input of every fixture here; `tests/parity/<variant>.npz` holds the tokens with their
+margins (or the whole latent of a continuous network), and evenly strided values of the latent and the reconstruction.
+The weights are those of `weights.fill_values` with seed 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vtbench import images
+from vtbench.tokenizer import load_tokenizer
+from vtbench.types import Codes, Strict
+from vtbench.weights import load_state, synthetic_state
+
+FOLDER = Path(__file__).parent.parent / "parity"
+
+# Float32 noise of the published code against float64 is below 5e-6 (latent) and 1.5e-5 (reconstruction), while a wrong
+# epsilon of the normalisation moves them by 5e-5 and 1.5e-4.
+LATENT_ATOL = 2e-5
+RECONSTRUCTION_ATOL = 5e-5
+SURE_MARGIN = 1e-3  # a token whose two best scores are closer may flip on another machine
+
+
+class Golden:
+    """The published implementation's output for one variant."""
+
+    def __init__(self, variant: str) -> None:
+        self.values = np.load(FOLDER / f"{variant}.npz")
+        with Image.open(FOLDER / "picture.png") as picture:
+            self.input = images.to_float(images.from_pil(picture)[None], (-1.0, 1.0))
+
+    def check_latent(self, latent: Tensor) -> None:
+        self._check("latent", latent, LATENT_ATOL)
+
+    def check_reconstruction(self, reconstruction: Tensor) -> None:
+        self._check("reconstruction", reconstruction, RECONSTRUCTION_ATOL)
+
+    def check_tokens(self, codes: Codes) -> None:
+        (found,) = codes.indices
+        expected = self.tokens(codes)
+        sure = torch.from_numpy(self.values["margin"]).view(found.shape) > SURE_MARGIN
+        assert sure.float().mean() > 0.95
+        assert torch.equal(found[sure], expected[sure])
+
+    def tokens(self, codes: Codes) -> Tensor:
+        return torch.from_numpy(self.values["tokens"].astype(np.int64)).view(codes.indices[0].shape)
+
+    def latent(self, shape: torch.Size) -> Tensor:
+        return torch.from_numpy(self.values["latent"]).view(shape)
+
+    def _check(self, name: str, found: Tensor, atol: float) -> None:
+        expected = torch.from_numpy(self.values[name])
+        strided = found.flatten()[:: int(self.values[f"{name}_step"])]
+        assert strided.shape == expected.shape
+        torch.testing.assert_close(strided, expected, rtol=0, atol=atol)
+
+
+@pytest.fixture
+def hold(monkeypatch):
+    """Check a network, as its card builds it, against its fixture: latent, tokens, then pixels from the given codes."""
+    torch.set_num_threads(1)
+
+    @torch.inference_mode()
+    def check(variant: str, fixture: str | None = None) -> None:
+        golden = Golden(fixture or variant)
+        network = load_tokenizer(variant, weights="synthetic", device="cpu").network
+        latents = []
+        monkeypatch.setattr(network, "latent", lambda x: latents.append(type(network).latent(network, x)) or latents[0])
+        codes = network.encode(golden.input)
+        if codes.latent is not None:
+            golden.check_latent(codes.latent)
+            given = Codes(latent=golden.latent(codes.latent.shape))
+        else:
+            golden.check_latent(latents[0])
+            golden.check_tokens(codes)
+            given = Codes(indices=(golden.tokens(codes),), codebook_sizes=codes.codebook_sizes)
+        golden.check_reconstruction(network.decode(given))
+
+    return check
+
+
+@pytest.fixture
+def filled():
+    """Build a small network with made-up weights, and another that is equal to it."""
+
+    def build(network: Callable[[Strict], nn.Module], config: Strict) -> nn.Module:
+        built = network(config).eval()
+        load_state(built, synthetic_state(built))
+        return built
+
+    return build

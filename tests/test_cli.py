@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders import make_run, write_pictures
+
+from vtbench import __version__, cards, results
+
+VTBENCH = [sys.executable, "-m", "vtbench.cli"]
+
+
+def vtbench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*VTBENCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def test_version_and_help() -> None:
+    assert vtbench("--version").stdout.strip() == f"vtbench {__version__}"
+    said = vtbench("--help").stdout
+    for command in ("list", "show", "run", "leaderboard", "check", "sheet", "fetch", "doctor"):
+        assert f"\n  {command} " in said
+
+
+@pytest.mark.parametrize("what", ["tokenizers", "tasks", "protocols", "metrics"])
+def test_lists_say_the_same_to_people_and_programs(what: str) -> None:
+    rows = json.loads(vtbench("list", what, "--json").stdout)
+    said = vtbench("list", what).stdout
+    assert rows
+    for row in rows:
+        assert row["name"] in said
+
+
+def test_show_explains_every_kind_of_name() -> None:
+    assert "TencentARC/IBQ-Tokenizer-262144" in vtbench("show", "ibq").stdout
+    assert "geometry.size" in vtbench("show", "text").stdout
+    assert "round half up" in vtbench("show", "canonical").stdout
+    assert "Gaussian" in vtbench("show", "ssim").stdout
+
+
+def test_doctor_says_what_is_there_and_what_mends_the_rest(tmp_path: Path) -> None:
+    endpoint = {"HF_ENDPOINT": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path)}
+    done = vtbench("doctor", **endpoint)
+    assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:9 can't be reached" in done.stdout
+    assert "vtbench fetch rfid" in done.stdout
+    assert "vtbench fetch ibq-262144" in done.stdout
+
+
+# --- what a user can mend ---------------------------------------------------------------------------------------------
+
+
+def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = vtbench(
+        *("run", "-t", "ibq", "--task", "text", "--out", tmp_path / "r", "--work", tmp_path / "w"),
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_CACHE=str(tmp_path / "hub"),
+    )
+    said = one_line(done)
+    assert time.monotonic() - started < 5
+    for part in ("imagenet256_262144.ckpt", "TencentARC/IBQ-Tokenizer-262144", "vtbench fetch ibq-262144", "--weights"):
+        assert part in said
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "-t", "ibqq", "--task", "text"], "did you mean"),
+        (["run", "-t", "jpeg", "--task", "txt"], "no task is called 'txt'; did you mean text?"),
+        (["run", "-t", "jpeg", "--task", "text", "--protocol", "mine"], "expected one of: canonical"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", "."], "compares with known text"),
+        (["run", "-t", "jpeg", "--task", "reconstruction", "--data", "/nonexistent"], "/nonexistent"),
+        (["run", "-t", "tiny", "--task", "text", "--weights", "/nonexistent"], "no such file"),
+        (["run", "-t", "tiny", "--task", "text", "--device", "cuda:9"], "can't be used here"),
+        (["run", "-t", "jpeg", "--task", "reconstruction", "--require", "rfid"], "vtbench fetch rfid"),
+        (["run", "-t", "jpeg", "--task", "reconstruction", "--require", "cer"], "does not measure it"),
+        (["run", "-t", "./broken.toml", "--task", "text"], "broken.toml: family: missing"),
+        (["show", "nothing"], "no tokenizer is called 'nothing'"),
+        (["leaderboard", "--results", "/nonexistent"], "no such folder"),
+        (["fetch", "nothing"], "no tokenizer is called 'nothing'"),
+        (["check", "/nonexistent", "--baseline", "/nonexistent", "--max-drop", "psnr=1"], "can't be read"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "broken.toml").write_text('name = "broken"\nnetwork = "codec"\nkind = "codec"\ntitle = "x"\n')
+    said = one_line(vtbench(*arguments, cwd=tmp_path, TORCH_HOME=str(tmp_path)))
+    assert message in said
+
+
+def test_unwritable_folder_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--out", "--work"):
+        done = vtbench("run", "-t", "jpeg", "--task", "reconstruction", option, tmp_path / "file" / "x", cwd=tmp_path)
+        assert "can't be written" in one_line(done)
+
+
+def test_size_that_a_network_cannot_take_names_both(tmp_path: Path) -> None:
+    card = Path(cards.folder("tokenizers") / "jpeg-q5.toml").read_text()
+    (tmp_path / "fixed.toml").write_text(card.replace('"jpeg-q5"', '"fixed"') + "sizes = [512]\n")
+    said = one_line(vtbench("run", "-t", tmp_path / "fixed.toml", "--task", "reconstruction", cwd=tmp_path))
+    assert "fixed takes 512x512 pixels only, reconstruction has 256x256" in said
+
+
+@pytest.mark.parametrize("pair", ["psnr", "psnr=", "psnr=much", "=1"])
+def test_malformed_tolerance_is_one_line(tmp_path: Path, pair: str) -> None:
+    folder = tmp_path / "run"
+    results.write(make_run(), folder / results.RUN)
+    (folder / results.IMAGES).write_bytes(b"")
+    assert "--max-drop" in one_line(vtbench("check", folder, "--baseline", folder, "--max-drop", pair)) or pair == "=1"
+
+
+# --- the main job -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tokenizers on six pictures of the user's, with one that is broken."""
+    place = tmp_path_factory.mktemp("job")
+    folder = write_pictures(place / "cats", 6)
+    (folder / "003.png").write_bytes(b"broken")
+    task = ["--task", "reconstruction", "--data", folder, "--out", place / "results", "--work", place / "work"]
+    done = vtbench("run", "-t", "jpeg", "-t", "tiny", *task)
+    assert done.returncode == 0, done.stderr
+    assert "5/6" in done.stdout
+    assert "vtbench fetch rfid" in done.stdout or "at least" in done.stdout
+    return place
+
+
+def test_summaries_and_tables_are_where_they_should_be(place: Path) -> None:
+    found = results.read(place / "results")
+    assert [(run.task, run.tokenizer) for run in found] == [
+        ("reconstruction@cats", "jpeg-q75"),
+        ("reconstruction@cats", "tiny-fsq-f8"),
+    ]
+    table = results.read_images(place / "work" / "reconstruction@cats" / "tiny-fsq-f8" / results.IMAGES)
+    assert len(table) == 6
+    assert table["lpips"].notna().sum() == 5
+
+
+def test_leaderboard_is_written_twice_the_same(place: Path) -> None:
+    assert vtbench("leaderboard", "--results", place / "results").returncode == 0
+    first = (place / "results" / "leaderboard.csv").read_bytes()
+    assert vtbench("leaderboard", "--results", place / "results").returncode == 0
+    assert (place / "results" / "leaderboard.csv").read_bytes() == first
+    assert "reconstruction@cats" in (place / "results" / "LEADERBOARD.md").read_text()
+
+
+def test_gate_passes_against_itself_and_fails_against_better(place: Path, tmp_path: Path) -> None:
+    work = place / "work" / "reconstruction@cats"
+    itself = vtbench("check", work / "tiny-fsq-f8", "--baseline", work / "tiny-fsq-f8", "--max-drop", "psnr=0")
+    assert itself.returncode == 0, itself.stdout + itself.stderr
+    junit = tmp_path / "junit.xml"
+    gate = ["--max-drop", "psnr=0.1", "--max-drop", "lpips=0.01", "--junit", junit]
+    worse = vtbench("check", work / "tiny-fsq-f8", "--baseline", work / "jpeg-q75", *gate)
+    assert worse.returncode == 1, worse.stdout + worse.stderr
+    assert "FAILED" in worse.stdout
+    assert 'failures="' in junit.read_text()
+    by_json = vtbench(
+        *("check", place / "results" / "reconstruction@cats" / "tiny-fsq-f8.json", "--work", place / "work"),
+        *("--baseline", work / "tiny-fsq-f8", "--max-drop", "psnr=0"),
+    )
+    assert by_json.returncode == 0, by_json.stderr
+
+
+def test_synthetic_weights_run_and_are_not_ranked(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "cats", 2)
+    done = vtbench(
+        *("run", "-t", "tiny", "--weights", "synthetic", "--task", "reconstruction", "--data", folder), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not ranked" in done.stdout
+    (run,) = results.read(tmp_path / "results")
+    assert run.weights == "synthetic"
+
+
+def test_sheet_shows_the_original_first(tmp_path: Path) -> None:
+    from PIL import Image
+
+    target = tmp_path / "sheet.png"
+    done = vtbench("sheet", "-t", "control-mean", "--task", "reconstruction", "--samples", 2, "--out", target)
+    assert done.returncode == 0, done.stderr
+    with Image.open(target) as sheet:
+        assert sheet.size == (2 * 262 + 6, 2 * 262 + 24)
+    assert "ends in .png or .webp" in one_line(
+        vtbench("sheet", "-t", "control-mean", "--task", "reconstruction", "--out", tmp_path / "sheet.gif")
+    )

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import make_run
+
+from vtbench import leaderboard, results
+from vtbench.errors import ResultError
+from vtbench.results import Run, Score
+
+
+def scores(lpips: float | None, psnr: float = 20.0) -> dict[str, Score]:
+    missing = Score(value=None, reason="alex is not here", scored=0, expected=32)
+    return {
+        "psnr": Score(value=psnr, scored=32, expected=32),
+        "lpips": missing if lpips is None else Score(value=lpips, scored=31, expected=32),
+        "bpp": Score(value=0.25, scored=32, expected=32),
+    }
+
+
+RUNS = [
+    make_run("good", scores=scores(0.1)),
+    make_run("bad", scores=scores(0.5)),
+    make_run("perfect", scores=scores(0.0, math.inf)),
+    make_run("perfect-looking", scores=scores(0.0, 40.0)),
+    make_run("unscored", scores=scores(None)),
+    make_run("made-up", scores=scores(0.05), weights="synthetic"),
+    make_run("part", scores=scores(0.01), limit=2),
+    make_run("good", "text", scores=scores(0.2)),
+]
+
+
+def rows(runs: list[Run]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(leaderboard.to_csv(runs))))
+
+
+def test_best_is_first_and_what_is_not_ranked_is_last() -> None:
+    found = [(row["rank"], row["tokenizer"]) for row in rows(RUNS) if row["task"] == "reconstruction"]
+    assert found == [
+        ("1", "perfect"),
+        ("2", "perfect-looking"),
+        ("3", "good"),
+        ("4", "bad"),
+        ("5", "unscored"),
+        ("", "part"),
+        ("", "made-up"),
+    ]
+
+
+def test_missing_is_empty_with_a_reason_and_counts_stand_beside_values() -> None:
+    row = next(row for row in rows(RUNS) if row["tokenizer"] == "unscored")
+    assert row["lpips"] == ""
+    assert row["lpips_scored"] == "0"
+    assert row["not_scored"] == "lpips: alex is not here"
+    row = next(row for row in rows(RUNS) if row["tokenizer"] == "perfect")
+    assert (row["psnr"], row["lpips_scored"], row["images_expected"]) == ("inf", "31", "32")
+
+
+def test_same_runs_give_the_same_bytes_in_any_order() -> None:
+    assert leaderboard.to_csv(RUNS) == leaderboard.to_csv(RUNS[::-1])
+    assert leaderboard.to_markdown(RUNS) == leaderboard.to_markdown(RUNS[::-1])
+
+
+def test_markdown_has_one_table_a_task_and_says_what_is_missing() -> None:
+    said = leaderboard.to_markdown(RUNS)
+    assert said.count("## ") == 2
+    assert "| 1 | perfect | 0.2500 |" in said
+    assert "∞" in said
+    assert "Not scored: lpips: alex is not here." in said
+    assert "Not ranked (made-up weights or a part of the task): part, made-up." in said
+
+
+def test_groups_are_ordered_as_numbers() -> None:
+    groups = {height: {"lpips": Score(value=0.1, scored=1, expected=1)} for height in ("16", "8", "48")}
+    said = leaderboard.by_group([make_run(scores=scores(0.1), groups=groups, group_by="cap_height")])
+    assert said.splitlines()[0] == "| tokenizer | 8 | 16 | 48 |"
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, values: np.ndarray, metric: str = "psnr", **change: object) -> tuple[Run, Path]:
+    score = Score(value=float(values.mean()), scored=len(values), expected=len(values))
+    run = make_run(scores={metric: score, "rfid": Score(value=2.0, scored=9, expected=9)}, **change)
+    folder.mkdir()
+    results.write(run, folder / results.RUN)
+    table = pd.DataFrame({"id": [f"{index}.png" for index in range(len(values))], metric: values})
+    table.to_parquet(folder / results.IMAGES)
+    return results.find_run(folder, folder.parent)
+
+
+BASE = np.random.default_rng(0).normal(25, 3, 40)
+NOISE = np.random.default_rng(1).normal(0, 0.05, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed", "failed"),
+    [
+        (0.0, 0.0, False),
+        (-0.3 + NOISE, 0.1, True),
+        (-0.3 + NOISE, 0.5, False),
+        (+0.3 + NOISE, 0.0, False),
+        (-0.2 + 60 * NOISE, 0.1, False),  # a drop that the spread between pictures explains
+    ],
+)
+def test_gate_fails_on_a_drop_beyond_what_is_allowed(
+    tmp_path: Path, change: np.ndarray | float, allowed: float, failed: bool
+) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE + change), saved(tmp_path / "baseline", BASE)
+    (found,) = leaderboard.compare(ours, theirs, {"psnr": allowed})
+    assert found.failed is failed
+    assert found.drop.mean == pytest.approx(-np.mean(change), abs=1e-9)
+
+
+def test_gate_knows_which_way_is_worse(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE + 0.3, "lpips"), saved(tmp_path / "baseline", BASE, "lpips")
+    assert leaderboard.compare(ours, theirs, {"lpips": 0.1})[0].failed
+    assert not leaderboard.compare(theirs, ours, {"lpips": 0.1})[0].failed
+
+
+def test_set_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
+    (found,) = leaderboard.compare(ours, theirs, {"rfid": 0.0})
+    assert (found.drop.mean, found.drop.pairs, found.failed) == (0.0, 0, False)
+
+
+def test_infinite_psnr_against_itself_is_no_drop(tmp_path: Path) -> None:
+    perfect = np.full(8, np.inf)
+    ours, theirs = saved(tmp_path / "run", perfect), saved(tmp_path / "baseline", perfect)
+    assert not leaderboard.compare(ours, theirs, {"psnr": 0.0})[0].failed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "text"}, "differ in task: text and reconstruction"),
+        ({"task_version": 2}, "differ in task version: 2 and 1"),
+        ({"digests": {"data": "other"}}, "on different pictures"),
+    ],
+)
+def test_unlike_runs_are_not_compared(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE, **change), saved(tmp_path / "baseline", BASE)
+    with pytest.raises(ResultError, match=message):
+        leaderboard.compare(ours, theirs, {"psnr": 0.1})
+
+
+def test_metric_that_one_run_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
+    with pytest.raises(ResultError, match="cer: the run has no such score; both have psnr, rfid"):
+        leaderboard.compare(ours, theirs, {"cer": 0.1})
+
+
+def test_run_without_its_table_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    saved(tmp_path / "run", BASE)
+    (tmp_path / "run" / results.IMAGES).unlink()
+    with pytest.raises(ResultError, match="its per-image table is not in"):
+        results.find_run(tmp_path / "run", tmp_path)
+
+
+def test_junit_names_the_failure(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE - 1), saved(tmp_path / "baseline", BASE)
+    suite = ElementTree.fromstring(leaderboard.to_junit("gate", leaderboard.compare(ours, theirs, {"psnr": 0.1})))
+    assert suite.attrib == {"name": "gate", "tests": "1", "failures": "1"}
+    assert "psnr is worse by 1" in suite[0][0].attrib["message"]

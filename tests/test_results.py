@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from builders import make_run
+from pydantic import ValidationError
+
+from vtbench import results
+from vtbench.errors import ResultError
+from vtbench.results import Score, summarise
+
+
+def test_run_survives_its_file_with_infinity(tmp_path: Path) -> None:
+    scores = {"psnr": Score(value=math.inf, scored=2, expected=2, infinite=2)}
+    run = make_run(scores=scores, primary="psnr")
+    results.write(run, tmp_path / "a" / "run.json")
+    assert results.read_run(tmp_path / "a" / "run.json") == run
+    assert math.isinf(results.read_run(tmp_path / "a" / "run.json").scores["psnr"].value or 0)
+
+
+def test_missing_value_needs_a_reason_and_the_other_way_round() -> None:
+    with pytest.raises(ValidationError, match="needs a reason"):
+        Score(value=None, scored=0, expected=3)
+    with pytest.raises(ValidationError, match="needs a reason"):
+        Score(value=1.0, reason="why", scored=3, expected=3)
+
+
+def test_mean_counts_what_was_scored() -> None:
+    assert summarise([1.0, None, 3.0], 3, "no").model_dump() == {
+        "value": 2.0,
+        "reason": None,
+        "scored": 2,
+        "expected": 3,
+        "infinite": 0,
+    }
+    assert summarise([None, None], 2, "no picture").value is None
+    assert summarise([], 0, "no picture").reason == "no picture"
+
+
+def test_infinite_psnr_counts_the_cap_beside_finite_values() -> None:
+    mixed = summarise([math.inf, 20.0], 2, "no")
+    assert (mixed.value, mixed.infinite) == (60.0, 1)
+    assert summarise([math.inf, math.inf], 2, "no").value == math.inf
+
+
+def test_only_whole_runs_with_real_weights_are_ranked() -> None:
+    assert make_run().ranked
+    assert make_run(weights="local").ranked
+    assert not make_run(weights="synthetic").ranked
+    assert not make_run(limit=8).ranked
+
+
+def test_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    results.write_atomic(path, b"old")
+
+    def broken(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", broken)
+    with pytest.raises(ResultError, match="No space left on device"):
+        results.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_place_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="can't be written"):
+        results.check_writable(tmp_path / "file" / "results")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1}', '{"schema_version": 2}'])
+def test_file_that_is_no_run_is_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "task" / "x.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(ResultError, match=r"^[^\n]*x\.json: not the summary of a run"):
+        results.read(tmp_path)
+
+
+def test_runs_are_read_in_one_order(tmp_path: Path) -> None:
+    for name in ("webp-q5", "avif-q20", "jpeg-q5"):
+        results.write(make_run(name), tmp_path / "reconstruction" / f"{name}.json")
+    assert [run.tokenizer for run in results.read(tmp_path)] == ["avif-q20", "jpeg-q5", "webp-q5"]
+    with pytest.raises(ResultError, match="no such folder"):
+        results.read(tmp_path / "none")

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vtbench import cards
+from vtbench.cards import Input, TokenizerCard
+from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
+from vtbench.tokenizer import Tokenizer, load_tokenizer, pick_device
+from vtbench.types import Codes
+
+
+class Copy(nn.Module):
+    """Keeps what it is fed, so that every change of a pixel is the Tokenizer's."""
+
+    def encode(self, x: Tensor) -> Codes:
+        assert x.shape[-1] % 16 == 0
+        assert x.shape[-2] % 16 == 0
+        return Codes(latent=x)
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        return codes.latent
+
+
+def card(**change: object) -> TokenizerCard:
+    said = {"name": "copy", "family": "copy", "network": "copy", "kind": "continuous", "title": "Copy"}
+    return TokenizerCard.model_validate(said | {"input": Input(multiple_of=16)} | change)
+
+
+@pytest.mark.parametrize("spec", [Input(multiple_of=16), Input(range=(0.0, 1.0), multiple_of=16)])
+def test_nothing_is_lost_on_the_way_through(spec: Input) -> None:
+    pictures = torch.randint(0, 256, (3, 3, 37, 250), dtype=torch.uint8)
+    assert torch.equal(Tokenizer(card(input=spec), Copy()).reconstruct(pictures), pictures)
+
+
+def test_fixed_size_is_refused_with_both_sizes() -> None:
+    tokenizer = Tokenizer(card(input=Input(sizes=(256,))), Copy())
+    with pytest.raises(DataError, match=r"copy takes 256x256 pixels only, the task has 512x384"):
+        tokenizer.encode(torch.zeros(1, 3, 384, 512, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)])
+def test_anything_but_a_uint8_batch_is_refused(bad: Tensor) -> None:
+    with pytest.raises(DataError, match="expected uint8 pictures"):
+        Tokenizer(card(), Copy()).encode(bad)
+
+
+class Short(Copy):
+    def decode(self, codes: Codes) -> Tensor:
+        return super().decode(codes)[..., :-16, :]
+
+
+def test_too_small_an_output_is_refused_with_both_sizes() -> None:
+    with pytest.raises(DataError, match="the codes decode to 48x16 pixels, fewer than 40x20"):
+        Tokenizer(card(), Short()).reconstruct(torch.zeros(1, 3, 20, 40, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["tiny", "jpeg-q10", "webp-q30", "control-mean", "control-identity"])
+def test_a_second_instance_decodes_from_bytes_alone(name: str, photographs: Tensor) -> None:
+    """Nothing but the codes crosses: they go through bytes, and another instance decodes them."""
+    codes = load_tokenizer(name).encode(photographs[:2])
+    plain = {
+        "indices": tuple(part.numpy() for part in codes.indices),
+        "bitstream": codes.bitstream,
+        "size": codes.size,
+        "codebook_sizes": codes.codebook_sizes,
+    }
+    received = pickle.loads(pickle.dumps(plain))
+    received["indices"] = tuple(torch.from_numpy(part) for part in received["indices"])
+    second = load_tokenizer(name).decode(Codes(**received), (256, 256))
+    assert torch.equal(second, load_tokenizer(name).reconstruct(photographs[:2]))
+
+
+def test_bits_of_codes() -> None:
+    indices = (torch.zeros(2, 4, 4, dtype=torch.int64), torch.zeros(2, 2, 2, dtype=torch.int64))
+    assert Codes(indices=indices, codebook_sizes=(1024, 16)).bits == (176.0, 176.0)
+    assert Codes(bitstream=(b"abc", b"a")).bits == (24.0, 8.0)
+    assert Codes(latent=torch.zeros(1, 4, 2, 2)).bits is None
+
+
+def test_synthetic_weights_are_made_up_the_same_everywhere() -> None:
+    one, two = (load_tokenizer("tiny", weights="synthetic") for _ in range(2))
+    assert one.weights_state == "synthetic"
+    assert one.weights_digest is None
+    assert all(torch.equal(a, b) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True))
+
+
+def test_published_file_given_by_path_is_still_the_published_one(tmp_path: Path) -> None:
+    tiny = cards.find_tokenizer("tiny")
+    assert tiny.weights is not None
+    path = Path(cards.__file__).parent / "assets" / "weights" / str(tiny.weights.package)
+    assert load_tokenizer("tiny", weights=path).weights_state == "published"
+    state = load_tokenizer("tiny").network.state_dict()
+    torch.save({"state_dict": {name: tensor + 0.01 for name, tensor in state.items()}}, tmp_path / "mine.ckpt")
+    assert load_tokenizer("tiny", weights=tmp_path / "mine.ckpt").weights_state == "local"
+    assert load_tokenizer("tiny", weights=state).weights_state == "local"
+
+
+def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
+    state = load_tokenizer("tiny-fsq-f16").network.state_dict()
+    with pytest.raises(WeightsError, match=r"tiny-fsq-f8: the checkpoint does not fit"):
+        load_tokenizer("tiny-fsq-f8", weights=state)
+    with pytest.raises(WeightsError, match="no such file"):
+        load_tokenizer("tiny", weights=tmp_path / "none.ckpt")
+    with pytest.raises(WeightsError, match="has no weights"):
+        load_tokenizer("jpeg", weights=state)
+
+
+def test_card_whose_network_or_config_is_wrong_is_one_line() -> None:
+    with pytest.raises(CardError, match="no network is called 'copy'"):
+        load_tokenizer(card())
+    with pytest.raises(CardError, match=r"\[config\] quality: missing"):
+        load_tokenizer(card(network="codec", config={"format": "jpeg"}))
+
+
+def test_network_from_another_package_comes_through_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(
+        "from torch import nn\nfrom vtbench.types import Codes, Strict\n"
+        "class Config(Strict):\n    gain: float\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self, config):\n        super().__init__()\n        self.gain = config.gain\n"
+        "    def encode(self, x):\n        return Codes(latent=x * self.gain)\n"
+        "    def decode(self, codes):\n        return codes.latent / self.gain\n"
+    )
+    info = tmp_path / "elsewhere-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vtbench.networks]\nfaraway = elsewhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tokenizer = load_tokenizer(card(network="faraway", config={"gain": 2.0}))
+    pictures = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(tokenizer.reconstruct(pictures), pictures)
+
+
+def test_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(VtbenchError, match="device 'nonsense' can't be used here"):
+        pick_device("nonsense")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_stays_close(precision: str, photographs: Tensor) -> None:
+    full = load_tokenizer("tiny").reconstruct(photographs[:1]).float()
+    low = load_tokenizer("tiny", precision=precision).reconstruct(photographs[:1]).float()
+    assert (full - low).abs().mean() < 4  # grey levels; some codes flip, the picture stays
+
+
+def test_cards_config_is_json() -> None:
+    for known in cards.tokenizers().values():
+        json.dumps(known.config)

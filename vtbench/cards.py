@@ -1,0 +1,268 @@
+"""Cards: what the suite knows about a tokenizer or a task, as data. The file system is the registry.
+
+`tokenizers/<name>.toml` and `tasks/<name>.toml` are found by name; inside a wheel they lie in `vtbench/_cards/`.
+No torch here: `vtbench list` reads every card in well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from vtbench.errors import CardError
+from vtbench.types import Strict
+
+Kind = Literal["tokenizers", "tasks"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Input(Strict):
+    """What a network is fed."""
+
+    range: tuple[float, float] = (-1.0, 1.0)
+    """What the levels 0 and 255 become."""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    """Where given, (value - mean) / std is applied after `range`, per channel."""
+    multiple_of: int = Field(default=1, ge=1)
+    """Height and width are padded to a multiple of this and cropped again after decoding."""
+    sizes: tuple[int, ...] = ()
+    """The only square sizes that a network of fixed size takes; empty means any size."""
+
+
+class Code(Strict):
+    """What crosses the bottleneck."""
+
+    codebook_sizes: tuple[int, ...] = ()
+    """Number of codes, one entry a codebook or scale."""
+    tokens_at_256: int | None = None
+    """Tokens of a 256x256 picture, all scales together."""
+    latent_channels: int | None = None
+    downsampling: int | None = None
+    """Downsampling factor of each side."""
+
+
+class WeightsSource(Strict):
+    """Where the published weights lie and how their file is laid out."""
+
+    package: str | None = None
+    """A file that ships inside vtbench (`vtbench/assets/weights/`)."""
+    hub: str | None = None
+    """A repository on the Hugging Face hub, as owner/name."""
+    url: str | None = None
+    """A plain download address, where no hub has the file."""
+    file: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    key: str | None = None
+    """The entry of the container that holds the tensors, such as "state_dict"."""
+    ema_prefix: str | None = None
+    """Prefix of an exponential-moving-average copy whose names have lost their dots; the copy is used where present."""
+    drop: tuple[str, ...] = ()
+    """Prefixes of tensors that training left in the file and the network does not have."""
+
+
+class Source(Strict):
+    """The implementation that the network was checked against."""
+
+    repository: str
+    commit: str
+    license: str
+
+
+class Reported(Strict):
+    """A number printed by the authors; shown apart from what this suite measures."""
+
+    dataset: str
+    protocol: str
+    metric: str
+    value: float
+    printed_in: str
+
+
+class TokenizerCard(Strict):
+    """One published variant of a tokenizer."""
+
+    name: Name
+    aliases: tuple[Name, ...] = ()
+    family: str
+    network: ModuleName
+    """`ibq` means vtbench/networks/ibq.py; never a class, a dotted path or code."""
+    kind: Literal["discrete", "continuous", "codec"]
+    title: str
+    description: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Checked by the network's own Config."""
+    input: Input = Input()
+    code: Code = Code()
+    weights: WeightsSource | None = None
+    """None for networks without any weights, such as codecs."""
+    license: str | None = None
+    """Licence of the weights."""
+    paper: str | None = None
+    source: Source | None = None
+    reported: tuple[Reported, ...] = ()
+
+
+class Data(Strict):
+    """Where a task's pictures come from."""
+
+    source: ModuleName
+    """`sample` means vtbench/data/sample.py."""
+    revision: str | None = None
+    split: str | None = None
+
+
+class Geometry(Strict):
+    """Which pixels are scored."""
+
+    size: int = Field(ge=1)
+    """Height and width in pixels."""
+    crop: Literal["center"] = "center"
+    """PIL-Lanczos resize of the short side, then the centre square (`images.resize_and_crop`)."""
+
+
+class TaskCard(Strict):
+    """One task: pictures, their geometry and the metrics that score them."""
+
+    name: Name
+    version: int = Field(ge=1)
+    """Raised whenever a score could change."""
+    family: Literal["reconstruction", "detail", "text", "stability"]
+    title: str
+    description: str = ""
+    data: Data
+    geometry: Geometry
+    metrics: tuple[str, ...]
+    primary: str
+    """The metric that ranks; the metric itself knows its direction."""
+    group_by: str | None = None
+    """The sample attribute by which results are also broken down, such as "cap_height"."""
+    protocol: str = "canonical"
+
+
+Card = TypeVar("Card", TokenizerCard, TaskCard)
+
+
+def folder(kind: Kind) -> Path:
+    """Where the cards lie: inside an installed wheel, or at the repository's root in an editable install."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "_cards" / kind
+    return packaged if packaged.is_dir() else here.parent / kind
+
+
+def digest(card: TokenizerCard | TaskCard) -> str:
+    """sha256 of what a card says, whatever its comments and order."""
+    said = json.dumps(card.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def tokenizers(extra: Path | None = None) -> dict[str, TokenizerCard]:
+    """Every tokenizer card by name, sorted; `extra` is a further folder whose cards come from outside the suite."""
+    return _all("tokenizers", TokenizerCard, extra)
+
+
+def tasks(extra: Path | None = None) -> dict[str, TaskCard]:
+    """Every task card by name, sorted."""
+    return _all("tasks", TaskCard, extra)
+
+
+def find_tokenizer(name: str, extra: Path | None = None) -> TokenizerCard:
+    """Find a tokenizer by its exact name or alias; a path to a .toml file is read as it is.
+
+    Raises:
+        CardError: if nothing is called so; the message suggests names that begin so, then close ones.
+    """
+    if name.endswith(".toml"):
+        return load(Path(name), TokenizerCard)
+    cards = tokenizers(extra)
+    by_alias = {alias: card for card in cards.values() for alias in card.aliases}
+    found = cards.get(name) or by_alias.get(name)
+    if found is None:
+        raise CardError(_unknown("tokenizer", name, [*cards, *by_alias]))
+    return found
+
+
+def find_task(name: str, extra: Path | None = None) -> TaskCard:
+    """Find a task by its exact name; a path to a .toml file is read as it is."""
+    if name.endswith(".toml"):
+        return load(Path(name), TaskCard)
+    cards = tasks(extra)
+    if name not in cards:
+        raise CardError(_unknown("task", name, list(cards)))
+    return cards[name]
+
+
+def load(path: Path, model: type[Card]) -> Card:
+    """Read and check one card file.
+
+    Raises:
+        CardError: naming the file, the key and what was expected.
+    """
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"{path}: can't be read ({error.strerror}); expected a card in TOML") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CardError(f"{path}: not valid TOML ({error}); compare it with the annotated card in README.md") from error
+    try:
+        # Through JSON, because strict validation takes a JSON array for a tuple but refuses a TOML list.
+        card = model.model_validate_json(json.dumps(said, default=str))
+    except ValidationError as error:
+        raise CardError(f"{path}: {explain(error)}") from error
+    if card.name != path.stem:
+        raise CardError(f"{path}: name is {card.name!r}, expected {path.stem!r} as the file's; rename one of them")
+    return card
+
+
+def explain(error: ValidationError) -> str:
+    """Put a validation error into one line: dotted key, what was expected, what was there."""
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "the whole"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"{key}: unknown key; remove it or correct its spelling")
+        elif item["type"] == "missing":
+            parts.append(f"{key}: missing; add it")
+        else:
+            parts.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+    return "; ".join(parts)
+
+
+def _all(kind: Kind, model: type[Card], extra: Path | None) -> dict[str, Card]:
+    if extra is not None and not extra.is_dir():
+        raise CardError(f"{extra}: no such folder; --cards expects a folder of .toml cards")
+    cards: dict[str, Card] = {}
+    owner: dict[str, Path] = {}
+    for place in (folder(kind), *([extra] if extra else [])):
+        for path in sorted(place.glob("*.toml")):
+            if place == extra and not _is_for(path, model):
+                continue
+            card: Card = load(path, model)
+            for name in (card.name, *getattr(card, "aliases", ())):
+                if name in owner:
+                    raise CardError(f"{path}: the name {name!r} is taken by {owner[name]}; choose another")
+                owner[name] = path
+            cards[card.name] = card
+    return dict(sorted(cards.items()))
+
+
+def _is_for(path: Path, model: type[Card]) -> bool:
+    """Tell tokenizer and task cards apart in a user's one folder: only tokenizers name a network."""
+    is_tokenizer = re.search(r"^network\s*=", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return (model is TokenizerCard) == bool(is_tokenizer)
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    starts = sorted(other for other in known if other.startswith(name))
+    close = starts or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close[:5])}? " if close else ""
+    return f"no {what} is called {name!r}; {hint}`vtbench list {what}s` shows all {len(known)} names"

@@ -1,0 +1,90 @@
+"""The pictures that ship with the suite, so that a first run needs no network.
+
+Photographs, textures, scientific pictures and graphics lie at 256x256 in vtbench/assets/sample, lossless; LICENSES.md
+there names author, source and licence of each. There are too few of them for a Fréchet distance: read an rFID over
+this set as a smoke value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vtbench import images
+from vtbench.errors import DataError
+from vtbench.types import Sample, Strict
+
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "sample"
+
+
+class Entry(Strict):
+    """What index.json says of one picture."""
+
+    id: str
+    file: str
+    title: str
+    author: str
+    license: str
+    license_url: str
+    source: str
+    package: str
+    """Release and file that the picture was taken from; empty where it was rendered."""
+    change: str
+    category: str
+    """photo, texture, science or graphic."""
+    sha256: str
+    """Of the decoded pixels: RGB, row by row."""
+
+
+class Index(Strict):
+    """The content of index.json."""
+
+    size: int
+    pictures: tuple[Entry, ...]
+
+
+class Source:
+    """The embedded pictures, by id."""
+
+    def __init__(self, *, size: int, path: Path | None = None) -> None:
+        if path is not None:
+            raise DataError(f"sample: the pictures are embedded and take no path, got {path}; use the source folder")
+        file = FOLDER / "index.json"
+        try:
+            self.index = Index.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file}: can't be read ({reason}); install vtbench again") from error
+        if size != self.index.size:
+            raise DataError(
+                f"sample: the embedded pictures are {self.index.size}x{self.index.size}, the task asks for "
+                f"{size}x{size}; set [geometry] size to {self.index.size} or use the source folder"
+            )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over id, category and pixel digest of every picture, as the index states them; `read` checks them."""
+        said = [[entry.id, entry.category, entry.sha256] for entry in self.index.pictures]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.index.pictures)
+
+    def sample_id(self, index: int) -> str:
+        """Return the id of one picture, such as "astronaut"."""
+        return self.index.pictures[index].id
+
+    def read(self, index: int) -> Sample:
+        """Read one picture and compare its pixels with the index."""
+        entry = self.index.pictures[index]
+        picture = images.read(FOLDER / entry.file)
+        found = hashlib.sha256(picture.tobytes()).hexdigest()
+        if found != entry.sha256:
+            raise DataError(
+                f"{entry.file}: pixels have sha256 {found[:12]}, expected {entry.sha256[:12]}; install vtbench again"
+            )
+        return Sample(entry.id, images.from_pil(picture), attributes={"category": entry.category})

@@ -1,0 +1,520 @@
+"""evaluate(): one tokenizer on one task, in shards that survive a kill.
+
+A shard is the unit of work, of resume and of distribution: samples are cut by index into shards of a fixed size,
+whatever the batch size or the number of processes. A computed shard is committed atomically; a later start skips it;
+the merge reads all of them in order. So one process, several, or a killed and resumed run give the same table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from vtbench import __version__, backbones, cards, results, scoring
+from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.metrics.codes import code_usage, entropy_bits
+from vtbench.metrics.frechet import frechet_distance
+from vtbench.protocols import CODE_METRICS, METRICS, find_metric, find_protocol
+from vtbench.results import Run, Score, Timing
+from vtbench.task import Task
+from vtbench.tokenizer import Tokenizer
+from vtbench.types import Batch, Codes, Sample
+
+SHARD = 16
+"""Pictures of a shard. Part of the file format: changing it makes committed shards of older runs unusable."""
+
+READERS = 2
+"""Threads that read and decode pictures ahead of the tokenizer."""
+
+T = TypeVar("T")
+
+Progress = Callable[[int, int], None]
+"""Called with pictures done and pictures in all."""
+
+
+@dataclass
+class _Clock:
+    """Seconds that one shard spent in the encoder and the decoder."""
+
+    encode: float = 0.0
+    decode: float = 0.0
+    images: int = 0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that decides the numbers of a run; its digest names the folder of the shards."""
+
+    tokenizer: Tokenizer
+    task: Task
+    metrics: tuple[str, ...]
+    unavailable: dict[str, str]
+    count: int
+    limit: int | None
+    protocol: str
+    digests: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        said = {
+            **self.digests,
+            "metrics": self.metrics,
+            "unavailable": sorted(self.unavailable),
+            "limit": self.limit,
+            "protocol": self.protocol,
+            "precision": self.tokenizer.precision,
+            "device": self.tokenizer.device.type,
+            "state": self.tokenizer.weights_state,
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(self.count / SHARD)
+
+    def indices(self, shard: int) -> range:
+        return range(shard * SHARD, min((shard + 1) * SHARD, self.count))
+
+
+def evaluate(
+    tokenizer: Tokenizer,
+    task: Task,
+    *,
+    out: str | Path = "results",
+    work: str | Path = ".vtbench",
+    batch_size: int = 8,
+    limit: int | None = None,
+    protocol: str = "canonical",
+    require: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Run one tokenizer through one task and write its summary and per-image table.
+
+    Under `torchrun`, every process takes the shards of its rank, and rank 0 merges.
+
+    Args:
+        tokenizer: what is measured.
+        task: the pictures and metrics.
+        out: folder of the summaries; `<out>/<task>/<tokenizer>.json` is written.
+        work: folder of the shards, and of `run.json` and `images.parquet` after; a killed run resumes from here.
+        batch_size: pictures a forward pass; it does not change the numbers.
+        limit: only the first pictures; such a run is shown but never ranked.
+        protocol: how pictures become numbers.
+        require: metrics whose absence is an error instead of an empty column.
+        overwrite: compute again what is already there.
+        progress: told how far it is.
+
+    Returns:
+        The summary.
+
+    Raises:
+        DataError: if the tokenizer can't take the task's size or no picture could be read.
+        ResultError: if a folder can't be written or a full run would be replaced by a part of one.
+        VtbenchError: if a required metric can't be scored.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise VtbenchError(f"batch size {batch_size} and limit {limit}: expected whole numbers from 1 up")
+    find_protocol(protocol)
+    tokenizer.check_size(task.size)
+    out, work = Path(out), Path(work)
+    summary = out / task.card.name / f"{tokenizer.card.name}.json"
+    folder = work / task.card.name / tokenizer.card.name
+    results.check_writable(summary.parent)
+    results.check_writable(folder)
+    plan = _plan(tokenizer, task, limit, protocol, require)
+    _protect(summary, plan, overwrite)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+    shards = folder / f"shards-{plan.digest[:12]}"
+    if overwrite:
+        for index in range(rank, plan.shards, world):  # each process forgets its own, so that none waits for another's
+            _shard_path(shards, index).unlink(missing_ok=True)
+    elif (done := _finished(folder, plan)) is not None:
+        if rank == 0:
+            results.write(done, summary)
+        return done
+    _compute(plan, shards, batch_size, rank, world, progress)
+    if rank != 0:
+        return _wait(lambda: None if shards.is_dir() else _finished(folder, plan))
+    _wait(lambda: True if all(_shard_path(shards, index).is_file() for index in range(plan.shards)) else None)
+    run, table = _merge(plan, shards, batch_size)
+    results.write_atomic(folder / results.IMAGES, _to_bytes(table))
+    results.write(run, folder / results.RUN)
+    results.write(run, summary)
+    _remove(shards)
+    return run
+
+
+# --- before -----------------------------------------------------------------------------------------------------------
+
+
+def _plan(tokenizer: Tokenizer, task: Task, limit: int | None, protocol: str, require: Sequence[str]) -> _Plan:
+    count = len(task) if limit is None else min(limit, len(task))
+    names = tuple(find_metric(name).name for name in task.card.metrics)
+    unavailable = scoring.unavailable(names, count)
+    for name in require:
+        find_metric(name)
+        if name not in names:
+            raise VtbenchError(f"--require {name}: {task.card.name} does not measure it, only {', '.join(names)}")
+        if name in unavailable:
+            raise VtbenchError(f"--require {name}: {unavailable[name]}")
+    digests: dict[str, str | None] = {
+        "tokenizer": cards.digest(tokenizer.card),
+        "task": cards.digest(task.card),
+        "weights": tokenizer.weights_digest,
+        "data": task.digest,
+        "code": code_digest(),
+    }
+    for need in sorted({need for name in names if name not in unavailable for need in METRICS[name].needs}):
+        digests |= {f"{need}/{file}": value for file, value in backbones.digests(need).items()}
+    return _Plan(tokenizer, task, names, unavailable, count, limit, protocol, digests)
+
+
+def _protect(summary: Path, plan: _Plan, overwrite: bool) -> None:
+    """Keep a full, ranked result from being replaced by a trial run."""
+    if overwrite or not summary.is_file():
+        return
+    trial = plan.limit is not None or plan.tokenizer.weights_state == "synthetic"
+    if trial and results.read_run(summary).ranked:
+        raise ResultError(
+            f"{summary} is a full run, and this one would replace it by "
+            f"{'made-up weights' if plan.limit is None else f'{plan.limit} pictures'}; "
+            "choose another --out, or give --overwrite"
+        )
+
+
+def _finished(folder: Path, plan: _Plan) -> Run | None:
+    """The run of exactly this plan, where an earlier start completed it."""
+    if not (folder / results.RUN).is_file() or not (folder / results.IMAGES).is_file():
+        return None
+    try:
+        run = results.read_run(folder / results.RUN)
+    except ResultError:  # written by an older version: not this plan's
+        return None
+    return run if run.digests.get("plan") == plan.digest else None
+
+
+def _wait(condition: Callable[[], T | None]) -> T:
+    """Poll the shared folder for what another process writes."""
+    while (found := condition()) is None:
+        time.sleep(0.5)
+    return found
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        for file in folder.iterdir():
+            file.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.parquet"
+
+
+def _compute(plan: _Plan, folder: Path, batch_size: int, rank: int, world: int, progress: Progress | None) -> None:
+    """Compute and commit the shards of this process that are not there yet."""
+    mine = range(rank, plan.shards, world)
+    missing = [index for index in mine if not _shard_path(folder, index).is_file()]
+    in_all = sum(len(plan.indices(index)) for index in mine)
+    done = in_all - sum(len(plan.indices(index)) for index in missing)
+    if progress:
+        progress(done, in_all)
+    if not missing:
+        return
+    scorer = scoring.Scorer([name for name in plan.metrics if name not in plan.unavailable], plan.tokenizer.device)
+    _warm_up(plan.tokenizer, plan.task.size, min(batch_size, plan.count))
+    for index in missing:
+        clock = _Clock()
+        started = time.perf_counter()
+        rows: list[dict[str, Any]] = []
+        for batch in _batches(plan.task, plan.indices(index), batch_size):
+            rows += _rows(plan.tokenizer, scorer, batch, clock)
+            done += len(batch)
+            if progress:
+                progress(done, in_all)
+        rows.sort(key=lambda row: row["index"])
+        clock.total = time.perf_counter() - started
+        table = pa.Table.from_pylist(rows, schema=_schema(rows))
+        table = table.replace_schema_metadata({"clock": json.dumps(vars(clock))})
+        results.write_atomic(_shard_path(folder, index), _to_bytes(table))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One picture of a shard: read, or broken with a reason."""
+
+    index: int
+    id: str
+    sample: Sample | None
+    reason: str | None
+
+
+def _batches(task: Task, indices: range, batch_size: int) -> Iterator[list[_Read]]:
+    """Read pictures ahead in threads; broken ones travel along with their reason."""
+
+    def read(index: int) -> _Read:
+        try:
+            return _Read(index, task.sample_id(index), task.read(index), None)
+        except DataError as error:
+            return _Read(index, task.sample_id(index), None, str(error))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(read, indices))
+    for start in range(0, len(found), batch_size):
+        yield found[start : start + batch_size]
+
+
+def _rows(tokenizer: Tokenizer, scorer: scoring.Scorer, batch: Sequence[_Read], clock: _Clock) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"index": item.index, "id": item.id, "reason": item.reason} for item in batch if item.sample is None
+    ]
+    whole = [item for item in batch if item.sample is not None]
+    samples = tuple(item.sample for item in whole if item.sample is not None)
+    if not samples:
+        return rows
+    reference = torch.stack([sample.image for sample in samples])
+    size = (reference.shape[-2], reference.shape[-1])
+    codes, encode = _timed(tokenizer, lambda: tokenizer.encode(reference))
+    reconstruction, decode = _timed(tokenizer, lambda: tokenizer.decode(codes, size))
+    clock.encode += encode
+    clock.decode += decode
+    clock.images += len(samples)
+    columns = scorer.measure(Batch(samples, reference, reconstruction.cpu()))
+    columns |= _code_columns(codes, size)
+    for position, (item, sample) in enumerate(zip(whole, samples, strict=True)):
+        row = {"index": item.index, "id": item.id, "reason": None}
+        row |= {f"attribute/{key}": value for key, value in sample.attributes.items()}
+        rows.append(row | {name: column[position] for name, column in columns.items()})
+    return rows
+
+
+def _timed(tokenizer: Tokenizer, call: Callable[[], T]) -> tuple[T, float]:
+    cuda = tokenizer.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(tokenizer.device)
+    started = time.perf_counter()
+    result = call()
+    if cuda:
+        torch.cuda.synchronize(tokenizer.device)
+    return result, time.perf_counter() - started
+
+
+def _warm_up(tokenizer: Tokenizer, size: tuple[int, int], batch_size: int) -> None:
+    """Pay for first-call costs (allocation, kernel choice) outside the clock."""
+    if tokenizer.parameters:
+        tokenizer.reconstruct(torch.full((batch_size, 3, *size), 128, dtype=torch.uint8))
+
+
+def _code_columns(codes: Codes, size: tuple[int, int]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    if codes.bits is not None:
+        columns["bpp"] = [bits / (size[0] * size[1]) for bits in codes.bits]
+    for scale, indices in enumerate(codes.indices):
+        columns[f"codes/{scale}"] = list(indices.flatten(1).cpu().numpy())
+    return columns
+
+
+def _schema(rows: Sequence[dict[str, Any]]) -> pa.Schema:
+    """Type the columns of a shard; a column whose values are all missing is a number's."""
+    types: dict[str, pa.DataType] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in types or (value is not None and types[name] == pa.null()):
+                types[name] = _type_of(name, value)
+    return pa.schema([(name, pa.float64() if kind == pa.null() else kind) for name, kind in types.items()])
+
+
+def _type_of(name: str, value: object) -> pa.DataType:
+    if name == "index":
+        return pa.int64()
+    if name in ("id", "reason"):
+        return pa.string()
+    if isinstance(value, np.ndarray):
+        return pa.list_(pa.from_numpy_dtype(value.dtype))
+    if isinstance(value, str):
+        return pa.string()
+    return pa.float64() if value is not None else pa.null()
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+# --- after ------------------------------------------------------------------------------------------------------------
+
+
+def _merge(plan: _Plan, folder: Path, batch_size: int) -> tuple[Run, pa.Table]:
+    """Read the shards in order; make the per-image table and the summary."""
+    parts = [parquet.read_table(_shard_path(folder, index)) for index in range(plan.shards)]
+    clocks = [_Clock(**json.loads(part.schema.metadata[b"clock"])) for part in parts]
+    whole = pa.concat_tables([part.replace_schema_metadata(None) for part in parts], promote_options="default")
+    names = whole.column_names
+    broken = whole.column("reason").drop_null().to_pylist()
+    if len(broken) == whole.num_rows:
+        raise DataError(f"{plan.task.card.name}: none of {len(broken)} pictures could be read; the first: {broken[0]}")
+    kept = [name for name in names if not name.startswith(("codes/", "rfid/"))]
+    images = whole.select(kept).rename_columns([name.removeprefix("attribute/") for name in kept])
+    scores = _scores(plan, whole, whole=True)
+    groups: dict[str, dict[str, Score]] = {}
+    column = f"attribute/{plan.task.card.group_by}"
+    if column in names:
+        values = whole.column(column)
+        for value in sorted(set(values.drop_null().to_pylist())):
+            label = f"{value:g}" if isinstance(value, float) else str(value)
+            groups[label] = _scores(plan, whole.filter(pa.compute.equal(values, value)), whole=False)
+    tokens = [whole.column(name) for name in names if name.startswith("codes/")]
+    run = Run(
+        tokenizer=plan.tokenizer.card.name,
+        family=plan.tokenizer.card.family,
+        kind=plan.tokenizer.card.kind,
+        task=plan.task.card.name,
+        task_family=plan.task.card.family,
+        task_version=plan.task.card.version,
+        protocol=plan.protocol,
+        primary=plan.task.card.primary,
+        scores=scores,
+        groups=groups,
+        group_by=plan.task.card.group_by,
+        tokens_per_image=sum(len(column.drop_null()[0]) for column in tokens) if tokens else None,
+        codebook_sizes=plan.tokenizer.card.code.codebook_sizes,
+        parameters=plan.tokenizer.parameters,
+        images=plan.count,
+        limit=plan.limit,
+        weights=plan.tokenizer.weights_state,
+        digests={**plan.digests, "plan": plan.digest},
+        version=__version__,
+        commit=_git("rev-parse", "HEAD"),
+        dirty=None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        versions=library_versions(),
+        device=device_name(plan.tokenizer.device),
+        precision=plan.tokenizer.precision,
+        batch_size=batch_size,
+        timing=_timing(clocks),
+    )
+    return run, images
+
+
+def _scores(plan: _Plan, table: pa.Table, *, whole: bool) -> dict[str, Score]:
+    """Summarise a table by metric; only the `whole` task has distances between sets and code usage."""
+    expected = table.num_rows
+    scores = {}
+    for name in (*plan.metrics, "bpp"):
+        if name == "rfid" and not whole:
+            continue  # a distance between sets says nothing of a handful
+        if name in plan.unavailable:
+            scores[name] = Score(value=None, reason=plan.unavailable[name], scored=0, expected=expected)
+        elif name == "rfid":
+            features = [np.stack(table.column(column).drop_null().to_numpy()) for column in scoring.FEATURES]
+            distance = frechet_distance(*features)
+            scores[name] = Score(value=distance, scored=len(features[0]), expected=expected)
+        else:
+            values = table.column(name).to_pylist() if name in table.column_names else []
+            reason = "continuous latents have no rate until a quantisation is stated" if name == "bpp" else "no picture"
+            scores[name] = results.summarise(values, expected, reason)
+    if whole:
+        scores |= _code_scores(plan, table, expected)
+    return scores
+
+
+def _code_scores(plan: _Plan, table: pa.Table, expected: int) -> dict[str, Score]:
+    """Usage and entropy of the codebook; over several codebooks the mean of each one's."""
+    columns = [name for name in table.column_names if name.startswith("codes/")]
+    sizes = plan.tokenizer.card.code.codebook_sizes
+    usage, entropy, scored = [], [], 0
+    for name, size in zip(columns, sizes if len(sizes) == len(columns) else sizes[:1] * len(columns), strict=True):
+        pictures = table.column(name).drop_null().to_numpy()
+        scored = len(pictures)
+        indices = np.concatenate(pictures)
+        usage.append(code_usage(indices, size))
+        entropy.append(entropy_bits(indices, size))
+    reason = f"{plan.tokenizer.card.kind} tokenizers have no codebook"
+    names = dict(zip(CODE_METRICS[1:], (usage, entropy), strict=True))
+    return {
+        name: Score(value=float(np.mean(values)), scored=scored, expected=expected)
+        if values
+        else Score(value=None, reason=reason, scored=0, expected=expected)
+        for name, values in names.items()
+    }
+
+
+def _timing(clocks: Sequence[_Clock]) -> Timing:
+    images = sum(clock.images for clock in clocks)
+    encode, decode = sum(clock.encode for clock in clocks), sum(clock.decode for clock in clocks)
+    return Timing(
+        encode_per_second=images / encode if encode > 0 else None,
+        decode_per_second=images / decode if decode > 0 else None,
+        seconds=sum(clock.total for clock in clocks),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+# --- what a run says of its surroundings ------------------------------------------------------------------------------
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the package's own source files, so that shards of different code never mix."""
+    package = Path(__file__).resolve().parent
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can move a number."""
+    names = ("torch", "torchvision", "numpy", "pillow", "pillow-jxl-plugin", "lpips", "torch-fidelity", "easyocr")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """Say which device it was, as its maker calls it."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _git(*arguments: str) -> str | None:
+    """Ask git about the checkout that this code runs from; None in an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,31 @@
+"""The errors a user can mend.
+
+VtbenchError
+├── CardError      a card is missing, unreadable or inconsistent
+├── WeightsError   a weight file is missing, damaged or does not fit its network
+├── DataError      a picture or a data set can't be read or doesn't fit the task
+└── ResultError    a result can't be read, written or compared
+
+The command line prints such an error as one line and ends with exit code 2; anything else is a bug and shows its
+traceback. A message says what was wrong, what was expected and what to do next.
+"""
+
+
+class VtbenchError(Exception):
+    """Something the user can mend."""
+
+
+class CardError(VtbenchError):
+    """A card is missing, unreadable or inconsistent."""
+
+
+class WeightsError(VtbenchError):
+    """A weight file is missing, damaged or does not fit its network."""
+
+
+class DataError(VtbenchError):
+    """A picture or a data set can't be read or doesn't fit the task."""
+
+
+class ResultError(VtbenchError):
+    """A result can't be read, written or compared."""

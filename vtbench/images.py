@@ -1,0 +1,124 @@
+"""The only place where uint8 and float pictures meet, and where pictures are read, resized, cropped and padded.
+
+Tensors are (B, 3, H, W) or (3, H, W), sRGB. A network's value range is a pair (low, high): level 0 maps to low, 255 to
+high. Where a network wants (x - mean) / std per channel, low and high are per-channel tuples (see `value_range`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from vtbench.errors import DataError
+
+Range = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
+
+MAX_PIXELS = 16_384 * 16_384
+"""A picture that claims more is refused before it is decoded."""
+
+
+def value_range(low: float, high: float, mean: Sequence[float] | None, std: Sequence[float] | None) -> Range:
+    """Say what 0 and 255 become: (low, high), normalised by (v - mean) / std per channel where these are given."""
+    if mean is None or std is None:
+        return low, high
+    pairs = list(zip(mean, std, strict=True))
+    return tuple((low - m) / s for m, s in pairs), tuple((high - m) / s for m, s in pairs)
+
+
+def _ends(span: Range, device: torch.device) -> tuple[Tensor, Tensor]:
+    low, high = (torch.as_tensor(end, dtype=torch.float64, device=device).reshape(-1, 1, 1) for end in span)
+    return low, high
+
+
+def to_float(images: Tensor, span: Range = (-1.0, 1.0)) -> Tensor:
+    """Turn uint8 pictures into float32 ones: low + v / 255 * (high - low), computed in float64 and rounded once."""
+    low, high = _ends(span, images.device)
+    # One value a level and channel, looked up: exact, and cheaper than float64 arithmetic on every pixel.
+    levels = torch.arange(256, dtype=torch.float64, device=images.device)
+    table = (low[:, 0] + levels * (high - low)[:, 0] / 255.0).float()  # (1 or 3, 256)
+    if len(table) == 1:
+        return table[0][images.long()]
+    channels = [table[c][images[..., c, :, :].long()] for c in range(3)]
+    return torch.stack(channels, dim=-3)
+
+
+def to_uint8(values: Tensor, span: Range = (-1.0, 1.0)) -> Tensor:
+    """Turn float pictures into uint8 ones: clamp to the range, then round to the nearest level, half up (float64)."""
+    low, high = _ends(span, values.device)
+    scaled = (values.double() - low) / (high - low) * 255.0
+    return torch.floor(scaled.clamp(0.0, 255.0) + 0.5).to(torch.uint8)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Extend the right and bottom border by repeating the last column and row, to whole multiples of `multiple`."""
+    height, width = images.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if not bottom and not right:
+        return images
+    return F.pad(images, (0, right, 0, bottom), mode="replicate")
+
+
+def crop_to(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut off what `pad_to_multiple` added."""
+    return images[..., : size[0], : size[1]]
+
+
+def from_pil(picture: Image.Image) -> Tensor:
+    """Copy an RGB picture into a uint8 tensor, (3, H, W)."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Copy a uint8 tensor, (3, H, W), into an RGB picture."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def read(source: Path | bytes | IO[bytes], name: str | None = None) -> Image.Image:
+    """Read a picture file as RGB, turned upright as its EXIF entry says, with alpha laid over white.
+
+    Args:
+        source: a path, the file's bytes or an open file.
+        name: what an error calls the file; a path's own name where left out.
+
+    Raises:
+        DataError: if it can't be decoded or claims more than MAX_PIXELS.
+    """
+    shown = name or (source.name if isinstance(source, Path) else "picture")
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(opened) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, more than the {MAX_PIXELS} allowed")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
+                upright = Image.alpha_composite(white, upright)
+            return upright.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{shown}: not a readable picture ({reason})") from error
+
+
+def resize_and_crop(picture: Image.Image, size: int) -> Image.Image:
+    """Bring a picture to size x size by the canonical rule: short side by PIL's Lanczos filter, then the centre square.
+
+    Sides and offset follow torchvision: the long side is int(size * long / short); the crop starts at
+    round((side - size) / 2), half to even. A picture that has the size already is returned unchanged.
+    """
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    if short != size:
+        other = int(size * long / short)
+        target = (size, other) if width <= height else (other, size)
+        picture = picture.resize(target, Image.Resampling.LANCZOS)
+    left, top = round((picture.width - size) / 2.0), round((picture.height - size) / 2.0)
+    return picture if picture.size == (size, size) else picture.crop((left, top, left + size, top + size))

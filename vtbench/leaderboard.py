@@ -1,0 +1,278 @@
+"""Tables out of runs: leaderboard.csv, LEADERBOARD.md and the gate that compares two runs. No torch here.
+
+The same runs give the same bytes, whatever order they are read in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from xml.etree import ElementTree
+
+from vtbench.errors import ResultError
+from vtbench.protocols import CODE_METRICS, METRICS, PSNR_CAP, find_metric
+from vtbench.results import Run, Score, read_images
+from vtbench.statistics import Difference, paired_difference
+
+Table = tuple[str, str]
+"""Task and protocol: what one table is about. A table never mixes two."""
+
+
+def tables(runs: Sequence[Run]) -> dict[Table, list[Run]]:
+    """Group runs by task and protocol; inside, ranked ones first, best first.
+
+    Ties in the primary metric are broken by PSNR, then by name.
+    """
+    ordered = sorted(runs, key=_place)
+    return {key: list(group) for key, group in groupby(ordered, key=lambda run: (run.task, run.protocol))}
+
+
+def _place(run: Run) -> tuple[str, str, bool, float, float, str]:
+    return run.task, run.protocol, not run.ranked, _badness(run, run.primary), _badness(run, "psnr"), run.tokenizer
+
+
+def _badness(run: Run, metric: str) -> float:
+    score = run.scores.get(metric)
+    if score is None or score.value is None:
+        return math.inf
+    return -score.value if METRICS[metric].higher_is_better else score.value
+
+
+def to_csv(runs: Sequence[Run]) -> str:
+    """Write one row a (task, protocol, tokenizer); a metric's value stands beside the number of pictures behind it."""
+    metrics = [name for name in METRICS if any(name in run.scores for run in runs)]
+    columns = [
+        *("task", "task_version", "protocol", "rank", "tokenizer", "family", "kind", "tokens", "codebook_size"),
+        *("parameters", "images_expected"),
+        *(column for name in metrics for column in (name, f"{name}_scored")),
+        *("not_scored", "encode_per_second", "decode_per_second", "device", "precision", "weights", "weights_sha256"),
+        *("version", "commit", "dirty", "torch", "date"),
+    ]
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, columns, lineterminator="\n")
+    writer.writeheader()
+    for group in tables(runs).values():
+        for position, run in enumerate(group, start=1):
+            writer.writerow(_csv_row(run, position if run.ranked else None, metrics))
+    return sink.getvalue()
+
+
+def _csv_row(run: Run, rank: int | None, metrics: Sequence[str]) -> dict[str, object]:
+    row: dict[str, object] = {
+        "task": run.task,
+        "task_version": run.task_version,
+        "protocol": run.protocol,
+        "rank": rank,
+        "tokenizer": run.tokenizer,
+        "family": run.family,
+        "kind": run.kind,
+        "tokens": run.tokens_per_image,
+        "codebook_size": " ".join(str(size) for size in run.codebook_sizes),
+        "parameters": run.parameters,
+        "images_expected": run.images,
+        "not_scored": "; ".join(f"{name}: {score.reason}" for name, score in run.scores.items() if score.reason),
+        "encode_per_second": _rounded(run.timing.encode_per_second, 1),
+        "decode_per_second": _rounded(run.timing.decode_per_second, 1),
+        "device": run.device,
+        "precision": run.precision,
+        "weights": run.weights,
+        "weights_sha256": run.digests.get("weights"),
+        "version": run.version,
+        "commit": run.commit,
+        "dirty": run.dirty,
+        "torch": run.versions.get("torch"),
+        "date": run.timing.started[:10],
+    }
+    for name in metrics:
+        score = run.scores.get(name)
+        row[name] = _rounded(score.value, 6) if score else None
+        row[f"{name}_scored"] = score.scored if score else None
+    return row
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def to_markdown(runs: Sequence[Run]) -> str:
+    """Write one table a task and protocol, with the reasons of what is missing below it."""
+    parts = [
+        "# Leaderboard",
+        "Made by `vtbench leaderboard` from the runs in this folder. Every table is one task at one size under one "
+        "protocol; `n` is pictures scored of pictures expected. Arrows say which way is better.",
+    ]
+    for (task, protocol), group in tables(runs).items():
+        first = group[0]
+        parts.append(f"## {task} (version {first.task_version}, protocol {protocol})")
+        parts.append(ranking(group))
+        parts += [f"Not scored: {reason}." for reason in missing(group)]
+        if unranked := [run.tokenizer for run in group if not run.ranked]:
+            parts.append(f"Not ranked (made-up weights or a part of the task): {', '.join(unranked)}.")
+        if first.group_by:
+            parts.append(f"{METRICS[first.primary].title} by {first.group_by.replace('_', ' ')}:")
+            parts.append(by_group(group))
+    return "\n\n".join(parts) + "\n"
+
+
+def ranking(group: Sequence[Run]) -> str:
+    """Draw the runs of one table as Markdown, best first."""
+    metrics = [name for name in measured(group) if name != "bpp"]
+    primary = group[0].primary
+    heads = [f"**{_head(name)}**" if name == primary else _head(name) for name in metrics]
+    lines = [["", "tokenizer", "bits/pixel", "tokens", *heads, "n", "enc/s", "dec/s"]]
+    for position, run in enumerate(group, start=1):
+        scored = min((run.scores[name].scored for name in metrics if _has(run, name)), default=0)
+        rate = (run.timing.encode_per_second, run.timing.decode_per_second)
+        lines.append(
+            [
+                str(position) if run.ranked else "-",
+                run.tokenizer,
+                shown(run.scores.get("bpp"), "bpp"),
+                str(run.tokens_per_image or "-"),
+                *(shown(run.scores.get(name), name) for name in metrics),
+                f"{scored}/{run.images}",
+                *(f"{value:.3g}" if value else "-" for value in rate),
+            ]
+        )
+    return _markdown(lines, left=(1,))
+
+
+def measured(group: Sequence[Run]) -> list[str]:
+    """Name the metrics for which at least one run has a value, in the order of tables."""
+    return [name for name in METRICS if any(_has(run, name) for run in group)]
+
+
+def missing(group: Sequence[Run]) -> list[str]:
+    """Say why metrics of a task were not scored; that a codec has no codebook goes without saying."""
+    reasons = {
+        f"{name}: {score.reason}"
+        for run in group
+        for name, score in run.scores.items()
+        if score.reason and name not in CODE_METRICS
+    }
+    return sorted(reasons)
+
+
+def by_group(group: Sequence[Run]) -> str:
+    """Draw the primary metric for each value that results are grouped by."""
+    primary = group[0].primary
+    labels = sorted({label for run in group for label in run.groups}, key=_number_first)
+    lines = [["tokenizer", *labels]]
+    lines += [
+        [run.tokenizer, *(shown(run.groups.get(label, {}).get(primary), primary) for label in labels)] for run in group
+    ]
+    return _markdown(lines, left=(0,))
+
+
+def _has(run: Run, name: str) -> bool:
+    return name in run.scores and run.scores[name].value is not None
+
+
+def _head(name: str) -> str:
+    metric = METRICS[name]
+    return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
+
+
+def _number_first(label: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(label), label
+    except ValueError:
+        return True, 0.0, label
+
+
+def shown(score: Score | None, name: str) -> str:
+    """Print a score: a dash where there is none, ∞ for an infinite PSNR."""
+    if score is None or score.value is None:
+        return "-"
+    return "∞" if math.isinf(score.value) else f"{score.value:.{METRICS[name].digits}f}"
+
+
+def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
+    head, *rest = lines
+    rule = [":--" if column in left else "--:" for column in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rest))
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """How much worse a run is than its baseline in one metric."""
+
+    metric: str
+    baseline: float
+    value: float
+    drop: Difference
+    """Positive is worse, whatever the metric's direction."""
+    allowed: float
+
+    @property
+    def failed(self) -> bool:
+        """Worse by more than is allowed, and not by chance: the interval of the drop excludes zero."""
+        return self.drop.mean > self.allowed and self.drop.low > 0
+
+
+def compare(run: tuple[Run, Path], baseline: tuple[Run, Path], allowed: Mapping[str, float]) -> list[Check]:
+    """Hold a run against a baseline over the same pictures.
+
+    Args:
+        run: the run and its per-image table.
+        baseline: likewise.
+        allowed: for every metric, by how much it may get worse.
+
+    Raises:
+        ResultError: if the two are not of the same task, version, protocol and pictures, or lack a metric.
+    """
+    import pandas
+
+    _same_question(run[0], baseline[0])
+    ours, theirs = read_images(run[1]).set_index("id"), read_images(baseline[1]).set_index("id")
+    checks = []
+    for name, limit in allowed.items():
+        find_metric(name)
+        values = [one.scores[name].value if name in one.scores else None for one in (run[0], baseline[0])]
+        if values[0] is None or values[1] is None:
+            which = "the run" if values[0] is None else "the baseline"
+            common = ", ".join(other for other in run[0].scores if _has(run[0], other) and _has(baseline[0], other))
+            raise ResultError(f"{name}: {which} has no such score; both have {common}")
+        sign = 1.0 if METRICS[name].higher_is_better else -1.0
+        if name in ours.columns and name in theirs.columns:
+            pairs = {"run": ours[name], "baseline": theirs[name]}
+            both = pandas.concat(pairs, axis=1, join="inner").dropna()
+            if both.empty:
+                raise ResultError(f"{name}: no picture was scored in both runs; run both again on the same task")
+            capped = both.clip(upper=PSNR_CAP) if name == "psnr" else both
+            drop = paired_difference(list(sign * capped["baseline"]), list(sign * capped["run"]))
+        else:  # a distance between sets has no value a picture: the difference stands without an interval
+            distance = sign * (values[1] - values[0])
+            drop = Difference(distance, distance, distance, 0)
+        checks.append(Check(name, values[1], values[0], drop, limit))
+    return checks
+
+
+def _same_question(run: Run, baseline: Run) -> None:
+    for what in ("task", "task_version", "protocol"):
+        ours, theirs = getattr(run, what), getattr(baseline, what)
+        if ours != theirs:
+            raise ResultError(f"the runs differ in {what.replace('_', ' ')}: {ours} and {theirs}; compare equal ones")
+    if run.digests.get("data") != baseline.digests.get("data"):
+        raise ResultError(f"the two runs of {run.task} are on different pictures; run the baseline again on these")
+
+
+def to_junit(name: str, checks: Sequence[Check]) -> str:
+    """Write the checks as a JUnit test suite, one case a metric."""
+    failures = sum(check.failed for check in checks)
+    suite = ElementTree.Element("testsuite", name=name, tests=str(len(checks)), failures=str(failures))
+    for check in checks:
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=check.metric)
+        if check.failed:
+            said = f"{check.metric} is worse by {check.drop.mean:.6g}, allowed {check.allowed:.6g}"
+            ElementTree.SubElement(case, "failure", message=said)
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -1,0 +1,142 @@
+"""EasyOCR's English reader: CRAFT finds text, a convolutional recurrent network reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import sys
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtbench import backbones, images
+from vtbench.errors import DataError
+from vtbench.ocr import Box, reading_order
+
+MARGIN = 0.15
+"""What a box is enlarged by on each side, as a share of its height.
+
+On clean pages of DejaVu Sans a tight box is read without an error from 0.1 to 0.3; without a margin a few signs are
+lost, at 0.5 the next line leaks in.
+"""
+
+_BATCH = 32
+_INPUT_HEIGHT = 64
+"""Pixels that EasyOCR scales a line to."""
+
+
+class Engine:
+    """Reads English text. The same picture gives the same text, whatever else is read before it or with it."""
+
+    name = "easyocr"
+
+    def __init__(self, device: str = "cpu") -> None:
+        """Check the weights' digests, then build the reader; about 1.5 s.
+
+        Raises:
+            WeightsError: if the weights are not on this machine, or are other files.
+        """
+        folder = backbones.require("easyocr")
+        self.digests: Mapping[str, str] = backbones.digests("easyocr")
+        self.version = importlib.metadata.version("easyocr")
+        # Not quantised: on a CPU the reader would compute in 8 bits, and read other texts than on a GPU.
+        options = {"gpu": False if device == "cpu" else device, "quantize": False}
+        quiet = {"download_enabled": False, "verbose": False}
+        before = list(sys.path)
+        with _quiet(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as unused:
+            import easyocr
+
+            # A folder of user networks is made, and put on the module path, even when none is used: not in the home.
+            folders = {"model_storage_directory": str(folder), "user_network_directory": unused}
+            try:
+                self._reader: Any = easyocr.Reader(["en"], **options, **folders, **quiet)
+            finally:
+                sys.path[:] = before
+        # On GPUs EasyOCR spreads a batch over all of them, and fails on any but the first: use the one that was named.
+        for part in ("detector", "recognizer"):
+            network = getattr(self._reader, part)
+            if isinstance(network, torch.nn.DataParallel):
+                setattr(self._reader, part, network.module)
+
+    def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
+        """Read one line of text in each box; see `vtbench.ocr.Engine`."""
+        _check_image(image)
+        texts = [""] * len(boxes)
+        # On a GPU EasyOCR pads all lines of a call to the widest of them, which changes what it reads. So lines share
+        # a call only if it would pad them to one width when it read each alone.
+        groups: dict[int, list[tuple[Box, int]]] = defaultdict(list)
+        for index, box in enumerate(boxes):
+            grown = _grown(box, image)
+            groups[_padded_width(grown)].append((grown, index))
+        grey = _grey(image)
+        for group in groups.values():
+            group.sort(key=lambda entry: entry[0][1])  # EasyOCR returns lines in the order of their upper edges
+            found = self._recognize(grey, [_horizontal(box) for box, _ in group], [], _BATCH)
+            for (_, index), (_, text, _) in zip(group, found, strict=True):
+                texts[index] = text
+        return texts
+
+    def read_page(self, image: Tensor) -> str:
+        """Find the text on a picture and read it; see `vtbench.ocr.Engine`."""
+        _check_image(image)
+        with _quiet():
+            horizontal, free = self._reader.detect(image.permute(1, 2, 0).cpu().numpy(), reformat=False)
+        found = self._recognize(_grey(image), horizontal[0], free[0], 1)
+        pieces = []
+        for corners, text, _ in found:
+            (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
+            pieces.append(((float(left), float(top), float(right), float(bottom)), str(text)))
+        return reading_order(pieces)
+
+    def _recognize(self, grey: np.ndarray[Any, Any], horizontal: list[Any], free: list[Any], batch: int) -> list[Any]:
+        with _quiet(), torch.random.fork_rng(devices=[]):  # its data loader draws a seed that it does not use
+            return list(self._reader.recognize(grey, horizontal, free, batch_size=batch, reformat=False))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what EasyOCR 1.7 causes others to warn of, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "'pin_memory' argument is set as true", UserWarning)
+        yield
+
+
+def _check_image(image: Tensor) -> None:
+    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        raise DataError(f"OCR got {tuple(image.shape)} {image.dtype}; expected one uint8 picture (3, H, W)")
+
+
+def _grey(image: Tensor) -> np.ndarray[Any, Any]:
+    """Luma (ITU-R 601), which EasyOCR reads from; its own conversion of an array takes red for blue."""
+    return np.asarray(images.to_pil(image).convert("L"))
+
+
+def _grown(box: Box, image: Tensor) -> Box:
+    """Add the margin and stay within the picture."""
+    height, width = image.shape[-2:]
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise DataError(f"OCR box {box}: empty or outside a picture of {width}x{height} pixels")
+    margin = round(MARGIN * (bottom - top))
+    return max(0, left - margin), max(0, top - margin), min(width, right + margin), min(height, bottom + margin)
+
+
+def _horizontal(box: Box) -> list[int]:
+    """EasyOCR's order: left, right, top, bottom."""
+    left, top, right, bottom = box
+    return [left, right, top, bottom]
+
+
+def _padded_width(box: Box) -> int:
+    """What EasyOCR pads a line to, in pixels, when it reads it alone."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    return _INPUT_HEIGHT * math.ceil(max(width / height, height / width))

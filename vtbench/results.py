@@ -1,0 +1,225 @@
+"""Results: the summary of a run, its per-image table, and how both are written and read. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from vtbench.cards import explain
+from vtbench.errors import ResultError
+from vtbench.protocols import PSNR_CAP
+from vtbench.types import Strict
+
+if TYPE_CHECKING:
+    import pandas
+
+IMAGES = "images.parquet"
+RUN = "run.json"
+
+
+class Score(Strict):
+    """One metric over all pictures of a task."""
+
+    value: float | None
+    """None where it was not scored: never 0, never a perfect score."""
+    reason: str | None = None
+    """Why it was not scored, and the command that mends it."""
+    scored: int = Field(ge=0)
+    """Pictures behind the value."""
+    expected: int = Field(ge=0)
+    """Pictures that the task has."""
+    infinite: int = 0
+    """Pictures whose value is infinite (PSNR of equal pictures)."""
+
+    @model_validator(mode="after")
+    def _missing_has_a_reason(self) -> Score:
+        if (self.value is None) != (self.reason is not None):
+            raise ValueError("a missing value needs a reason, and only a missing value has one")
+        return self
+
+
+class Timing(Strict):
+    """How fast it went; the only part of a run that differs between two equal runs."""
+
+    encode_per_second: float | None
+    """Pictures a second through the encoder."""
+    decode_per_second: float | None
+    seconds: float
+    """From reading the first picture to the last metric, all shards together."""
+    started: str
+    """UTC, ISO 8601."""
+
+
+class Run(Strict):
+    """What one tokenizer scored on one task, and everything that made the numbers what they are."""
+
+    schema_version: Literal[1] = 1
+    tokenizer: str
+    family: str
+    kind: Literal["discrete", "continuous", "codec"]
+    task: str
+    task_family: str
+    task_version: int
+    protocol: str
+    primary: str
+    """The metric that ranks."""
+    scores: dict[str, Score]
+    groups: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    """The same scores for each value of `group_by`."""
+    group_by: str | None = None
+    tokens_per_image: int | None = None
+    codebook_sizes: tuple[int, ...] = ()
+    parameters: int
+    images: int
+    """Pictures that the task has, or `limit` where that is less."""
+    limit: int | None = None
+    weights: Literal["published", "local", "synthetic", "none"]
+    digests: dict[str, str | None]
+    """sha256 of the tokenizer card, task card, weights, data, code and metric backbones."""
+    version: str
+    """vtbench's own."""
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str]
+    """Python and the libraries that can move a number."""
+    device: str
+    precision: Literal["fp32", "fp16", "bf16"]
+    batch_size: int
+    timing: Timing
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a leaderboard may place it: made-up weights and parts of a task are shown, never ranked."""
+        return self.weights != "synthetic" and self.limit is None
+
+
+def summarise(values: Sequence[float | None], expected: int, reason: str) -> Score:
+    """Average the values of single pictures; `reason` is said where none was scored.
+
+    Infinite values count PSNR_CAP beside finite ones; a mean of infinite values alone is infinite.
+    """
+    scored = [value for value in values if value is not None and not math.isnan(value)]
+    if not scored:
+        return Score(value=None, reason=reason, scored=0, expected=expected)
+    infinite = sum(math.isinf(value) for value in scored)
+    if infinite == len(scored):
+        mean = math.inf
+    else:
+        mean = math.fsum(PSNR_CAP if math.isinf(value) else value for value in scored) / len(scored)
+    return Score(value=mean, scored=len(scored), expected=expected, infinite=infinite)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary file in the same folder, fsync, rename.
+
+    Raises:
+        ResultError: if the place can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise ResultError(f"{path.parent}: can't be written ({error.strerror}); choose a folder that can") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise ResultError(f"{path}: can't be written ({error.strerror}); what was there is unchanged") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be written, before anything is computed.
+
+    Raises:
+        ResultError: naming the folder.
+    """
+    probe = folder / ".vtbench-probe"
+    write_atomic(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+def write(run: Run, path: Path) -> None:
+    """Write the summary of a run, indented so that its differences can be read."""
+    write_atomic(path, (run.model_dump_json(indent=2, exclude_defaults=False) + "\n").encode())
+
+
+def read_run(path: Path) -> Run:
+    """Read one summary.
+
+    Raises:
+        ResultError: if it is missing, truncated or of another schema.
+    """
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ResultError(f"{path}: can't be read ({error.strerror}); expected the JSON of a run") from error
+    except ValidationError as error:
+        raise ResultError(f"{path}: not the summary of a run: {explain(error)}") from error
+
+
+def read(folder: Path) -> list[Run]:
+    """Read all summaries under a results folder, in the order of task and tokenizer whatever the file system says."""
+    if not folder.is_dir():
+        raise ResultError(f"{folder}: no such folder; `vtbench run` makes one, --results names another")
+    runs = [read_run(path) for path in folder.glob("*/*.json")]
+    return sorted(runs, key=lambda run: (run.task, run.protocol, run.tokenizer))
+
+
+def find_run(place: Path, work: Path) -> tuple[Run, Path]:
+    """Find a run and its per-image table.
+
+    Args:
+        place: the folder that a run left in the work folder, or the JSON of a run.
+        work: the work folder where the table of a JSON from the results folder is looked for.
+
+    Returns:
+        The run, and the path of its `images.parquet`.
+
+    Raises:
+        ResultError: if either is missing, or the table is of another run.
+    """
+    run = read_run(place / RUN if place.is_dir() else place)
+    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.tokenizer]
+    for folder in candidates:
+        images, summary = folder / IMAGES, folder / RUN
+        if images.is_file() and summary.is_file() and read_run(summary) == run:
+            return run, images
+    raise ResultError(
+        f"{place}: its per-image table is not in {candidates[-1]}; keep the work folder's "
+        f"{run.task}/{run.tokenizer}/ ({RUN} and {IMAGES}) and name that folder, or run it again"
+    )
+
+
+def read_images(path: Path) -> pandas.DataFrame:
+    """Read a per-image table: one row a picture, one column a metric, `id` and `reason` beside them."""
+    import pandas
+
+    try:
+        return pandas.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path}: not a whole per-image table ({error}); run it again with --overwrite") from error
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """sha256 over a list of strings, each with its length, so that no two lists run together."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{len(part)}:{part}".encode())
+    return total.hexdigest()

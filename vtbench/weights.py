@@ -1,0 +1,397 @@
+"""Weights: where they are cached, how they are brought, checked, read safely and loaded strictly.
+
+torch is imported inside the functions that need it, so that a missing file is reported before torch has started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from vtbench.cards import TokenizerCard, WeightsSource
+from vtbench.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WeightsState = Literal["published", "local", "synthetic", "none"]
+"""published: the card's own file; local: a file or mapping of the user's; synthetic: made up; none: nothing to load."""
+
+PROBE_SECONDS = 3.0
+"""How long an endpoint may take to answer before it counts as out of reach."""
+
+
+def cache_folder() -> Path:
+    """Where vtbench keeps what it fetched: $VTBENCH_CACHE, or vtbench/ in the user's cache folder."""
+    if chosen := os.environ.get("VTBENCH_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vtbench"
+
+
+def sha256(path: Path) -> str:
+    """Hash a file without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse a file whose digest does not begin with `expected` (some publishers state only a prefix).
+
+    Raises:
+        WeightsError: naming both digests.
+    """
+    found = sha256(path)
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{path}: sha256 is {found[:16]}…, expected {expected[:16]}…; delete the file and fetch it again"
+        )
+
+
+# --- finding and bringing files ---------------------------------------------------------------------------------------
+
+
+def locate(card: TokenizerCard, *, download: bool = True) -> Path | None:
+    """Find the published weights of a card on this machine; bring them from the hub where they are missing.
+
+    Returns:
+        The file, or None where the network has no weights at all.
+
+    Raises:
+        WeightsError: within a few seconds, naming the file, where it is published and both ways to bring it.
+    """
+    source = card.weights
+    if source is None:
+        return None
+    path = cached(source)
+    if path is None and download and (source.hub or source.url):
+        path = bring(card)
+    if path is None:
+        raise WeightsError(_missing(card, source))
+    if source.sha256:
+        check_sha256(path, source.sha256)
+    return path
+
+
+def cached(source: WeightsSource) -> Path | None:
+    """Look for a published file where it would lie on this machine; touches no network."""
+    if source.package:
+        path = Path(__file__).resolve().parent / "assets" / "weights" / source.package
+        return path if path.is_file() else None
+    if source.hub and source.file:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.hub, source.file, revision=source.revision)
+        return Path(found) if isinstance(found, str) else None
+    if source.url and source.file:
+        path = cache_folder() / "weights" / source.file
+        return path if path.is_file() else None
+    return None
+
+
+def bring(card: TokenizerCard) -> Path:
+    """Download the published file of a card, with progress and resume.
+
+    Raises:
+        WeightsError: if the endpoint is out of reach, the file is gated or missing there, or its digest is wrong.
+    """
+    source = card.weights
+    if source is None:
+        raise WeightsError(f"{card.name}: needs no weights; there is nothing to fetch")
+    if source.hub and source.file:
+        path = _bring_from_hub(card, source.hub, source.file, source.revision)
+    elif source.url and source.file:
+        path = cache_folder() / "weights" / source.file
+        download_file(source.url, path, source.sha256)
+    else:
+        raise WeightsError(_missing(card, source))
+    if source.sha256:
+        check_sha256(path, source.sha256)
+    return path
+
+
+def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: str | None) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(f"{_missing(card, card.weights)} (HF_HUB_OFFLINE is set)")
+    # The hub client retries for 25 s without a network and hangs on a silent server, so ask first.
+    if reason := unreachable(constants.ENDPOINT):
+        raise WeightsError(f"{_missing(card, card.weights)} ({reason})")
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{card.name}: {repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{_missing(card, card.weights)} ({reason})") from error
+
+
+def _missing(card: TokenizerCard, source: WeightsSource | None) -> str:
+    if source is None or source.file is None:
+        return (
+            f"{card.name}: the weight file {source.package if source else ''} is not in the package; install it again"
+        )
+    place = f"hub repository {source.hub}" if source.hub else source.url
+    return (
+        f"{card.name}: weights {source.file} are not on this machine; they are published in {place}: "
+        f"run `vtbench fetch {card.name}` where there is a network, or give a file with --weights PATH"
+    )
+
+
+def unreachable(endpoint: str, seconds: float = PROBE_SECONDS) -> str | None:
+    """Ask an endpoint for a sign of life; returns why it can't be used, or None."""
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=seconds):
+            return None
+    except urllib.error.HTTPError:
+        return None  # it answered: that is all that was asked
+    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return f"{endpoint} can't be reached: {reason}"
+
+
+def download_file(url: str, target: Path, expected: str | None) -> None:
+    """Download one file beside its place, resuming what an earlier try left, check it and move it into place.
+
+    Args:
+        url: http or https address.
+        target: where the file will lie; its folder is made.
+        expected: sha256 or a prefix of it; None where the publisher states none.
+
+    Raises:
+        WeightsError: if the server does not answer, answers with an error, or sends another file.
+    """
+    import urllib.error
+    import urllib.request
+
+    from rich.progress import Progress
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    done = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer, Progress(transient=True) as progress:
+            resumed = answer.status == 206
+            length = answer.headers.get("Content-Length")
+            start = done if resumed else 0
+            task = progress.add_task(target.name, total=start + int(length) if length else None, completed=start)
+            with partial.open("ab" if resumed else "wb") as file:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    progress.advance(task, len(block))
+        if length and partial.stat().st_size != start + int(length):
+            raise WeightsError(f"{url}: the connection ended early; run the same command again to resume")
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: the earlier try had the whole file already
+            raise WeightsError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        raise WeightsError(f"{url}: {getattr(error, 'reason', None) or error}; try again or bring {target}") from error
+    if expected and not sha256(partial).startswith(expected):
+        partial.unlink()
+        raise WeightsError(f"{url}: what came does not have the sha256 {expected[:16]}…; nothing was kept")
+    partial.replace(target)
+
+
+# --- reading files ----------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, source: WeightsSource | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint file; a pickle may hold nothing but tensors and plain containers.
+
+    Args:
+        path: .safetensors, or anything that `torch.save` wrote.
+        source: the layout that the card describes; where left out, a lone "state_dict" or "model" key is followed.
+
+    Raises:
+        WeightsError: if the file is missing, truncated, not a checkpoint or would run code.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; expected a checkpoint (.safetensors, .ckpt, .pt or .pth)")
+    container = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state = _open_container(container, source, path)
+    if source is None:
+        return state
+    if source.ema_prefix:
+        state = _with_ema(state, source.ema_prefix)
+    return dropped(state, source.drop)
+
+
+def dropped(state: Mapping[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:
+    """Leave out the tensors that a card says are not the network's."""
+    unwanted = tuple(prefixes)
+    return {name: tensor for name, tensor in state.items() if not name.startswith(unwanted)}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            # Newer pickle protocols are read or refused like older ones; the warning adds nothing to our error.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: holds more than tensors and could run code, so it was not opened; "
+            "convert it to safetensors on a machine that you trust it on"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: not a whole checkpoint ({reason}); fetch it again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: holds a {type(found).__name__}, expected a dictionary of tensors")
+    return found
+
+
+def _open_container(container: Mapping[str, Any], source: WeightsSource | None, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    keys = (source.key,) if source and source.key else ("state_dict", "model")
+    for key in keys:
+        if key is not None and isinstance(container.get(key), Mapping):
+            container = container[key]
+            break
+    tensors = {name: value for name, value in container.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise WeightsError(
+            f"{path}: holds no tensors (its keys are {_few(container)}); expected them under {_few(keys)}"
+        )
+    return tensors
+
+
+def _with_ema(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the averaged copy of every tensor that has one; its names are the plain ones without their dots."""
+    averages = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    plain = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    return {name: averages.get(name.replace(".", ""), tensor) for name, tensor in plain.items()}
+
+
+# --- loading into a network -------------------------------------------------------------------------------------------
+
+
+def published_names(network: nn.Module) -> dict[str, str]:
+    """The name that each of a network's tensors has in the published checkpoint.
+
+    A network whose own names differ has a static method `published_name(own) -> published` in its file.
+    """
+    rename = getattr(network, "published_name", None)
+    return {own: rename(own) if rename else own for own in network.state_dict()}
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load published tensors into a network: every one must be there, fit, and be wanted.
+
+    Constants that the network computes itself (non-persistent buffers) are not missed; where the state holds them they
+    must be equal to the network's own.
+
+    Raises:
+        WeightsError: listing missing, unexpected and misshapen tensors by name; nothing is overwritten then.
+    """
+    import torch
+
+    own = network.state_dict()
+    names = published_names(network)
+    persistent = {names[name]: tensor for name, tensor in own.items()}
+    constants = {name: buffer for name, buffer in network.named_buffers() if name not in own}
+    missing = [name for name in persistent if name not in state]
+    unexpected = [name for name in state if name not in persistent and name not in constants]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in persistent.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    changed = [
+        name
+        for name, buffer in constants.items()
+        if name in state
+        and not (
+            state[name].shape == buffer.shape and torch.allclose(state[name].to(buffer), buffer, rtol=1e-5, atol=1e-6)
+        )
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen, "another constant": changed}
+    found = [f"{len(names)} {what} ({_few(names)})" for what, names in wrong.items() if names]
+    if found:
+        raise WeightsError(f"the checkpoint does not fit the network: {'; '.join(found)}; is it another variant's?")
+    with torch.no_grad():
+        for name, tensor in persistent.items():
+            tensor.copy_(state[name])
+
+
+def fill_values(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Make up one tensor from its published name: the same name, shape and seed give the same values everywhere.
+
+    With two or more dimensions: normal with deviation 1 / sqrt(fan-in), fan-in being the product of all dimensions but
+    the first. One-dimensional: 0.1 n where the name ends in "bias", "running_mean" or "mean"; 1 + 0.1 |n| for
+    "running_var"; 1 + 0.1 n otherwise. The generator is Philox, keyed by the first 8 bytes (little endian) of the
+    sha256 of "seed:name".
+
+    Returns:
+        float32 array of the given shape.
+    """
+    key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little")
+    normal = np.random.Generator(np.random.Philox(key)).standard_normal(shape, dtype=np.float32)
+    tenth = np.float32(0.1)
+    if len(shape) > 1:
+        result = normal / np.float32(math.sqrt(max(1, math.prod(shape[1:]))))
+    elif name.endswith("running_var"):
+        result = 1 + tenth * np.abs(normal)
+    elif name.endswith(("bias", "running_mean", "mean")):
+        result = tenth * normal
+    else:
+        result = 1 + tenth * normal
+    return np.asarray(result, dtype=np.float32)
+
+
+def synthetic_state(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Make up every tensor of a network, under the published names; integer tensors keep their own values."""
+    import torch
+
+    names = published_names(network)
+    state = {}
+    for own, tensor in network.state_dict().items():
+        name = names[own]
+        made_up = tensor.is_floating_point()
+        state[name] = torch.from_numpy(fill_values(name, tuple(tensor.shape), seed)) if made_up else tensor.clone()
+    return state
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over the names, shapes and bytes of the tensors: the identity of weights that came as a mapping."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        total.update(tensor.flatten().view(-1).numpy().tobytes() if tensor.numel() else b"")
+    return total.hexdigest()
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:5]) + (f", … {len(listed) - 5} more" if len(listed) > 5 else "")
