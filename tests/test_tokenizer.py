@@ -39,6 +39,16 @@ def test_nothing_is_lost_on_the_way_through(spec: Input) -> None:
     assert torch.equal(Tokenizer(card(input=spec), Copy()).reconstruct(pictures), pictures)
 
 
+def test_decoder_with_a_range_of_its_own_is_read_in_that_range() -> None:
+    class Shifted(Copy):
+        def decode(self, codes: Codes) -> Tensor:
+            return super().decode(codes) * 2 - 1
+
+    pictures = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    spec = Input(range=(0.0, 1.0), decoded_range=(-1.0, 1.0), multiple_of=16)
+    assert torch.equal(Tokenizer(card(input=spec), Shifted()).reconstruct(pictures), pictures)
+
+
 def test_fixed_size_is_refused_with_both_sizes() -> None:
     tokenizer = Tokenizer(card(input=Input(sizes=(256,))), Copy())
     with pytest.raises(DataError, match=r"copy takes 256x256 pixels only, the task has 512x384"):
@@ -150,6 +160,11 @@ def test_lower_precision_stays_close(precision: str, photographs: Tensor) -> Non
     full = load_tokenizer("tiny").reconstruct(photographs[:1]).float()
     low = load_tokenizer("tiny", precision=precision).reconstruct(photographs[:1]).float()
     assert (full - low).abs().mean() < 4  # grey levels; some codes flip, the picture stays
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_codecs_keep_every_level_at_any_precision(precision: str, photographs: Tensor) -> None:
+    assert torch.equal(load_tokenizer("control-identity", precision=precision).reconstruct(photographs), photographs)
 
 
 def test_cards_config_is_json() -> None:

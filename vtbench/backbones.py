@@ -354,7 +354,7 @@ def read_arrays(file: IO[bytes]) -> dict[str, Any]:
 
 
 def _torchvision_layout(flax: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """Backbone and lay out flax's convolutions (height, width, in, out) as torchvision does (out, in, height, width)."""
+    """Name and lay out flax's convolutions (height, width, in, out) as torchvision does (out, in, height, width)."""
     tensors = {}
     for index, layer in enumerate(layers):
         tensors[f"features.{layer}.weight"] = flax[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1)

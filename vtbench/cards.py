@@ -29,6 +29,8 @@ class Input(Strict):
 
     range: tuple[float, float] = (-1.0, 1.0)
     """What the levels 0 and 255 become."""
+    decoded_range: tuple[float, float] | None = None
+    """What the decoder gives for the levels 0 and 255, where it differs from what the encoder is fed."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     """Where given, (value - mean) / std is applied after `range`, per channel."""

@@ -162,6 +162,7 @@ def _show_tokenizer(card: TokenizerCard) -> None:
     else:
         path = weights.cached(card.weights)
         fields["cached"] = str(path) if path else f"no; `vtbench fetch {card.name}` brings it"
+        fields |= _size_of(card)
     _show_fields(fields)
     if card.reported:
         table = Table(title="reported by the authors, by their own protocols", title_justify="left", box=None)
@@ -170,6 +171,25 @@ def _show_tokenizer(card: TokenizerCard) -> None:
         for row in card.reported:
             table.add_row(row.metric, f"{row.value:g}", row.dataset, row.protocol, row.printed_in)
         console.print(table)
+
+
+def _size_of(card: TokenizerCard) -> dict[str, object]:
+    """Count parameters in all and by part, and state the rate, from the network's own shapes."""
+    import math
+
+    import torch
+
+    from vtbench.tokenizer import build_network
+
+    with torch.device("meta"):  # shapes only: nothing is allocated or initialised
+        network = build_network(card)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    sizes: dict[str, object] = {"parameters": f"{sum(p.numel() for p in network.parameters()):,}"}
+    sizes |= {f"parameters.{name}": f"{count:,}" for name, count in parts.items() if count}
+    if card.code.tokens_at_256 and len(set(card.code.codebook_sizes)) == 1:
+        bits = card.code.tokens_at_256 * math.log2(card.code.codebook_sizes[0])
+        sizes["bits per pixel at 256"] = f"{bits / 256**2:.4f}"
+    return sizes
 
 
 def _show_fields(fields: dict[str, object]) -> None:
@@ -458,8 +478,9 @@ def fetch(
             for part, path in backbones.fetch_group(name).items():
                 console.print(f"{part}: {path}", highlight=False, markup=False)
             continue
-        if card.license and card.weights and card.weights.package is None:
-            console.print(f"{card.name}: licence of the weights: {card.license}", highlight=False, markup=False)
+        if card.weights and card.weights.package is None:
+            licence = card.license or "not stated on its card; ask the authors before you use them"
+            console.print(f"{card.name}: licence of the weights: {licence}", highlight=False, markup=False)
         found = weights.locate(card)
         console.print(f"{card.name}: {found or 'needs no weights'}", highlight=False, markup=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -68,9 +69,12 @@ class Tokenizer:
         self.weights_state = state
         self.weights_digest = digest
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
-        network.to(device=self.device, dtype=DTYPES[precision]).eval()
+        # Codecs have no weights, and 16 bits can't hold their levels.
+        self._dtype = DTYPES[precision] if self.parameters else torch.float32
+        network.to(device=self.device, dtype=self._dtype).eval()
         spec = card.input
         self._span = images.value_range(*spec.range, spec.mean, spec.std)
+        self._decoded_span = spec.decoded_range or self._span
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Codes:
@@ -83,7 +87,8 @@ class Tokenizer:
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
         x = images.to_float(pictures.to(self.device), self._span)
         x = images.pad_to_multiple(x, self.card.input.multiple_of)
-        return self.network.encode(x.to(DTYPES[self.precision]))
+        with _exact_convolutions():
+            return self.network.encode(x.to(self._dtype))
 
     @torch.inference_mode()
     def decode(self, codes: Codes, size: tuple[int, int]) -> Tensor:
@@ -93,11 +98,12 @@ class Tokenizer:
             codes: all that the decoder may know of the pictures.
             size: height and width before padding; both sides know them.
         """
-        decoded = self.network.decode(codes)
+        with _exact_convolutions():
+            decoded = self.network.decode(codes).to(self.device)
         if decoded.shape[-2] < size[0] or decoded.shape[-1] < size[1]:
             found = f"{decoded.shape[-1]}x{decoded.shape[-2]}"
             raise DataError(f"{self.card.name}: the codes decode to {found} pixels, fewer than {size[1]}x{size[0]}")
-        return images.crop_to(images.to_uint8(decoded, self._span), size)
+        return images.crop_to(images.to_uint8(decoded, self._decoded_span), size)
 
     def reconstruct(self, pictures: Tensor) -> Tensor:
         """Encode and decode uint8 pictures, (B, 3, H, W)."""
@@ -116,6 +122,12 @@ class Tokenizer:
                 f"{self.card.name} takes {wanted} pixels only, the task has {size[1]}x{size[0]}; "
                 "choose a task of that size (`vtbench list tasks`)"
             )
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    """Keep fp32 what it says: cuDNN rounds the inputs of convolutions to 10 bits (TF32) unless told otherwise."""
+    context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return context
 
 
 def check_pictures(pictures: Tensor) -> None:

@@ -120,7 +120,7 @@ def bring(card: TokenizerCard) -> Path:
 
 def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError
 
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{_missing(card, card.weights)} (HF_HUB_OFFLINE is set)")
@@ -133,8 +133,8 @@ def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: s
         raise WeightsError(
             f"{card.name}: {repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise WeightsError(f"{_missing(card, card.weights)} ({reason})") from error
 
 
@@ -259,8 +259,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: holds more than tensors and could run code, so it was not opened; "
-            "convert it to safetensors on a machine that you trust it on"
+            f"{path}: not a pickle of tensors alone, it is broken or could run code, and was not opened; "
+            "fetch it again, or convert it to safetensors on a machine that you trust it on"
         ) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,98 @@
+"""How fast the networks encode and decode, and how much memory they take.
+
+    python benchmarks/networks.py [NAME...] [--size 256 512] [--batch 1 8] [--device cpu] [--precision fp32]
+
+Made-up weights do: speed does not depend on their values. Without names, the default card of every family is taken.
+Each case runs in a process of its own, so that its peak memory is its own. Times are the best of several turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+
+from vtbench import cards, load_tokenizer
+
+
+def measure(name: str, size: int, batch: int, device: str, precision: str, repeats: int) -> dict[str, float]:
+    """Time one case in this process."""
+    weights = None if _embedded(name) else "synthetic"
+    tokenizer = load_tokenizer(name, weights=weights, device=device, precision=precision)
+    pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    encode, decode = [], []
+    for _ in range(repeats + 1):  # the first turn pays for allocation
+        started = _now(device)
+        codes = tokenizer.encode(pictures)
+        between = _now(device)
+        tokenizer.decode(codes, (size, size))
+        encode.append(between - started)
+        decode.append(_now(device) - between)
+    if device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    else:
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    best = {"encode": min(encode[1:]), "decode": min(decode[1:])}
+    return {**{part: 1000 * seconds / batch for part, seconds in best.items()}, "peak_gb": peak}
+
+
+def _embedded(name: str) -> bool:
+    source = cards.find_tokenizer(name).weights
+    return source is None or source.package is not None
+
+
+def _now(device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _default_names() -> list[str]:
+    """The card that carries the family's alias, or the family's first."""
+    by_family: dict[str, str] = {}
+    for card in cards.tokenizers().values():
+        if card.kind != "codec" and (card.family not in by_family or card.aliases):
+            by_family[card.family] = card.name
+    return list(by_family.values())
+
+
+def main() -> None:
+    """Print one Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--size", type=int, nargs="+", default=[256])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    common = (options.device, options.precision, options.repeats)
+    if options.one:
+        print(json.dumps(measure(options.names[0], options.size[0], options.batch[0], *common)))
+        return
+    threads = torch.get_num_threads()
+    print(f"{options.device}, {options.precision}, {threads} threads, best of {options.repeats}\n")
+    print("| network | size | batch | encode ms/image | decode ms/image | peak GB |")
+    print("| :-- | --: | --: | --: | --: | --: |")
+    for name in options.names or _default_names():
+        for size in options.size:
+            for batch in options.batch:
+                case = [name, "--one", "--size", str(size), "--batch", str(batch), "--device", options.device]
+                case += ["--precision", options.precision, "--repeats", str(options.repeats)]
+                done = subprocess.run([sys.executable, __file__, *case], capture_output=True, text=True, check=False)
+                if done.returncode:
+                    print(f"| {name} | {size} | {batch} | {done.stderr.strip().splitlines()[-1]} | | |")
+                    continue
+                found = json.loads(done.stdout)
+                cells = f"{found['encode']:.1f} | {found['decode']:.1f} | {found['peak_gb']:.2f}"
+                print(f"| {name} | {size} | {batch} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

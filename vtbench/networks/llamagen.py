@@ -1,0 +1,66 @@
+"""The image tokenizer of LlamaGen: VQGAN's network around short codes, compared by their direction alone.
+
+Source: FoundationVision/LlamaGen, tokenizer/tokenizer_image/vq_model.py
+Commit: ce98ec41803a74a90ce68c40ababa9eaeffeb4ec
+Licence: MIT
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vtbench.networks._taming import Autoencoder, Layout, best_codes, lookup
+from vtbench.types import Codes
+
+
+class Config(Layout):
+    """One codebook of unit vectors."""
+
+    codebook_size: int = Field(default=16384, ge=2)
+    code_channels: int = Field(default=8, ge=1)
+
+
+class Quantizer(nn.Module):
+    """Holds the codebook under its published name; its rows have any length."""
+
+    def __init__(self, codes: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codes, channels)
+
+
+class Network(Autoencoder):
+    """One token for every 16x16 or 8x8 pixels, by the number of levels."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.code_channels)
+        self.quantize = Quantizer(config.codebook_size, config.code_channels)
+        self._last = len(config.multipliers) - 1
+
+    def encode(self, x: Tensor) -> Codes:
+        """(B, 3, H, W) in [-1, 1] -> indices (B, h, w).
+
+        The unit vector nearest to the direction of z has the largest inner product with z, whatever z's length.
+        """
+        table = self._directions()
+        return Codes(indices=(best_codes(self.latent(x), table),), codebook_sizes=(len(table),))
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Indices (B, h, w) -> (B, 3, H, W), unclamped; the decoder is given the normalised rows."""
+        z = lookup(codes.indices[0], self._directions())
+        return self.pixels(z.to(self.quantize.embedding.weight.dtype))
+
+    def published_name(self, own: str) -> str:
+        """Name a tensor as the published checkpoint does, which numbers the decoder's levels in the order they run."""
+        name = re.sub(r"^decoder\.up\.(\d+)", lambda level: f"decoder.conv_blocks.{self._last - int(level[1])}", own)
+        name = re.sub(r"^encoder\.down\.", "encoder.conv_blocks.", name)
+        name = re.sub(r"(conv_blocks\.\d+)\.block\.", r"\1.res.", name)
+        for index, part in enumerate(("block_1", "attn_1", "block_2")):
+            name = name.replace(f".mid.{part}.", f".mid.{index}.")
+        return name
+
+    def _directions(self) -> Tensor:
+        return F.normalize(self.quantize.embedding.weight.float())  # (K, code_channels), float32

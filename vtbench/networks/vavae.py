@@ -1,0 +1,47 @@
+"""VA-VAE: a continuous latent of VQGAN's network, trained to align with a vision foundation model.
+
+Source: hustvl/LightningDiT, tokenizer/autoencoder.py
+Commit: 2725fed42a14898744433809949834e26957bcdd
+Licence: MIT
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from vtbench.errors import DataError
+from vtbench.networks._taming import Autoencoder, Layout
+from vtbench.types import Codes
+
+
+class Config(Layout):
+    """The latent's channels; the published variants differ in nothing else."""
+
+    z_channels: int = Field(ge=1)
+
+
+class Network(Autoencoder):
+    """A vector for every 16x16 pixels; the foundation model is needed in training alone."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.z_channels, moments=True)
+
+    def encode(self, x: Tensor) -> Codes:
+        """(B, 3, H, W) in [-1, 1] -> latent (B, z_channels, h, w): the posterior's mean.
+
+        The published evaluation samples the posterior without a seed; the mean is the same at every run. It isn't
+        scaled either: the channel statistics published beside the weights belong to the diffusion model.
+        """
+        mean, _log_variance = self.latent(x).chunk(2, dim=1)
+        return Codes(latent=mean.contiguous())
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Latent (B, z_channels, h, w) -> (B, 3, H, W), unclamped.
+
+        Raises:
+            DataError: if the codes hold no latent.
+        """
+        if codes.latent is None:
+            raise DataError("the codes hold no latent; VA-VAE decodes a latent of (B, channels, h, w)")
+        return self.pixels(codes.latent)
