@@ -3,7 +3,9 @@ from __future__ import annotations
 import http.server
 import os
 import pickle
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +134,21 @@ def test_without_an_averaged_copy_the_plain_one_is_used(tmp_path: Path, state: d
     torch.save({"state_dict": state}, tmp_path / "plain.ckpt")
     source = WeightsSource(file="x", key="state_dict", ema_prefix="model_ema.")
     assert equal(weights.read(tmp_path / "plain.ckpt", source), state)
+
+
+def test_checkpoint_that_names_its_trainers_classes_is_read_without_the_trainer(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning 1, as VQGAN's files were written: callbacks are keyed by their classes."""
+    names = ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    checkpoint = type("ModelCheckpoint", (), {"__module__": names[-1]})
+    monkeypatch.setattr(sys.modules[names[-1]], "ModelCheckpoint", checkpoint, raising=False)
+    torch.save({"state_dict": state, "callbacks": {checkpoint: {"best": 1.0}}}, tmp_path / "last.ckpt")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    assert equal(weights.read(tmp_path / "last.ckpt", WeightsSource(file="x", key="state_dict")), state)
 
 
 class Runs:

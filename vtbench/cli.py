@@ -355,7 +355,7 @@ def _print_runs(runs: list[Run]) -> None:
             cells = (leaderboard.shown(one.scores.get(metric), metric) for metric in metrics)
             table.add_row(name, *cells, f"{scored}/{one.images}")
         # At its natural width: a table whose numbers are cut off to fit a narrow terminal says nothing.
-        console.print(table, width=max(console.width, 140), crop=False, soft_wrap=True)
+        Console(width=max(console.width, 140)).print(table)
         for reason in leaderboard.missing(group):
             console.print(f"not scored: {reason}", markup=False, highlight=False, soft_wrap=True)
 

@@ -249,11 +249,24 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
 
 
+class _TrainerState:
+    """Stands in for classes of a trainer that a checkpoint names beside its tensors; nothing is ever made of it."""
+
+
+_TRAINER_CLASSES = (
+    # Lightning 1 keys the state of its callbacks by their classes.
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
+)
+
+
 def _read_pickle(path: Path) -> dict[str, Any]:
     import torch
 
+    harmless = torch.serialization.safe_globals([(_TrainerState, name) for name in _TRAINER_CLASSES])
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), harmless:
             # Newer pickle protocols are read or refused like older ones; the warning adds nothing to our error.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             found = torch.load(path, map_location="cpu", weights_only=True)

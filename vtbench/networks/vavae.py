@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from vtbench.errors import DataError
+from vtbench.networks._gaussian import Posterior, code
 from vtbench.networks._taming import Autoencoder, Layout
 from vtbench.types import Codes
 
 
-class Config(Layout):
+class Config(Layout, Posterior):
     """The latent's channels; the published variants differ in nothing else."""
 
     z_channels: int = Field(ge=1)
@@ -26,15 +27,16 @@ class Network(Autoencoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.z_channels, moments=True)
+        self.posterior: Posterior = config
 
     def encode(self, x: Tensor) -> Codes:
-        """(B, 3, H, W) in [-1, 1] -> latent (B, z_channels, h, w): the posterior's mean.
+        """(B, 3, H, W) in [-1, 1] -> latent (B, z_channels, h, w): the posterior's mean, or a draw if so configured.
 
-        The published evaluation samples the posterior without a seed; the mean is the same at every run. It isn't
-        scaled either: the channel statistics published beside the weights belong to the diffusion model.
+        The published evaluation draws without a seed. The latent isn't scaled: the channel statistics published beside
+        the weights belong to the diffusion model.
         """
-        mean, _log_variance = self.latent(x).chunk(2, dim=1)
-        return Codes(latent=mean.contiguous())
+        mean, log_variance = self.latent(x).chunk(2, dim=1)
+        return Codes(latent=code(mean, log_variance, self.posterior, limits=(-30.0, 20.0)))
 
     def decode(self, codes: Codes) -> Tensor:
         """Latent (B, z_channels, h, w) -> (B, 3, H, W), unclamped.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.errors import DataError, VtbenchError
+from vtbench.networks._gaussian import Posterior, code
 from vtbench.types import Codes, Strict
 
 LAYERS_A_STEP = (3, 3, 3, 3, 2, 2)
@@ -46,7 +47,7 @@ class Vision(Strict):
     """Side of the pictures that the table of positions was trained for."""
 
 
-class Config(Strict):
+class Config(Posterior):
     """The published layout; only the number of latent channels has no default."""
 
     latent_channels: int = Field(ge=1)
@@ -470,6 +471,7 @@ class Network(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.posterior: Posterior = config
         self.features = config.features
         self.vision = siglip(config.vision)
         self.ldm_adapter = Adapter(config)
@@ -492,13 +494,13 @@ class Network(nn.Module):
         return self.ldm_adapter.posterior(features, x.shape[2] // 16, x.shape[3] // 16)
 
     def encode(self, x: Tensor) -> Codes:
-        """(B, 3, H, W) in [0, 1] -> latent (B, latent_channels, H / 16, W / 16): the posterior's mean.
+        """(B, 3, H, W) in [0, 1] -> latent (B, latent_channels, H / 16, W / 16): the posterior's mean, or a draw.
 
-        The published evaluation samples the posterior without a seed, and runs the vision model in bfloat16. The mean,
-        in the precision that was asked for, is the same at every run.
+        The published evaluation draws without a seed, and runs the vision model in bfloat16; here it has the precision
+        that was asked for.
         """
-        mean, _log_variance = self.latent(x).chunk(2, dim=1)
-        return Codes(latent=mean.contiguous())
+        mean, log_variance = self.latent(x).chunk(2, dim=1)
+        return Codes(latent=code(mean, log_variance, self.posterior, limits=(-30.0, 20.0)))
 
     def decode(self, codes: Codes) -> Tensor:
         """Latent (B, latent_channels, h, w) -> (B, 3, 16 h, 16 w) in [-1, 1], unclamped.
