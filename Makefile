@@ -48,6 +48,8 @@ bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/networks.py
 
 train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about two hours on two cores)
+	$(BIN)/vtbench fetch lpips
+	$(BIN)/python training/pool.py
 	$(BIN)/python training/train.py tiny-fsq-f8
 	$(BIN)/python training/train.py tiny-fsq-f16
 

@@ -54,6 +54,18 @@ def test_best_is_first_and_what_is_not_ranked_is_last() -> None:
     ]
 
 
+def test_nothing_ranks_above_the_originals() -> None:
+    """An engine may misread an original and read its reconstruction: that is luck, not quality."""
+    lucky = make_run("lucky", scores=scores(0.01, 35.0))
+    luckier = make_run("luckier", scores=scores(0.00, 30.0))
+    originals = make_run("control-identity", scores=scores(0.02, math.inf))
+    worse = make_run("worse", scores=scores(0.03, 50.0))
+    (group,) = leaderboard.tables([luckier, worse, lucky, originals]).values()
+    assert [run.tokenizer for run in group] == ["control-identity", "lucky", "luckier", "worse"]
+    (group,) = leaderboard.tables([luckier, worse, lucky]).values()
+    assert [run.tokenizer for run in group] == ["luckier", "lucky", "worse"]
+
+
 def test_missing_is_empty_with_a_reason_and_counts_stand_beside_values() -> None:
     row = next(row for row in rows(RUNS) if row["tokenizer"] == "unscored")
     assert row["lpips"] == ""

@@ -137,9 +137,14 @@ def digests(name: Backbone) -> dict[str, str]:
 
 def missing(name: Backbone) -> str:
     """Say in one line why a metric can't be scored: file, folders looked in, the command that mends it."""
-    looked = " or ".join(f"{' and '.join(place.files)} in {place.folder}" for place in _places(name))
+    looked = " or ".join(f"{' and '.join(place.files)} in {_shown(place.folder)}" for place in _places(name))
     group = next(group for group, names in GROUPS.items() if name in names)
     return f"{name} is not on this machine (looked for {looked}): run `vtbench fetch {group}`"
+
+
+def _shown(folder: Path) -> str:
+    """Write the home folder as ~: the reason goes into results, which say the same on every machine."""
+    return f"~/{folder.relative_to(Path.home()).as_posix()}" if folder.is_relative_to(Path.home()) else str(folder)
 
 
 def _found(name: Backbone) -> _Place | None:

@@ -10,7 +10,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +18,9 @@ from vtbench.protocols import CODE_METRICS, METRICS, PSNR_CAP, find_metric
 from vtbench.results import Run, Score, read_images
 from vtbench.statistics import Difference, paired_difference
 
+CEILING = "control-identity"
+"""The tokenizer that keeps every pixel: its values are those of the originals."""
+
 Table = tuple[str, str]
 """Task and protocol: what one table is about. A table never mixes two."""
 
@@ -26,14 +28,24 @@ Table = tuple[str, str]
 def tables(runs: Sequence[Run]) -> dict[Table, list[Run]]:
     """Group runs by task and protocol; inside, ranked ones first, best first.
 
-    Ties in the primary metric are broken by PSNR, then by name.
+    Nothing ranks above the originals: where a table holds CEILING, a better value than its own counts as equal to it
+    (an OCR engine that misreads an original may read a reconstruction of it by luck). Ties in the primary metric are
+    broken by PSNR, then by name.
     """
-    ordered = sorted(runs, key=_place)
-    return {key: list(group) for key, group in groupby(ordered, key=lambda run: (run.task, run.protocol))}
+    groups: dict[Table, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.task, run.protocol)):
+        groups.setdefault((run.task, run.protocol), []).append(run)
+    return {table: _ordered(group) for table, group in groups.items()}
 
 
-def _place(run: Run) -> tuple[str, str, bool, float, float, str]:
-    return run.task, run.protocol, not run.ranked, _badness(run, run.primary), _badness(run, "psnr"), run.tokenizer
+def _ordered(group: Sequence[Run]) -> list[Run]:
+    primary = group[0].primary
+    ceiling = [_badness(run, primary) for run in group if run.tokenizer == CEILING and run.ranked]
+
+    def place(run: Run) -> tuple[bool, float, float, str]:
+        return not run.ranked, max(_badness(run, primary), *ceiling, -math.inf), _badness(run, "psnr"), run.tokenizer
+
+    return sorted(group, key=place)
 
 
 def _badness(run: Run, metric: str) -> float:
@@ -104,7 +116,8 @@ def to_markdown(runs: Sequence[Run]) -> str:
     parts = [
         "# Leaderboard",
         "Made by `vtbench leaderboard` from the runs in this folder. Every table is one task at one size under one "
-        "protocol; `n` is pictures scored of pictures expected. Arrows say which way is better.",
+        "protocol; `n` is pictures scored of pictures expected. Arrows say which way is better. Nothing ranks above "
+        f"`{CEILING}`, the originals: a better value than its own counts as equal, and PSNR decides.",
     ]
     for (task, protocol), group in tables(runs).items():
         first = group[0]
@@ -136,7 +149,7 @@ def ranking(group: Sequence[Run]) -> str:
                 str(run.tokens_per_image or "-"),
                 *(shown(run.scores.get(name), name) for name in metrics),
                 f"{scored}/{run.images}",
-                *(f"{value:.3g}" if value else "-" for value in rate),
+                *(f"{value:.{0 if value >= 10 else 1}f}" if value else "-" for value in rate),
             ]
         )
     return _markdown(lines, left=(1,))

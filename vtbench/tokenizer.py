@@ -69,9 +69,7 @@ class Tokenizer:
         self.weights_state = state
         self.weights_digest = digest
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
-        # Codecs have no weights, and 16 bits can't hold their levels.
-        self._dtype = DTYPES[precision] if self.parameters else torch.float32
-        network.to(device=self.device, dtype=self._dtype).eval()
+        network.to(device=self.device, dtype=DTYPES[precision]).eval()
         spec = card.input
         self._span = images.value_range(*spec.range, spec.mean, spec.std)
         self._decoded_span = spec.decoded_range or self._span
@@ -88,7 +86,7 @@ class Tokenizer:
         x = images.to_float(pictures.to(self.device), self._span)
         x = images.pad_to_multiple(x, self.card.input.multiple_of)
         with _exact_convolutions():
-            return self.network.encode(x.to(self._dtype))
+            return self.network.encode(x.to(DTYPES[self.precision]))
 
     @torch.inference_mode()
     def decode(self, codes: Codes, size: tuple[int, int]) -> Tensor:
