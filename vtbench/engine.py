@@ -42,6 +42,9 @@ from vtbench.types import Batch, Codes, Sample
 SHARD = 16
 """Pictures of a shard. Part of the file format: changing it makes committed shards of older runs unusable."""
 
+CODE = ("vtbench", "tokenizers", "tasks", "pyproject.toml")
+"""What of a checkout decides the numbers: a run is dirty where these differ from the commit."""
+
 READERS = 2
 """Threads that read and decode pictures ahead of the tokenizer."""
 
@@ -411,7 +414,7 @@ def _merge(plan: _Plan, folder: Path, batch_size: int) -> tuple[Run, pa.Table]:
         digests={**plan.digests, "plan": plan.digest},
         version=__version__,
         commit=_git("rev-parse", "HEAD"),
-        dirty=None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        dirty=None if (changes := _git("status", "--porcelain", "--", *CODE)) is None else bool(changes),
         versions=library_versions(),
         device=device_name(plan.tokenizer.device),
         precision=plan.tokenizer.precision,

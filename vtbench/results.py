@@ -88,6 +88,7 @@ class Run(Strict):
     """vtbench's own."""
     commit: str | None
     dirty: bool | None
+    """Whether code or cards differed from the commit; both are None outside a checkout."""
     versions: dict[str, str]
     """Python and the libraries that can move a number."""
     device: str
