@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vtbench import images
+from vtbench import cards, images
+from vtbench.cards import TokenizerCard
 from vtbench.tokenizer import load_tokenizer
 from vtbench.types import Codes, Strict
 from vtbench.weights import load_state, synthetic_state
@@ -98,3 +99,36 @@ def filled():
         return built
 
     return build
+
+
+@pytest.fixture
+def cards_that_agree():
+    """Find the cards of a network with one codebook, and hold what each says of its code against its config."""
+
+    def check(network: str, model: type[Strict]) -> list[TokenizerCard]:
+        found = [card for card in cards.tokenizers().values() if card.network == network]
+        for card in found:
+            config = model(**card.config)
+            assert card.code.codebook_sizes == (config.codebook_size,)
+            assert card.code.latent_channels == config.code_channels
+            assert card.code.downsampling == card.input.multiple_of == 2 ** (len(config.multipliers) - 1)
+            assert card.code.tokens_at_256 == (256 // card.code.downsampling) ** 2
+        return found
+
+    return check
+
+
+@pytest.fixture
+def coded_alike():
+    """Check that pictures get the same codes and pixels alone as together."""
+
+    def check(network: nn.Module, x: Tensor) -> None:
+        codes = network.encode(x)
+        decoded = network.decode(codes)
+        for index in range(3):
+            alone = network.encode(x[index : index + 1])
+            assert torch.equal(alone.indices[0][0], codes.indices[0][index])
+            torch.testing.assert_close(network.decode(alone)[0], decoded[index], rtol=0, atol=1e-5)  # other kernels
+        assert len(codes.indices[0].unique()) > 3
+
+    return check

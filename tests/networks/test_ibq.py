@@ -5,7 +5,6 @@ import io
 import pytest
 import torch
 
-from vtbench import cards
 from vtbench.networks.ibq import Config, Network
 from vtbench.types import Codes
 
@@ -49,15 +48,9 @@ def test_the_index_is_the_largest_inner_product_without_any_norm(small):
 
 
 @torch.inference_mode()
-def test_a_picture_is_coded_alike_alone_and_in_a_batch(small):
+def test_a_picture_is_coded_alike_alone_and_in_a_batch(small, coded_alike):
     x = torch.rand(3, 3, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    codes = small.encode(x)
-    decoded = small.decode(codes)
-    for index in range(3):
-        alone = small.encode(x[index : index + 1])
-        assert torch.equal(alone.indices[0][0], codes.indices[0][index])
-        torch.testing.assert_close(small.decode(alone)[0], decoded[index], rtol=0, atol=1e-5)  # other float32 kernels
-    assert len(codes.indices[0].unique()) > 3
+    coded_alike(small, x)
 
 
 @torch.inference_mode()
@@ -73,12 +66,5 @@ def test_a_second_instance_decodes_from_the_indices_alone(small, filled):
     assert torch.equal(filled(Network, SMALL).decode(received), small.decode(codes))
 
 
-def test_every_card_says_what_its_network_does():
-    found = [card for card in cards.tokenizers().values() if card.network == "ibq"]
-    assert len(found) == 6
-    for card in found:
-        config = Config(**card.config)
-        assert card.code.codebook_sizes == (config.codebook_size,)
-        assert card.code.latent_channels == config.code_channels
-        assert card.code.downsampling == card.input.multiple_of == 2 ** (len(config.multipliers) - 1)
-        assert card.code.tokens_at_256 == (256 // card.code.downsampling) ** 2
+def test_every_card_says_what_its_network_does(cards_that_agree):
+    assert len(cards_that_agree("ibq", Config)) == 6
