@@ -45,6 +45,7 @@ demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no netw
 
 bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/code_search.py
 	$(BIN)/python benchmarks/networks.py
 

@@ -1,57 +1,131 @@
-"""How far one and the same reconstruction set moves by convention alone: the table of the README.
+"""How far one and the same tokenizer moves by convention alone: docs/why-numbers-differ.md and what `show` says.
 
-    python benchmarks/conventions.py [TOKENIZER]
+    python benchmarks/conventions.py [TOKENIZER...] [--write]
 
-Every row changes one thing against vtbench's canonical protocol; pixels in and out of the tokenizer stay the same.
+Every published protocol brings the same pictures (`reconstruction-512`, 512x512) to its own pixels at 256, passes them
+through the tokenizer and scores them by its own rules. Then each rule in which it differs from canonical is put into
+canonical alone, and what that moves is its effect. `--write` puts the tables into docs/why-numbers-differ.md and the
+effects into vtbench/assets/deviations.json, where `vtbench show seed-voken` finds them.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
-from torch import Tensor
 
-from vtbench import load_task, load_tokenizer, metrics
+from vtbench import load_task, load_tokenizer
+from vtbench.metrics.perceptual import network
+from vtbench.protocols import EFFECTS_ON, METRICS, PROTOCOLS, Deviation, Lpips, Protocol, deviations
+from vtbench.scoring import ProtocolScorer, prepare, totals
+from vtbench.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "why-numbers-differ.md"
+EFFECTS = ROOT / "vtbench" / "assets" / "deviations.json"
+NAMES = EFFECTS_ON
+BOTH_NETS = Lpips(nets=("alex", "vgg"))
+CANONICAL = replace(PROTOCOLS["canonical"], lpips=BOTH_NETS, rfid=None)
+
+Pictures = list[np.ndarray[Any, Any]]
 
 
-def pooled_psnr(reference: Tensor, reconstruction: Tensor) -> float:
-    """One mean squared error over all pictures, then the logarithm."""
-    return float(10 * torch.log10(255.0**2 / (reference.double() - reconstruction.double()).square().mean()))
+def totals_under(protocol: Protocol, tokenizer: Tokenizer, pictures: Pictures, size: int = 256) -> dict[str, float]:
+    """Take pictures through a tokenizer by one protocol's whole way."""
+    names = [name for name in protocol.metrics if name in NAMES]
+    if "lpips_vgg" in names:
+        network("vgg", torch.device("cpu"))  # a missing backbone is told before anything is computed
+    scorer = ProtocolScorer(protocol, names, torch.device("cpu"))
+    columns: dict[str, list[Any]] = {}
+    for start in range(0, len(pictures), protocol.batch):
+        part = pictures[start : start + protocol.batch]
+        inputs = [prepare(protocol, picture, size=size, value_range=tokenizer.span) for picture in part]
+        decoded = []
+        for x in inputs:
+            fed = torch.from_numpy(x)[None]
+            out = tokenizer.decode_floats(tokenizer.encode_floats(fed), (fed.shape[-2], fed.shape[-1]))
+            decoded.append(out[0].float().numpy())
+        found = scorer.measure(part, inputs, decoded, size=size, value_range=tokenizer.span)
+        for name, values in found.items():
+            columns.setdefault(name, []).extend(values)
+    return totals(protocol, columns)
 
 
-def uniform_ssim(reference: Tensor, reconstruction: Tensor, data_range: float) -> float:
-    """scikit-image's default window, uniform 7, with a stated data range."""
-    pairs = zip(reference.permute(0, 2, 3, 1).numpy(), reconstruction.permute(0, 2, 3, 1).numpy(), strict=True)
-    return float(np.mean([structural_similarity(a, b, data_range=data_range, channel_axis=-1) for a, b in pairs]))
+def effect_of(
+    deviation: Deviation, protocol: Protocol, tokenizer: Tokenizer, pictures: Pictures, own: dict[int, dict[str, float]]
+) -> dict[str, float]:
+    """Measure what one deviation alone moves: canonical with it less `own`, canonical's totals at 256 and at 512."""
+    changed = replace(CANONICAL, **{field: getattr(protocol, field) for field in deviation.fields})
+    if "lpips" in deviation.fields and changed.lpips:
+        changed = replace(changed, lpips=replace(changed.lpips, nets=BOTH_NETS.nets))
+    size = 512 if "scored_at" in deviation.fields else 256  # at 256 nothing is resized for scoring
+    after = totals_under(changed, tokenizer, pictures, size)
+    return {name: after[name] - own[size][name] for name in NAMES}
+
+
+def shown(values: dict[str, float], name: str) -> str:
+    """Print one value, or a dash where a protocol has none."""
+    return f"{values[name]:.{METRICS[name].digits}f}" if name in values else "-"
+
+
+def table(tokenizer: Tokenizer, pictures: Pictures) -> str:
+    """Score one tokenizer under every protocol."""
+    heads = [METRICS[name].title for name in NAMES]
+    lines = [f"| protocol | {' | '.join(heads)} |", "| :-- |" + " --: |" * len(heads)]
+    for protocol in PROTOCOLS.values():
+        rule = CANONICAL if protocol.name == "canonical" else protocol
+        if not {"psnr", "ssim"} & set(rule.metrics):
+            continue  # TiTok's has rFID alone
+        values = totals_under(rule, tokenizer, pictures)
+        lines.append(f"| {protocol.name} | {' | '.join(shown(values, name) for name in NAMES)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print one Markdown table."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "jpeg-q30"
-    tokenizer, task = load_tokenizer(name), load_task("reconstruction")
-    reference = torch.stack([task.read(index).image for index in range(len(task))])
-    reconstruction = torch.cat([tokenizer.reconstruct(batch) for batch in reference.split(8)])
-
-    def mean(metric: Callable[[Tensor, Tensor], Tensor]) -> float:
-        values = [metric(a, b) for a, b in zip(reference.split(8), reconstruction.split(8), strict=True)]
-        return float(torch.cat(values).mean())
-
-    rows = [
-        ("PSNR, mean of pictures (canonical)", mean(metrics.psnr), "dB"),
-        ("PSNR, one error pooled over all pictures", pooled_psnr(reference, reconstruction), "dB"),
-        ("SSIM, Gaussian window 11 (canonical)", mean(metrics.ssim), ""),
-        ("SSIM, uniform window 7", uniform_ssim(reference, reconstruction, 255.0), ""),
-        ("SSIM, uniform window 7, data range twice the true one", uniform_ssim(reference, reconstruction, 510.0), ""),
-        ("LPIPS, AlexNet (canonical)", mean(metrics.lpips), ""),
-        ("LPIPS, VGG16", mean(lambda a, b: metrics.lpips(a, b, net="vgg")), ""),
-    ]
-    print(f"| {name}, {len(task)} pictures at 256 px | |\n| :-- | --: |")
-    for what, value, unit in rows:
-        print(f"| {what} | {value:.2f} {unit} |" if unit else f"| {what} | {value:.3f} |")
+    """Print the tables; write them where they are kept with --write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tokenizers", nargs="*", default=["jpeg-q30", "tiny-fsq-f8"])
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    task = load_task("reconstruction-512", native=True)
+    pictures = [task.read(index).image.permute(1, 2, 0).numpy() for index in range(len(task))]
+    parts = []
+    for name in options.tokenizers:
+        parts.append(f"`{name}`:\n\n{table(load_tokenizer(name), pictures)}")
+        print(parts[-1], end="\n\n", flush=True)
+    first = load_tokenizer(options.tokenizers[0])
+    own = {size: totals_under(CANONICAL, first, pictures, size) for size in (256, 512)}
+    known: dict[str, dict[str, float]] = {}
+    effects: dict[str, dict[str, dict[str, float]]] = {}
+    for protocol in PROTOCOLS.values():
+        for deviation in deviations(protocol):
+            if deviation.fields == ("rfid",):
+                continue  # the Inception network's weights are not part of the package index
+            if deviation.sentence not in known:
+                known[deviation.sentence] = effect_of(deviation, protocol, first, pictures, own)
+            effects.setdefault(protocol.name, {})[deviation.sentence] = known[deviation.sentence]
+    heads = " | ".join(METRICS[name].title for name in NAMES)
+    lines = [f"| one rule changed in canonical | {heads} | found in |", "| :-- |" + " --: |" * 4 + " :-- |"]
+    for sentence, effect in known.items():
+        where = ", ".join(name for name, own in effects.items() if sentence in own)
+        moved = " | ".join(f"{effect[name]:+.{METRICS[name].digits}f}" for name in NAMES)
+        lines.append(f"| {sentence} | {moved} | {where} |")
+    parts.append("\n".join(lines))
+    print(parts[-1])
+    if options.write:
+        said = PAGE.read_text()
+        for index, part in enumerate(parts):
+            opening, closing = f"<!-- table {index} -->", f"<!-- end {index} -->"
+            before, _, rest = said.partition(opening)
+            said = f"{before}{opening}\n\n{part}\n\n{closing}{rest.partition(closing)[2]}"
+        PAGE.write_text(said)
+        record = {"tokenizer": options.tokenizers[0], "task": task.card.name, "data": task.digest, "effects": effects}
+        EFFECTS.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

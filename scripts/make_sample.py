@@ -1,15 +1,19 @@
-"""Make the embedded sample: photographs brought to 256x256 by the canonical rule, and graphics rendered here.
+"""Make the embedded samples: photographs brought to size by the canonical rule, and graphics rendered here.
 
-Writes vtbench/assets/sample/*.webp (lossless), index.json and LICENSES.md. The photographs come from three places:
+Writes *.webp (lossless), index.json and LICENSES.md: the set of 256x256 into vtbench/assets/sample, that of 512x512
+into its folder 512. The photographs come from four places:
 
     pip download --no-deps scikit-image==0.26.0 scikit-learn==1.9.1        (unpack the wheels)
-    apt-get download lomiri-wallpapers-16.04 && dpkg -x *.deb lomiri      (version 20.04.0-2, Debian 12)
+    apt-get download lomiri-wallpapers-16.04 wordpress-theme-twentytwentytwo      (20.04.0-2, 6.1.9; Debian 12)
+    dpkg -x lomiri*.deb lomiri && dpkg -x wordpress*.deb theme
 
     python scripts/make_sample.py --scikit-image skimage/data --scikit-learn sklearn/datasets/images \
-        --lomiri lomiri/usr/share/backgrounds
+        --lomiri lomiri/usr/share/backgrounds \
+        --theme theme/usr/share/wordpress/wp-content/themes/twentytwentytwo/assets/images
 
-One picture a source: never two crops of one photograph. A picture belongs here only if its licence lets anybody
-use, change and pass it on without a share-alike clause.
+One picture a source: never two crops of one photograph in a set, and none of training/pool.csv. A picture belongs here
+only if its licence lets anybody use, change and pass it on without a share-alike clause; at 512 only if its short side
+has 512 pixels, so that nothing is enlarged.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vtbench import images
 
-SIZE = 256
+SMALL, LARGE = 256, 512
 OUT = Path(__file__).resolve().parent.parent / "vtbench" / "assets" / "sample"
 FONTS = OUT.parent / "fonts"
 
@@ -53,6 +57,8 @@ class Picture(NamedTuple):
     license: tuple[str, str]
     source: str
     category: str
+    sizes: tuple[int, ...] = (SMALL, LARGE)
+    """The sets that have it."""
 
 
 PICTURES = (
@@ -75,20 +81,21 @@ PICTURES = (
     ),
     Picture(
         "chelsea", "scikit-image", "chelsea.png", "Chelsea the cat", "Stefan van der Walt", CC0,
-        "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.chelsea", "photo",
+        "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.chelsea", "photo", (SMALL,),
     ),
     Picture(
         "china", "scikit-learn", "china.jpg", "Pagoda above a lake in China", "danielbuechele", CC_BY_2,
-        "https://www.flickr.com/photos/danielbuechele/6061409035/", "photo",
+        "https://www.flickr.com/photos/danielbuechele/6061409035/", "photo", (SMALL,),
     ),
     Picture(
         "clock", "scikit-image", "clock_motion.png", "Wall clock, blurred by motion", "Stefan van der Walt",
         PUBLIC_DOMAIN, "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.clock", "photo",
+        (SMALL,),
     ),
     Picture(
         "coffee", "scikit-image", "coffee.png", "Cup of coffee, courtesy of Pikolo Espresso Bar",
         "Rachel Michetti", CC0,
-        "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.coffee", "photo",
+        "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.coffee", "photo", (SMALL,),
     ),
     Picture(
         "dandelions", "lomiri", "seeding_by_Clements_Engelhardt.jpg", "seeding", "Clemens Engelhardt", CC0,
@@ -98,13 +105,17 @@ PICTURES = (
         "dogs", "lomiri", "friends_by_Aitzol_Berasategi.jpg", "friends", "Aitzol Berasategi", CC_BY_4, LOMIRI, "photo"
     ),
     Picture(
+        "ducks", "theme", "ducks.jpg", "Ducks (detail made for the theme)", "Goyō Hashiguchi", CC0,
+        "https://www.rawpixel.com/image/3813787/illustration-image-flower-art-floral", "graphic", (LARGE,),
+    ),
+    Picture(
         "fig", "lomiri", "Picture_0B_by_freespace.jpg", "Picture 0B", "Trevor “Freespace”", CC_BY_4,
         LOMIRI, "photo",
     ),
     Picture(
         "flower", "scikit-learn", "flower.jpg", "Dahlia",
         "vultilion (by the link of the source; its text credits danielbuechele)", CC_BY_2,
-        "https://www.flickr.com/photos/vultilion/6056698931/", "photo",
+        "https://www.flickr.com/photos/vultilion/6056698931/", "photo", (SMALL,),
     ),
     Picture(
         "grass", "scikit-image", "grass.png", "Grass 01", "linolafett", CC0,
@@ -116,7 +127,7 @@ PICTURES = (
     ),
     Picture(
         "horse", "scikit-image", "horse.png", "Horse, silhouette", "Andreas Preuss (marauder)", CC0,
-        "https://openclipart.org/detail/158377/horse-by-marauder", "graphic",
+        "https://openclipart.org/detail/158377/horse-by-marauder", "graphic", (SMALL,),
     ),
     Picture(
         "hubble", "scikit-image", "hubble_deep_field.jpg", "Hubble eXtreme Deep Field", "NASA", PUBLIC_DOMAIN,
@@ -128,14 +139,14 @@ PICTURES = (
     ),
     Picture(
         "rocket", "scikit-image", "rocket.jpg", "Falcon 9 with DSCOVR before launch", "SpaceX", PUBLIC_DOMAIN,
-        "https://www.flickr.com/photos/spacexphotos/16511594820/", "photo",
+        "https://www.flickr.com/photos/spacexphotos/16511594820/", "photo", (SMALL,),
     ),
     Picture(
         "sunset", "lomiri", "sunset_by_Aitzol_Berasategi.jpg", "sunset", "Aitzol Berasategi", CC_BY_4, LOMIRI, "photo"
     ),
     Picture(
         "text", "scikit-image", "text.png", "Handwriting on lined paper (Corner.png)", "not stated", PUBLIC_DOMAIN,
-        "https://en.wikipedia.org/wiki/File:Corner.png", "photo",
+        "https://en.wikipedia.org/wiki/File:Corner.png", "photo", (SMALL,),
     ),
     Picture("wine", "lomiri", "Wine_by_Jakkub_Mede.jpg", "Wine", "Jakub Mede", CC_BY_4, LOMIRI, "photo"),
 )  # fmt: skip
@@ -151,9 +162,9 @@ SANS, SERIF, MONO, CABIN, BOLD = (
 )  # fmt: skip
 
 
-def page(colour: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def page(colour: str, size: int = SMALL) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Start an empty graphic."""
-    picture = Image.new("RGB", (SIZE, SIZE), colour)
+    picture = Image.new("RGB", (size, size), colour)
     return picture, ImageDraw.Draw(picture)
 
 
@@ -245,8 +256,8 @@ def table() -> Image.Image:
 def interface() -> Image.Image:
     """A settings window: title bar, side list, switches, a slider, a text field and buttons."""
     picture, draw = page("#8fa3b8")
-    for y in range(SIZE):  # a desktop behind the window
-        draw.line((0, y, SIZE, y), (92 + y // 4, 120 + y // 5, 158 + y // 8))
+    for y in range(SMALL):  # a desktop behind the window
+        draw.line((0, y, SMALL, y), (92 + y // 4, 120 + y // 5, 158 + y // 8))
     draw.rounded_rectangle((11, 13, 247, 247), 8, "#5d6f84")
     draw.rounded_rectangle((9, 10, 246, 244), 8, "#f5f6f8")
     draw.rounded_rectangle((9, 10, 246, 40), 8, "#2f3b4c")
@@ -286,7 +297,7 @@ def interface() -> Image.Image:
 def chart() -> Image.Image:
     """A line chart of three series with grid, labels and a legend; the lines are drawn four times as large."""
     scale = 4
-    big = Image.new("RGB", (SIZE * scale, SIZE * scale), "white")
+    big = Image.new("RGB", (SMALL * scale, SMALL * scale), "white")
     draw = ImageDraw.Draw(big)
     for step in range(6):
         y = (44 + 34 * step) * scale
@@ -304,7 +315,7 @@ def chart() -> Image.Image:
         for point in points[::13]:
             draw.ellipse((point[0] - 11, point[1] - 11, point[0] + 11, point[1] + 11), "white", outline=colour, width=5)
     draw.line((36 * scale, 44 * scale, 36 * scale, 214 * scale, 244 * scale, 214 * scale), "#303840", 6)
-    picture = big.resize((SIZE, SIZE), Image.Resampling.BOX)
+    picture = big.resize((SMALL, SMALL), Image.Resampling.BOX)
     draw = ImageDraw.Draw(picture)
     draw.text((128, 20), "Wind speed at three masts", "#20262c", font(SANS, 12), anchor="ms")
     for step in range(6):
@@ -323,10 +334,10 @@ def colours() -> Image.Image:
     pixels = picture.load()
     if pixels is None:
         raise RuntimeError("the new picture has no pixels")
-    for y in range(SIZE):
-        for x in range(SIZE):
+    for y in range(SMALL):
+        for x in range(SMALL):
             if y < 192:
-                sector, part = divmod(x * 6 / SIZE, 1.0)
+                sector, part = divmod(x * 6 / SMALL, 1.0)
                 ramp = ((1, part, 0), (1 - part, 1, 0), (0, 1, part), (0, 1 - part, 1), (part, 0, 1), (1, 0, 1 - part))
                 hue, light = ramp[int(sector)], 2 * (1 - y / 191)
                 pixels[x, y] = tuple(
@@ -341,22 +352,22 @@ def colours() -> Image.Image:
 def ladder() -> Image.Image:
     """The same words from 6 to 26 pixels of font size, upright and reversed out."""
     picture, draw = page("white")
-    draw.rectangle((0, 138, SIZE, SIZE), "#14181d")
+    draw.rectangle((0, 138, SMALL, SMALL), "#14181d")
     for top, ink, sizes in ((8, "#101010", (6, 7, 8, 9, 10, 12, 14, 17)), (141, "#f2f2ee", (24, 18, 14, 11, 8))):
         y = float(top)
         for number, size in enumerate(sizes):
             face = font((SANS, CABIN, SERIF, MONO)[number % 4], size)
             y += size * 1.2
-            line = wrap(3 * "Quick brown foxes jump over lazy dogs 2048 times ", face, SIZE - 16)[0]
+            line = wrap(3 * "Quick brown foxes jump over lazy dogs 2048 times ", face, SMALL - 16)[0]
             draw.text((8, round(y)), line, ink, face, anchor="ls")
             y += size * 0.22 + 1
     return picture
 
 
-def street_map() -> Image.Image:
-    """A map: land, a river, a lake, parks, roads of three classes, a railway and names."""
-    scale = 4
-    big = Image.new("RGB", (SIZE * scale, SIZE * scale), "#f3efe6")
+def street_map(size: int = SMALL) -> Image.Image:
+    """A map: land, a river, lakes, parks, roads of three classes, a railway and names; what lies outside is cut off."""
+    scale, edge = 4, size + 5
+    big = Image.new("RGB", (size * scale, size * scale), "#f3efe6")
     draw = ImageDraw.Draw(big)
 
     def to(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -364,7 +375,7 @@ def street_map() -> Image.Image:
 
     def curve(seed: int, start: tuple[float, float], heading: float, bend: float) -> list[tuple[float, float]]:
         chance, points, turn = random.Random(seed), [start], 0.0
-        for _ in range(120):
+        for _ in range(120 if size == SMALL else 320):
             turn = 0.9 * turn + chance.uniform(-bend, bend)
             heading += turn
             points.append((points[-1][0] + 3 * math.cos(heading), points[-1][1] + 3 * math.sin(heading)))
@@ -372,43 +383,52 @@ def street_map() -> Image.Image:
 
     draw.polygon(to([(150, 20), (228, 12), (240, 60), (206, 84), (158, 66)]), "#cfe3b8")
     draw.polygon(to([(14, 176), (62, 168), (78, 214), (40, 238), (10, 222)]), "#cfe3b8")
+    draw.polygon(to([(330, 96), (420, 74), (468, 118), (402, 150), (338, 140)]), "#cfe3b8")
+    draw.polygon(to([(60, 372), (150, 352), (196, 410), (128, 470), (44, 440)]), "#cfe3b8")
     chance = random.Random(3)
-    for row in range(9):
-        for column in range(9):
+    for row in range(size // 27):
+        for column in range(size // 27):
             x, y = 14 + 27 * column + chance.uniform(-3, 3), 14 + 27 * row + chance.uniform(-3, 3)
             draw.rectangle(
                 (x * scale, y * scale, (x + 9) * scale, (y + 6) * scale), "#ddd3c3", outline="#c9bda9", width=2
             )
     draw.line(curve(1, (-5, 92), 0.25, 0.05), "#9cc7e6", 13 * scale, joint="curve")
-    draw.ellipse((168 * scale, 150 * scale, 226 * scale, 190 * scale), "#9cc7e6", outline="#7fb0d3", width=4)
-    for place in range(9):
+    for lake in ((168, 150, 226, 190), (336, 372, 430, 432)):
+        draw.ellipse([side * scale for side in lake], "#9cc7e6", outline="#7fb0d3", width=4)
+    for place in range(size // 27):
         offset = 8 + 27 * place
-        draw.line(to([(offset, -5), (offset + 14, 261)]), "#ffffff", 3 * scale)
-        draw.line(to([(-5, offset + 12), (261, offset - 8)]), "#ffffff", 3 * scale)
-    for seed, start, heading in ((21, (-5.0, 40.0), 0.5), (8, (60.0, -5.0), 1.3), (17, (261.0, 200.0), 3.3)):
+        draw.line(to([(offset, -5), (offset + 14, edge)]), "#ffffff", 3 * scale)
+        draw.line(to([(-5, offset + 12), (edge, offset - 8)]), "#ffffff", 3 * scale)
+    roads = [(21, (-5.0, 40.0), 0.5), (8, (60.0, -5.0), 1.3), (17, (edge, 200.0), 3.3)]
+    if size > SMALL:
+        roads += [(5, (-5.0, 330.0), 0.1), (14, (400.0, -5.0), 1.6)]
+    for seed, start, heading in roads:
         road = curve(seed, start, heading, 0.03)
         draw.line(road, "#c98a2b", 6 * scale, joint="curve")
         draw.line(road, "#fbd57e", 4 * scale, joint="curve")
-    rail = curve(30, (261, 110), 2.7, 0.02)
+    rail = curve(30, (edge, 110), 2.7, 0.02)
     draw.line(rail, "#4a4a4a", 7)
     for first, second in zip(rail[::2], rail[1::2], strict=False):
         dx, dy = (second[1] - first[1]) / 2, (first[0] - second[0]) / 2
         draw.line((first[0] - dx, first[1] - dy, first[0] + dx, first[1] + dy), "#4a4a4a", 5)
-    picture = big.resize((SIZE, SIZE), Image.Resampling.BOX)
+    picture = big.resize((size, size), Image.Resampling.BOX)
     draw = ImageDraw.Draw(picture)
-    for place, name, size, ink in (
+    for spot, name, height, ink in (
         ((128, 128), "Millbrook", 15, "#2b2b2b"), ((196, 46), "Hill Park", 10, "#3c6a2c"),
         ((44, 206), "Old Orchard", 9, "#3c6a2c"), ((197, 173), "Lake Ann", 9, "#2b5f86"),
-        ((52, 62), "Westgate", 10, "#2b2b2b"),
+        ((52, 62), "Westgate", 10, "#2b2b2b"), ((404, 112), "Castle Gardens", 10, "#3c6a2c"),
+        ((122, 412), "Long Meadow", 10, "#3c6a2c"), ((383, 402), "Mill Pond", 9, "#2b5f86"),
+        ((320, 300), "Ferrybridge", 15, "#2b2b2b"), ((452, 236), "Eastfield", 10, "#2b2b2b"),
+        ((84, 306), "Quarry Lane", 8, "#2b2b2b"), ((430, 476), "Southwell", 10, "#2b2b2b"),
     ):  # fmt: skip
-        draw.text(place, name, ink, font(SANS, size), anchor="mm", stroke_width=2, stroke_fill="#ffffff")
+        draw.text(spot, name, ink, font(SANS, height), anchor="mm", stroke_width=2, stroke_fill="#ffffff")
     return picture
 
 
 def icons() -> Image.Image:
     """Sixteen flat icons on coloured tiles, with thin strokes and small shapes; drawn four times as large."""
     scale = 4
-    big = Image.new("RGB", (SIZE * scale, SIZE * scale), "#eceff3")
+    big = Image.new("RGB", (SMALL * scale, SMALL * scale), "#eceff3")
     draw = ImageDraw.Draw(big)
     tiles = ("#d9534f", "#e08e2b", "#d8b51f", "#5fa845", "#2f9e8f", "#2f86c4", "#5561c0", "#8a4fb0") * 2
 
@@ -489,44 +509,135 @@ def icons() -> Image.Image:
 
     for number in range(16):
         shape(number)
-    return big.resize((SIZE, SIZE), Image.Resampling.BOX)
+    return big.resize((SMALL, SMALL), Image.Resampling.BOX)
 
 
-GRAPHICS: tuple[tuple[str, str, Callable[[], Image.Image]], ...] = (
-    ("document", "Page of a report", document),
-    ("table", "Table of numbers", table),
-    ("interface", "Settings window", interface),
-    ("chart", "Line chart", chart),
-    ("colours", "Hue, lightness and grey ramps", colours),
-    ("ladder", "Text from 6 to 26 pixels", ladder),
-    ("map", "Street map of an invented town", street_map),
-    ("icons", "Sheet of icons", icons),
+def sentences(count: int) -> str:
+    """Prose of invented facts."""
+    chance = random.Random(23)
+    who = ("The mill", "The lower village", "Every second household", "The ferry company", "A farm by the weir")
+    did = ("used", "reported", "stored", "sold", "returned")
+    what = ("barrels of water", "sacks of barley", "crates of apples", "loads of timber", "bales of wool")
+    when = ("before the flood", "in the dry summer", "under the old lease", "against expectation", "in the spring")
+    found = []
+    for _ in range(count):
+        note = f" [{chance.randrange(9, 40)}]" if chance.random() < 0.3 else ""
+        deed = f"{chance.choice(who)} {chance.choice(did)} {chance.randrange(12, 980)} {chance.choice(what)}"
+        found.append(f"{deed} {chance.choice(when)} of {chance.randrange(1961, 1999)}{note}.")
+    return " ".join(found)
+
+
+def report() -> Image.Image:
+    """A page in two columns of small type, with a title, a summary, a figure and a footnote."""
+    picture, draw = page("#fdfcf8", LARGE)
+    draw.text((256, 34), "Water and Trade along the River", "#202020", font(SERIF, 20), anchor="ms")
+    draw.text((256, 51), "Results of the second survey", "#505050", font(SERIF, 11), anchor="ms")
+    y = 70
+    for line in wrap(PROSE, font(SERIF, 8.5), 400):
+        draw.text((56, y), line, "#303030", font(SERIF, 8.5), anchor="ls")
+        y += 11
+    draw.line((24, y, 488, y), "#909090")
+    top, face = y + 16, font(SERIF, 9.5)
+    lines = iter(wrap(PROSE + " " + sentences(60), face, 222))
+    for left, begin in ((24, top), (266, top + 138)):
+        for y in range(begin, 482, 13):
+            draw.text((left, y), next(lines), "#1c1c1c", face, anchor="ls")
+    draw.rectangle((266, top - 8, 488, top + 104), outline="#606060", fill="#eef1f4")
+    chance = random.Random(4)
+    for bar in range(24):
+        height = round(20 + 2.4 * bar + chance.uniform(-14, 14))
+        draw.rectangle(
+            (274 + 9 * bar, top + 98 - height, 279 + 9 * bar, top + 98), "#b5623f" if bar % 6 == 5 else "#5b7fa6"
+        )
+    draw.text((266, top + 117), "Figure 2. Barrels a month, 1997 and 1998.", "#303030", font(SERIF, 8.5), anchor="ls")
+    draw.line((24, 487, 120, 487), "#909090")
+    draw.text((24, 499), "1  See the tables on page 118.", "#303030", font(SERIF, 7.5), anchor="ls")
+    draw.text((488, 499), "58", "#303030", font(SERIF, 8.5), anchor="rs")
+    return picture
+
+
+def large_map() -> Image.Image:
+    """The map of four times the area, at the same scale."""
+    return street_map(LARGE)
+
+
+def screen() -> Image.Image:
+    """A screen of four panels: window, line chart, table and icons at the size that they have alone."""
+    picture, _ = page("white", LARGE)
+    for place, panel in enumerate((interface, chart, table, icons)):
+        picture.paste(panel(), (SMALL * (place % 2), SMALL * (place // 2)))
+    return picture
+
+
+GRAPHICS: tuple[tuple[str, str, Callable[[], Image.Image], int], ...] = (
+    ("document", "Page of a report", document, SMALL),
+    ("table", "Table of numbers", table, SMALL),
+    ("interface", "Settings window", interface, SMALL),
+    ("chart", "Line chart", chart, SMALL),
+    ("colours", "Hue, lightness and grey ramps", colours, SMALL),
+    ("ladder", "Text from 6 to 26 pixels", ladder, SMALL),
+    ("map", "Street map of an invented town", street_map, SMALL),
+    ("icons", "Sheet of icons", icons, SMALL),
+    ("map", "Street map of an invented town", large_map, LARGE),
+    ("report", "Page of a report in two columns", report, LARGE),
+    ("screen", "Screen of four panels", screen, LARGE),
 )
 
+RELEASES = {
+    "scikit-image": "scikit-image 0.26.0",
+    "scikit-learn": "scikit-learn 1.9.1",
+    "lomiri": "Debian lomiri-wallpapers-16.04 20.04.0-2",
+    "theme": "Debian wordpress-theme-twentytwentytwo 6.1.9+dfsg1-0+deb12u1",
+}
 
-def save(name: str, picture: Image.Image) -> tuple[str, int]:
+STATED = {
+    SMALL: (
+        "The licence of each photograph is what its source states: the docstrings of `skimage/data/_fetchers.py`",
+        "(scikit-image 0.26.0), `sklearn/datasets/images/README.txt` (scikit-learn 1.9.1) and the copyright file of",
+        "Debian's package lomiri-wallpapers-16.04 (20.04.0-2). “Public domain” links to the mark that describes it.",
+    ),
+    LARGE: (
+        "The licence of each photograph is what its source states: the docstrings of `skimage/data/_fetchers.py`",
+        "(scikit-image 0.26.0), the copyright file of Debian's package lomiri-wallpapers-16.04 (20.04.0-2) and, for",
+        "the print of ducks, `readme.txt` of the WordPress theme Twenty Twenty-Two (Debian's package",
+        "wordpress-theme-twentytwentytwo 6.1.9). “Public domain” links to the mark that describes it.",
+    ),
+}
+"""Where the licences of each set are stated."""
+
+
+def save(path: Path, picture: Image.Image) -> tuple[str, int]:
     """Write lossless WebP, check that it decodes to the exact pixels, return their sha256 and the bytes of the file."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", lossless=True, quality=100, method=6, exact=True)
     pixels = picture.tobytes()
     if Image.open(buffer).convert("RGB").tobytes() != pixels:
-        raise RuntimeError(f"{name}: WebP did not give back the exact pixels")
-    (OUT / f"{name}.webp").write_bytes(buffer.getvalue())
+        raise RuntimeError(f"{path.stem}: WebP did not give back the exact pixels")
+    path.write_bytes(buffer.getvalue())
     return hashlib.sha256(pixels).hexdigest(), len(buffer.getvalue())
 
 
-def licenses(entries: list[dict[str, str]]) -> str:
-    """Write the page that credits every picture."""
+def licenses(entries: list[dict[str, str]], size: int) -> str:
+    """Write the page that credits every picture of one set."""
+    kept = "“rendered” or “same pixels”" if size == LARGE else "“rendered”"
     lines = [
         "# Sources and licences of the sample pictures",
         "",
-        f"{len(entries)} pictures, {SIZE}x{SIZE}, lossless WebP. Written by `scripts/make_sample.py` together with",
+        f"{len(entries)} pictures, {size}x{size}, lossless WebP. Written by `scripts/make_sample.py` together with",
         "`index.json`, which says the same for programs.",
         "",
-        "Unless a row says “rendered”, the picture was **changed**: converted to RGB (transparent parts laid over",
-        f"white), resized with a Lanczos filter so that its short side has {SIZE} pixels, and cropped to the centre",
+        f"Unless a row says {kept}, the picture was **changed**: converted to RGB (transparent parts laid over",
+        f"white), resized with a Lanczos filter so that its short side has {size} pixels, and cropped to the centre",
         "square. Nothing else was done to it. The authors endorse neither these versions nor this project.",
         "",
+    ]
+    if size == LARGE:
+        lines[-1:] = [
+            "No picture was enlarged. “Same pixels”: it had this size and was only encoded anew, as RGB where it was",
+            "grey.",
+            "",
+        ]
+    lines += [
         "| file | title | author | licence | source | change |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -536,53 +647,56 @@ def licenses(entries: list[dict[str, str]]) -> str:
         lines.append(
             f"| {entry['file']} | {entry['title']} | {entry['author']} | {license_link} | {via} | {entry['change']} |"
         )
-    lines += [
-        "",
-        "The licence of each photograph is what its source states: the docstrings of `skimage/data/_fetchers.py`",
-        "(scikit-image 0.26.0), `sklearn/datasets/images/README.txt` (scikit-learn 1.9.1) and the copyright file of",
-        "Debian's package lomiri-wallpapers-16.04 (20.04.0-2). “Public domain” links to the mark that describes it.",
-        "",
-    ]
+    lines += ["", *STATED[size], ""]
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Make everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for package in ("scikit-image", "scikit-learn", "lomiri"):
-        parser.add_argument(f"--{package}", type=Path, required=True, help=f"folder with the pictures of {package}")
-    folders = vars(parser.parse_args())
-    OUT.mkdir(parents=True, exist_ok=True)
-    releases = {
-        "scikit-image": "scikit-image 0.26.0",
-        "scikit-learn": "scikit-learn 1.9.1",
-        "lomiri": "Debian lomiri-wallpapers-16.04 20.04.0-2",
-    }
+def make(size: int, folder: Path, originals: dict[str, Path]) -> None:
+    """Make one set."""
+    folder.mkdir(parents=True, exist_ok=True)
     entries, total = [], 0
     for item in PICTURES:
-        original = images.read(folders[item.package.replace("-", "_")] / item.file)
-        digest, size = save(item.id, images.resize_and_crop(original, SIZE))
-        total += size
+        if size not in item.sizes:
+            continue
+        original = images.read(originals[item.package] / item.file)
+        if size == LARGE and min(original.size) < size:
+            raise RuntimeError(f"{item.file} would have to be enlarged from {original.width}x{original.height}")
+        digest, length = save(folder / f"{item.id}.webp", images.resize_and_crop(original, size))
+        total += length
         entries.append({
             "id": item.id, "file": f"{item.id}.webp", "title": item.title, "author": item.author,
             "license": item.license[0], "license_url": item.license[1], "source": item.source,
-            "package": f"{releases[item.package]}: {item.file}",
-            "change": f"resized and cropped from {original.width}x{original.height}",
+            "package": f"{RELEASES[item.package]}: {item.file}",
+            "change": "same pixels" if original.size == (size, size)
+            else f"resized and cropped from {original.width}x{original.height}",
             "category": item.category, "sha256": digest,
         })  # fmt: skip
-    for name, title, render in GRAPHICS:
-        digest, size = save(name, render())
-        total += size
+    for name, title, render, of in GRAPHICS:
+        if of != size:
+            continue
+        digest, length = save(folder / f"{name}.webp", render())
+        total += length
         entries.append({
             "id": name, "file": f"{name}.webp", "title": title, "author": "The vtbench authors",
             "license": APACHE[0], "license_url": APACHE[1], "source": "scripts/make_sample.py", "package": "",
             "change": "rendered", "category": "graphic", "sha256": digest,
         })  # fmt: skip
     entries.sort(key=lambda entry: entry["id"])
-    index = {"size": SIZE, "pictures": entries}
-    (OUT / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (OUT / "LICENSES.md").write_text(licenses(entries), encoding="utf-8")
-    sys.stdout.write(f"{len(entries)} pictures, {total:,} bytes\n")
+    index = {"size": size, "pictures": entries}
+    (folder / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "LICENSES.md").write_text(licenses(entries, size), encoding="utf-8")
+    sys.stdout.write(f"{size}x{size}: {len(entries)} pictures, {total:,} bytes\n")
+
+
+def main() -> None:
+    """Make both sets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for package in RELEASES:
+        parser.add_argument(f"--{package}", type=Path, required=True, help=f"folder with the pictures of {package}")
+    said = vars(parser.parse_args())
+    originals = {package: said[package.replace("-", "_")] for package in RELEASES}
+    make(SMALL, OUT, originals)
+    make(LARGE, OUT / str(LARGE), originals)
 
 
 if __name__ == "__main__":

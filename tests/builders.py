@@ -1,12 +1,16 @@
-"""What several tests build: a run, a folder of pictures, a small task over it."""
+"""What several tests build: a run, a folder of pictures, a small task over it, an Inception network."""
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from vtbench import weights
 from vtbench.cards import Data, Geometry, TaskCard
 from vtbench.results import Run, Score
 from vtbench.task import Task, load_task
@@ -59,7 +63,7 @@ def write_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def small_task(path: Path, **change: object) -> Task:
+def small_task(path: Path, *, native: bool = False, **change: object) -> Task:
     said: dict[str, object] = {
         "name": "small",
         "version": 1,
@@ -70,4 +74,27 @@ def small_task(path: Path, **change: object) -> Task:
         "metrics": ("psnr", "ssim"),
         "primary": "psnr",
     }
-    return load_task(TaskCard.model_validate(said | change), data=path)
+    return load_task(TaskCard.model_validate(said | change), data=path, native=native)
+
+
+def inception_state() -> dict[str, torch.Tensor]:
+    """Made-up weights of FID's Inception network with which the features neither die nor explode."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Bare(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state_dict: object, strict: bool = True, assign: bool = False) -> None:
+            """Keep what is there: only the names and shapes are wanted."""
+
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    with torch.device("meta"):
+        shapes = Bare("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing).state_dict()
+    found = {}
+    for name, tensor in shapes.items():
+        if tensor.is_floating_point():
+            gain = math.sqrt(2) if tensor.ndim == 4 else 1.0
+            found[name] = torch.from_numpy(weights.fill_values(name, tuple(tensor.shape)) * np.float32(gain))
+        else:
+            found[name] = torch.zeros((), dtype=torch.int64)
+    return found

@@ -54,7 +54,10 @@ def test_lists_say_the_same_to_people_and_programs(what: str) -> None:
 def test_show_explains_every_kind_of_name() -> None:
     assert "TencentARC/IBQ-Tokenizer-262144" in vtbench("show", "ibq").stdout
     assert "geometry.size" in vtbench("show", "text").stdout
-    assert "round half up" in vtbench("show", "canonical").stdout
+    assert "255 v + 0.5 rounded down" in vtbench("show", "canonical").stdout
+    shown = vtbench("show", "seed-voken").stdout
+    assert "does not antialias" in " ".join(shown.split())
+    assert "means of batches of 4" in " ".join(shown.split())
     assert "Gaussian" in vtbench("show", "ssim").stdout
 
 
@@ -88,9 +91,9 @@ def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) ->
     ("arguments", "message"),
     [
         (["run", "-t", "ibqq", "--task", "text"], "did you mean"),
-        (["run", "-t", "jpeg", "--task", "txt"], "no task is called 'txt'; did you mean text?"),
+        (["run", "-t", "jpeg", "--task", "txt"], "no task is called 'txt'; did you mean text"),
         (["run", "-t", "jpeg", "--task", "text", "--protocol", "mine"], "expected one of: canonical"),
-        (["run", "-t", "jpeg", "--task", "text", "--data", "."], "compares with known text"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", "."], "holds no picture"),
         (["run", "-t", "jpeg", "--task", "reconstruction", "--data", "/nonexistent"], "/nonexistent"),
         (["run", "-t", "tiny", "--task", "text", "--weights", "/nonexistent"], "no such file"),
         (["run", "-t", "tiny", "--task", "text", "--device", "cuda:9"], "can't be used here"),

@@ -6,18 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 from builders import SIDE, small_task, write_pictures
 from PIL import Image
 
-from vtbench import cards, engine, results
+from vtbench import backbones, cards, engine, results, scoring
+from vtbench.cards import Geometry
 from vtbench.engine import SHARD, evaluate
 from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.metrics.frechet import frechet_distance, kernel_distance
+from vtbench.protocols import PROTOCOLS, find_protocol
 from vtbench.results import Run
+from vtbench.statistics import mean_interval
+from vtbench.task import Task, load_task
 from vtbench.tokenizer import load_tokenizer
 
 COUNT = 3 * SHARD + 5  # three whole shards and a part of one
@@ -29,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_of(work: Path, run: Run) -> pd.DataFrame:
-    return results.read_images(work / run.task / run.tokenizer / results.IMAGES)
+    return results.read_images(work / run.task / run.stem / results.IMAGES)
 
 
 def lasting(run: Run) -> dict[str, object]:
@@ -180,7 +188,7 @@ def test_what_decides_the_numbers_decides_the_plan(folder: Path, tmp_path: Path)
     (tmp_path / "other").mkdir()
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "other" / "a.png")
     plans = {
-        engine._plan(tokenizer, task, limit, "canonical", ()).digest
+        engine._plan(tokenizer, task, limit, find_protocol("canonical"), ()).digest
         for tokenizer in (load_tokenizer("jpeg-q5"), load_tokenizer("jpeg-q10"))
         for task in (small_task(folder), small_task(folder, version=2), small_task(tmp_path / "other"))
         for limit in (None, 1)
@@ -233,3 +241,136 @@ def test_shard_of_an_older_layout_is_not_mistaken(folder: Path, tmp_path: Path) 
     (place / results.IMAGES).write_bytes(b"")
     run = evaluate(load_tokenizer("jpeg-q5"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w", limit=2)
     assert run.images == 2
+
+
+# --- published protocols ----------------------------------------------------------------------------------------------
+
+
+def native_task(folder: Path) -> Task:
+    return small_task(folder, native=True)
+
+
+def test_published_protocol_through_the_engine_equals_the_arrays_alone(folder: Path, tmp_path: Path) -> None:
+    tokenizer, task = load_tokenizer("jpeg-q10"), native_task(folder)
+    run = evaluate(tokenizer, task, out=tmp_path / "r", work=tmp_path / "w", protocol="vtbench-2025", batch_size=3)
+    assert (run.protocol, run.stem) == ("vtbench-2025", "jpeg-q10@vtbench-2025")
+    rule = PROTOCOLS["vtbench-2025"]
+    pictures = [task.read(index).image.permute(1, 2, 0).numpy() for index in range(COUNT)]
+    span = tokenizer.span
+    inputs = [scoring.prepare(rule, picture, size=SIDE, value_range=span) for picture in pictures]
+    decoded = []
+    for x in inputs:
+        codes = tokenizer.encode_floats(torch.from_numpy(x)[None])
+        decoded.append(tokenizer.decode_floats(codes, (SIDE, SIDE))[0].numpy())
+    wanted = scoring.score(rule, pictures, inputs, decoded, size=SIDE, value_range=span)
+    for name, known in (("psnr", "psnr"), ("ssim", "ssim"), ("lpips", "lpips_alex")):
+        assert run.scores[name].value == pytest.approx(wanted.totals[known], rel=1e-9)
+    table = images_of(tmp_path / "w", run)
+    assert list(table["psnr"]) == pytest.approx([image["psnr"] for image in wanted.images])
+    assert not [column for column in table.columns if column.startswith("_")]
+    assert run.scores["psnr"].value != pytest.approx(table["psnr"].mean(), abs=0.01)  # pooled, not averaged
+
+
+def test_protocols_keep_apart(folder: Path, tmp_path: Path) -> None:
+    tokenizer, task = load_tokenizer("jpeg-q10"), native_task(folder)
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 8}
+    for name in ("llamagen", "tokbench"):
+        assert evaluate(tokenizer, task, protocol=name, **places).protocol == name
+    evaluate(tokenizer, small_task(folder), **places)
+    names = sorted(path.name for path in (tmp_path / "r").glob("*/*.json"))
+    assert names == ["jpeg-q10.json", "jpeg-q10@llamagen.json", "jpeg-q10@tokbench.json"]
+
+
+def test_pictures_of_native_size_run_one_by_one(folder: Path, tmp_path: Path) -> None:
+    task = small_task(folder, geometry=Geometry(size="native"))
+    run = evaluate(load_tokenizer("tiny"), task, out=tmp_path / "r", work=tmp_path / "w", limit=5)
+    assert run.scores["psnr"].scored == 5
+    cosmos = evaluate(
+        load_tokenizer("tiny"), native_task(folder), out=tmp_path / "r", work=tmp_path / "w", limit=5, protocol="cosmos"
+    )
+    assert cosmos.scores["psnr"].scored == 5
+
+
+def test_published_protocol_refuses_pictures_that_were_cropped_already(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"use load_task\(..., native=True\)"):
+        evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=tmp_path, work=tmp_path, protocol="llamagen")
+
+
+def test_every_protocol_takes_whole_batches_of_a_shard() -> None:
+    assert all(SHARD % protocol.batch == 0 for protocol in PROTOCOLS.values())
+
+
+# --- codes, stability, intervals --------------------------------------------------------------------------------------
+
+
+def test_entropy_coded_rate_is_the_entropy_of_the_codes(folder: Path, tmp_path: Path) -> None:
+    run = evaluate(load_tokenizer("tiny"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w", limit=20)
+    scores = {name: run.scores[name].value or 0 for name in run.scores}
+    assert scores["bpp_entropy"] == pytest.approx(scores["code_entropy"] * (SIDE // 8) ** 2 / SIDE**2)
+    assert scores["code_perplexity"] == pytest.approx(2 ** scores["code_entropy"])
+    assert scores["bpp_entropy"] < scores["bpp"]
+
+
+def test_stability_of_an_identity_and_of_a_codec(folder: Path, tmp_path: Path) -> None:
+    change = {"family": "stability", "metrics": ("repeat_psnr", "repeat_drop", "token_agreement", "shift_psnr")}
+    task = small_task(folder, **change, primary="repeat_psnr", geometry=Geometry(size=96))
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 4}
+    same = evaluate(load_tokenizer("control-identity"), task, **places).scores
+    assert same["repeat_psnr"].value == same["shift_psnr"].value == np.inf
+    assert same["repeat_drop"].value == 0
+    assert same["token_agreement"].value is None
+    tiny = evaluate(load_tokenizer("tiny"), task, **places).scores
+    assert 0 < (tiny["token_agreement"].value or 0) < 1
+    assert (tiny["repeat_psnr/1"].value or 0) > (tiny["repeat_psnr/8"].value or 0)
+    assert 10 < (tiny["shift_psnr"].value or 0) < 60
+
+
+def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
+    run, table = whole
+    assert (run.scores["psnr"].low, run.scores["psnr"].high) == mean_interval(list(table["psnr"]))
+    assert run.scores["bpp_entropy"].low is None
+
+
+@pytest.mark.skipif(backbones.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_text_under_vtbench_takes_the_reading_of_the_original_for_the_truth(tmp_path: Path) -> None:
+    task = load_task("text", native=True)
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 2, "protocol": "vtbench-2025"}
+    same = evaluate(load_tokenizer("control-identity"), task, **places)
+    assert (same.scores["cer_page"].value, same.scores["wer_page"].value) == (0.0, 0.0)
+    changed = evaluate(load_tokenizer("jpeg-q5"), task, **places)
+    table = images_of(tmp_path / "w", changed)
+    assert 0 < (changed.scores["cer_page"].value or 0) < 2
+    # Characters count over words: its WER is a multiple of its CER.
+    assert (changed.scores["wer_page"].value or 0) > 2 * (changed.scores["cer_page"].value or 0)
+    assert changed.scores["cer_page"].value != table["cer_page"].mean()
+
+
+@pytest.mark.skipif(backbones.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("text")
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 3}
+    same = evaluate(load_tokenizer("control-identity"), task, **places).scores
+    assert same["cer"].floor == same["cer"].value
+    assert same["cer"].excess == 0
+    kept = list((tmp_path / "w" / engine.READINGS).glob("easyocr-*/*.json"))
+    assert len(kept) == 6  # three pages, in boxes and as a whole
+    for file in kept:
+        file.write_text(json.dumps(["nothing"] * len(json.loads(file.read_text()))))
+    worse = evaluate(load_tokenizer("jpeg-q75"), task, **places).scores
+    assert (worse["cer"].floor or 0) > 0.5, "the kept reading was not used"
+    assert (worse["cer"].excess or 0) < 0
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_distances_between_sets_come_from_the_features_of_all_pictures(count: int, folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    sides = [generator.normal(shift, 1, (count, 16)).astype(np.float32) for shift in (0.0, 0.5)]
+    table = pa.table({name: list(side) for name, side in zip(scoring.FEATURES, sides, strict=True)})
+    plan = engine._plan(load_tokenizer("jpeg-q5"), small_task(folder), None, find_protocol("canonical"), ())
+    scores = engine._set_scores(replace(plan, metrics=("rfid", "kid", "psnr"), unavailable={}), table)
+    assert set(scores) == {"rfid", "kid"}
+    assert scores["rfid"].value == pytest.approx(frechet_distance(*sides))
+    assert scores["kid"].value == pytest.approx(kernel_distance(*sides))
+    assert scores["rfid"].scored == count
+    # Under 20 pictures groups of a jackknife would hold one each: no interval, and no crash.
+    assert (scores["rfid"].low is None) == (scores["kid"].low is None) == (count < 20)

@@ -89,3 +89,216 @@ def test_exif_orientation_is_applied() -> None:
 def test_broken_file_is_one_line_with_its_name(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^cat\.png: not a readable picture \([^\n]+\)$"):
         images.read(content, "cat.png")
+
+
+# --- what `read` makes of files ---------------------------------------------------------------------------------------
+
+
+def levels(picture: Image.Image, kind: str = "PNG", **options: object) -> np.ndarray:
+    return np.asarray(images.read(encoded(picture, kind, **options)))
+
+
+RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+
+
+def test_sixteen_bit_greys_are_divided_by_257_and_rounded() -> None:
+    values = np.array([[0, 128, 129, 257, 385, 386, 32896, 65406, 65407, 65535]], dtype=np.uint16)
+    expected = np.floor(values / 257.0 + 0.5)
+    assert expected[0].tolist() == [0, 0, 1, 1, 1, 2, 128, 254, 255, 255]
+    for kind in ("PNG", "TIFF"):
+        assert np.array_equal(levels(Image.fromarray(values), kind), np.repeat(expected[..., None], 3, -1))
+    pgm = b"P5 10 1 65535\n" + values.astype(">u2").tobytes()
+    assert np.array_equal(np.asarray(images.read(pgm))[..., 0], expected)
+    assert np.array_equal(levels(Image.fromarray(RAMP))[..., 1].flatten(), np.arange(256))
+
+
+def test_sixteen_bit_colour_keeps_its_high_byte() -> None:
+    ppm = b"P6 1 1 65535\n" + np.array([0x01FF, 0x80FF, 0xFFFF], dtype=">u2").tobytes()
+    assert abs(np.asarray(images.read(ppm)).flatten().astype(int) - [1, 128, 255]).max() <= 1
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), 70000, np.int32), np.full((2, 2), 0.5, np.float32)])
+def test_32_bits_without_a_white_level_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"state no white level"):
+        images.read(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_transparency_of_every_kind_is_laid_over_white() -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([200, 10, 10, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    assert levels(palette, transparency=0)[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+    assert levels(palette, transparency=bytes([51, 255]))[0].tolist() == [[244, 206, 206], [0, 0, 255]]
+    grey = Image.fromarray(np.array([[[100, 0], [100, 255]]], np.uint8), "LA")
+    assert levels(grey)[0, :, 0].tolist() == [255, 100]
+    assert levels(Image.new("L", (1, 1), 7), transparency=7)[0, 0].tolist() == [255] * 3
+    assert levels(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3))[0, 0].tolist() == [255] * 3
+    assert levels(Image.fromarray(np.array([[7, 65535]], np.uint16)), transparency=7)[0, :, 0].tolist() == [255, 255]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_modes_of_few_colours_become_rgb(mode: str) -> None:
+    picture = images.read(encoded(Image.new("RGB", (2, 2), (255, 255, 255)).convert(mode), "PNG"))
+    assert picture.mode == "RGB"
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("#ff0000", "#00ff00")]
+    for kind in ("GIF", "PNG", "WEBP"):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=10, lossless=True)
+        assert images.read(content).getpixel((0, 0)) == (255, 0, 0), kind
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_orientation_is_undone(turn: int) -> None:
+    from PIL import ImageOps
+
+    upright = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    backwards = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # the turn that undoes it
+    exif = Image.Exif()
+    exif[0x0112] = backwards[turn]
+    upright.getexif()[0x0112] = backwards[turn]
+    stored = ImageOps.exif_transpose(upright)
+    exif[0x0112] = turn
+    assert np.array_equal(levels(stored, "PNG", exif=exif), np.asarray(upright))
+
+
+def test_jpeg_xl_is_turned_by_its_codestream_alone() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert images.read(encoded(Image.new("RGB", (8, 4), "red"), "JXL", exif=exif.tobytes())).size == (8, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, where it says the same
+def test_damaged_exif_is_passed_over() -> None:
+    content = encoded(Image.new("RGB", (8, 4), "red"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
+    assert images.read(content).size == (8, 4)
+
+
+# --- embedded profiles ------------------------------------------------------------------------------------------------
+
+
+def profile(
+    red: tuple[float, float], green: tuple[float, float], blue: tuple[float, float], gamma: float | None
+) -> bytes:
+    """A small ICC v4 matrix profile, D65 white, written by hand: Pillow makes none but sRGB."""
+
+    def fixed(value: float) -> bytes:
+        return round(value * 65536).to_bytes(4, "big", signed=True)
+
+    # Columns of RGB to XYZ (D65), then Bradford's adaptation to D50.
+    corners = np.array([[x / y, 1, (1 - x - y) / y] for x, y in (red, green, blue)]).T
+    white = np.array([0.95047, 1.0, 1.08883])
+    matrix = corners * np.linalg.solve(corners, white)
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    d50 = np.array([0.96422, 1.0, 0.82521])
+    adapted = np.linalg.inv(bradford) @ np.diag((bradford @ d50) / (bradford @ white)) @ bradford @ matrix
+    xyz = [b"XYZ \0\0\0\0" + b"".join(fixed(value) for value in column) for column in (*adapted.T, d50)]
+    text = "test".encode("utf-16-be")
+    named = b"mluc\0\0\0\0" + (1).to_bytes(4, "big") + (12).to_bytes(4, "big") + b"enUS"
+    named += len(text).to_bytes(4, "big") + (28).to_bytes(4, "big") + text
+    curve = b"para\0\0\0\0\0\0\0\0" + fixed(gamma or 1)
+    if gamma is None:  # sRGB's own
+        terms = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+        curve = b"para\0\0\0\0\0\3\0\0" + b"".join(fixed(term) for term in terms)
+    tags = [(b"desc", named), (b"cprt", named), *zip((b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt"), xyz, strict=True)]
+    tags += [(name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    table, body, place = len(tags).to_bytes(4, "big"), b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags:
+        data += bytes(-len(data) % 4)
+        table += name + (place + len(body)).to_bytes(4, "big") + len(data).to_bytes(4, "big")
+        body += data
+    head = b"\0\0\0\0lcms\x04\x30\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(24) + bytes(4)
+    head += b"".join(fixed(value) for value in d50) + bytes(48)
+    whole = head[:128] + table + body
+    return len(whole).to_bytes(4, "big") + whole[4:]
+
+
+WIDE = profile((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), 2.2)  # Adobe RGB (1998)
+
+
+def adobe_to_srgb(values: np.ndarray) -> np.ndarray:
+    """The published matrices of Adobe RGB (1998) and sRGB, without LittleCMS."""
+    adobe = np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]])
+    srgb = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+    linear = np.clip(((values / 255) ** 2.2) @ adobe.T @ srgb.T, 0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def test_embedded_profile_is_turned_to_srgb() -> None:
+    values = np.random.default_rng(0).integers(60, 200, (8, 8, 3), dtype=np.uint8)  # within sRGB's gamut, mostly
+    found = levels(Image.fromarray(values), icc_profile=WIDE)
+    expected = adobe_to_srgb(values.astype(float))
+    inside = (expected > 1).all(-1) & (expected < 254).all(-1)
+    assert inside.sum() > 40
+    assert np.abs(found - expected)[inside].max() <= 1.5  # LittleCMS works in 8 and 16 bits
+    assert np.abs(found.astype(int) - values)[inside].max() > 8
+
+
+def test_alpha_and_profile_go_together() -> None:
+    values = np.full((1, 2, 4), (200, 80, 80, 255), dtype=np.uint8)
+    values[0, 1, 3] = 0
+    found = levels(Image.fromarray(values), icc_profile=WIDE)
+    assert np.abs(found[0, 0] - adobe_to_srgb(np.array([200.0, 80, 80]))).max() <= 1.5
+    assert found[0, 1].tolist() == [255, 255, 255]
+
+
+def test_pixels_under_srgb_itself_stay_as_they_are() -> None:
+    from PIL import ImageCms
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(levels(Image.fromarray(values), icc_profile=srgb), values)
+    # Another maker's sRGB: LittleCMS alone would move some pixels by a level.
+    rounded = profile((0.6404, 0.33), (0.3, 0.6), (0.15, 0.06), None)
+    way = ImageCms.profileToProfile(Image.fromarray(values), io.BytesIO(rounded), io.BytesIO(srgb))
+    assert 0 < np.abs(np.asarray(way).astype(int) - values).max() <= 1
+    assert np.array_equal(levels(Image.fromarray(values), icc_profile=rounded), values)
+
+
+@pytest.mark.parametrize("broken", [b"not a profile", WIDE[:200], WIDE[:16] + b"CMYK" + WIDE[20:]])
+def test_damaged_profile_and_one_of_another_space_are_passed_over(broken: bytes) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(levels(Image.fromarray(values), icc_profile=broken), values)
+
+
+def test_grey_picture_may_carry_a_colour_profile() -> None:
+    found = levels(Image.new("L", (2, 2), 20), icc_profile=WIDE)
+    assert np.abs(found[0, 0] - adobe_to_srgb(np.array([20.0] * 3))).max() <= 1.5
+    assert abs(int(found[0, 0, 0]) - 20) > 3
+
+
+def test_cmyk_without_a_profile_follows_pillow() -> None:
+    picture = Image.new("CMYK", (2, 2), (10, 200, 100, 30))
+    assert levels(picture, "TIFF")[0, 0].tolist() == [216, 49, 137]
+    assert np.abs(levels(picture, "JPEG", quality=100)[0, 0].astype(int) - [216, 49, 137]).max() <= 4  # JPEG's own loss
+
+
+def test_pictures_without_pixels_or_with_far_too_many_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^a\.ppm: "):
+        images.read(b"P6 0 4 255\n", "a.ppm")
+    with pytest.raises(DataError, match=r"^b\.ppm: .*pixels"):
+        images.read(b"P6 20000 20000 255\n" + bytes(100), "b.ppm")
+
+
+def test_other_formats_stay_closed() -> None:
+    """Pillow would start a program to draw EPS."""
+    content = encoded(Image.new("RGB", (8, 8)), "EPS")
+    with pytest.raises(DataError, match="cannot identify"):
+        images.read(content, "harmless.png")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of much that it then reads
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JXL", "JPEG2000", "PPM", "TGA"])
+def test_damaged_bytes_end_in_a_picture_or_in_one_line(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    whole = encoded(Image.fromarray(generator.integers(0, 256, (24, 24, 3), dtype=np.uint8)), kind)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for place in generator.integers(0, len(damaged), 3):
+            damaged[place] = generator.integers(0, 256)
+        try:
+            assert images.read(bytes(damaged[: generator.integers(1, len(damaged))]), "x").mode == "RGB"
+        except DataError as error:
+            assert "\n" not in str(error)

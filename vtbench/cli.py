@@ -16,6 +16,7 @@ from vtbench.errors import CardError, ResultError, VtbenchError
 
 if TYPE_CHECKING:
     from vtbench.cards import TaskCard, TokenizerCard
+    from vtbench.protocols import Protocol
     from vtbench.results import Run
 
 app = typer.Typer(
@@ -124,7 +125,16 @@ def _listing(what: Listable, extra: Path | None) -> list[dict[str, object]]:
             for card in cards.tasks(extra).values()
         ]
     if what is Listable.protocols:
-        return [{"name": one.name, "title": one.title, "source": one.source} for one in protocols.PROTOCOLS.values()]
+        return [
+            {
+                "name": one.name,
+                "title": one.title,
+                "metrics": list(one.metrics),
+                "geometry": one.geometry,
+                "source": one.source,
+            }
+            for one in protocols.PROTOCOLS.values()
+        ]
     return [
         {"name": one.name, "better": "higher" if one.higher_is_better else "lower", "what": one.description}
         for one in protocols.METRICS.values()
@@ -144,13 +154,48 @@ def show(
 ) -> None:
     """Show one card, with what is cached of it."""
     if name in protocols.PROTOCOLS:
-        _show_fields(vars(protocols.PROTOCOLS[name]))
+        _show_protocol(protocols.PROTOCOLS[name])
     elif name in protocols.METRICS:
         _show_fields(vars(protocols.METRICS[name]))
     elif name in cards.tasks(cards_folder):
         _show_fields(cards.find_task(name, cards_folder).model_dump(mode="json"))
     else:
         _show_tokenizer(cards.find_tokenizer(name, cards_folder))
+
+
+def _show_protocol(protocol: Protocol) -> None:
+    effects, measured = protocols.effects(protocol)
+    fields: dict[str, object] = {
+        "name": protocol.name,
+        "title": protocol.title,
+        "source": protocol.source,
+        "metrics": protocol.metrics,
+        "geometry": protocols.GEOMETRIES[protocol.geometry],
+        "size": protocol.size or "native",
+        "original": protocols.ROUNDINGS[protocol.reference],
+        "reconstruction": protocols.ROUNDINGS[protocol.reconstruction],
+        "averaging": "one value a picture, then the mean",
+    }
+    if protocol.psnr and protocol.psnr.pooled:
+        fields["averaging"] = "PSNR from one pooled error; the others one value a picture, then the mean"
+    elif protocol.batch_means:
+        fields["averaging"] = f"{', '.join(protocol.batch_means)}: means of means of batches of {protocol.batch}"
+    _show_fields(fields)
+    for note in protocol.notes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    if not effects:
+        return
+    title = f"\ndeviations from canonical, and what each alone moves ({measured})"
+    table = Table(title=title, title_justify="left", box=None)
+    for head in ("rule", *(protocols.METRICS[name].title for name in protocols.EFFECTS_ON)):
+        table.add_column(head, justify="left" if head == "rule" else "right")
+    for sentence, moved in effects:
+        cells = (
+            f"{moved[name]:+.{protocols.METRICS[name].digits}f}" if name in moved else "-"
+            for name in protocols.EFFECTS_ON
+        )
+        table.add_row(sentence, *cells)
+    console.print(table, markup=False)
 
 
 def _show_tokenizer(card: TokenizerCard) -> None:
@@ -217,15 +262,25 @@ def run(
         list[str], typer.Option("--tokenizer", "-t", help="Name or alias; repeats; `all` takes all that can run here.")
     ],
     task: Annotated[list[str], typer.Option("--task", help="Name; repeats; `all` takes all.")],
-    protocol: Annotated[str, typer.Option(help="How pictures become numbers.")] = "canonical",
+    protocol: Annotated[
+        list[str], typer.Option(help="How pictures become numbers; repeats; the task's own where left out.")
+    ] = [],  # noqa: B006  typer wants a list
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Type of the network's tensors.")] = Precision.fp32,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures; such a run is not ranked.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder of pictures in place of the task's own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Pictures in place of the task's own: a folder, a .tar, .tar.gz or .zip archive, a .parquet file, or "
+            "hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]. A metadata.csv beside them may say what text they show.",
+        ),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `synthetic` (made up, unranked).")] = None,
     out: Annotated[Path, typer.Option(help="Summaries.")] = Path("results"),
     work: WorkOption = Path(".vtbench"),
+    metric: Annotated[list[str], typer.Option(help="Measure this too, beside the task's own metrics; repeats.")] = [],  # noqa: B006
     require: Annotated[str, typer.Option(help="Metrics that must be scored, separated by commas.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Compute again what is there.")] = False,
     cards_folder: CardsOption = None,
@@ -233,9 +288,10 @@ def run(
     """Run tokenizers through tasks: the main job."""
     from vtbench import results
 
-    task_cards = _tasks(task, cards_folder)
+    task_cards = [_with_metrics(card, metric) for card in _tasks(task, cards_folder)]
     chosen = _tokenizers(tokenizer, weights, cards_folder)
-    protocols.find_protocol(protocol)
+    for name in protocol:
+        protocols.find_protocol(name)
     _check_sizes(chosen, task_cards)
     results.check_writable(out)
     results.check_writable(work)
@@ -243,13 +299,15 @@ def run(
 
     from vtbench import evaluate, load_task, load_tokenizer
 
-    opened = [load_task(card, data=data) for card in task_cards]
+    wanted = [(card, name) for card in task_cards for name in protocol or [card.protocol]]
+    opened = [(load_task(card, data=data, native=name != "canonical"), name) for card, name in wanted]
     done: list[Run] = []
     try:
         for card in chosen:
             loaded = load_tokenizer(card, weights=weights, device=device, precision=precision.value)
-            for one in opened:
-                with _Bar(f"{card.name} on {one.card.name}") as bar:
+            for one, rule in opened:
+                under = "" if rule == "canonical" else f" under {rule}"
+                with _Bar(f"{card.name} on {one.card.name}{under}") as bar:
                     done.append(
                         evaluate(
                             loaded,
@@ -258,7 +316,7 @@ def run(
                             work=work,
                             batch_size=batch_size,
                             limit=limit,
-                            protocol=protocol,
+                            protocol=rule,
                             require=required,
                             overwrite=overwrite,
                             progress=bar.update,
@@ -274,8 +332,19 @@ def run(
 
 def _tasks(names: list[str], extra: Path | None) -> list[TaskCard]:
     if names == ["all"]:
-        return list(cards.tasks(extra).values())
+        from vtbench.task import is_here
+
+        return [card for card in cards.tasks(extra).values() if is_here(card)]
     return [cards.find_task(name, extra) for name in dict.fromkeys(names)]
+
+
+def _with_metrics(card: TaskCard, names: list[str]) -> TaskCard:
+    """Add metrics of single pictures that any task can have."""
+    for name in names:
+        protocols.find_metric(name)
+        if name not in protocols.PIXEL_METRICS:
+            raise CardError(f"--metric {name}: belongs to certain tasks; expected {', '.join(protocols.PIXEL_METRICS)}")
+    return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *names)))})
 
 
 def _tokenizers(names: list[str], weights: str | None, extra: Path | None) -> list[TokenizerCard]:
@@ -300,11 +369,12 @@ def _tokenizers(names: list[str], weights: str | None, extra: Path | None) -> li
 def _check_sizes(chosen: list[TokenizerCard], task_cards: list[TaskCard]) -> None:
     for card in chosen:
         for task in task_cards:
-            if card.input.sizes and task.geometry.size not in card.input.sizes:
+            if card.input.sizes and task.geometry.side not in card.input.sizes:
                 wanted = " or ".join(f"{side}x{side}" for side in card.input.sizes)
-                side = task.geometry.size
+                side = task.geometry.side
+                found = f"{side}x{side}" if side else "pictures of many sizes"
                 raise CardError(
-                    f"{card.name} takes {wanted} pixels only, {task.name} has {side}x{side}; "
+                    f"{card.name} takes {wanted} pixels only, {task.name} has {found}; "
                     "choose a task of that size (`vtbench list tasks`)"
                 )
 
@@ -342,7 +412,7 @@ def _print_runs(runs: list[Run]) -> None:
     from vtbench import leaderboard
 
     for (task, protocol), group in leaderboard.tables(runs).items():
-        metrics = leaderboard.measured(group)
+        metrics = [name for name in leaderboard.measured(group) if name not in protocols.CODE_METRICS[1:]]
         table = Table(title=f"\n{task}, protocol {protocol}", title_justify="left", box=None, header_style="bold")
         table.add_column("tokenizer", no_wrap=True)
         for name in metrics:
@@ -355,7 +425,7 @@ def _print_runs(runs: list[Run]) -> None:
             cells = (leaderboard.shown(one.scores.get(metric), metric) for metric in metrics)
             table.add_row(name, *cells, f"{scored}/{one.images}")
         # At its natural width: a table whose numbers are cut off to fit a narrow terminal says nothing.
-        Console(width=max(console.width, 140)).print(table)
+        Console(width=max(console.width, 40 + 16 * len(metrics))).print(table)
         for reason in leaderboard.missing(group):
             console.print(f"not scored: {reason}", markup=False, highlight=False, soft_wrap=True)
 
@@ -380,6 +450,48 @@ def leaderboard(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder in the work folder, or its JSON.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="The run it is compared with, likewise.")],
+    work: WorkOption = Path(".vtbench"),
+) -> None:
+    """Compare two runs over the same pictures: paired differences with intervals and p-values."""
+    from vtbench import leaderboard as tables
+    from vtbench import results
+
+    ours, theirs = results.find_run(first, work), results.find_run(second, work)
+    found = tables.contrast(ours, theirs)
+    title = f"{ours[0].stem} minus {theirs[0].stem} on {ours[0].task}"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for head in (
+        "metric",
+        "first",
+        "second",
+        "difference",
+        "95% interval",
+        "pictures",
+        "Wilcoxon p",
+        "flip p",
+        "Holm p",
+    ):
+        table.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
+    for one in found:
+        metric = protocols.METRICS[one.metric]
+        digits, change = metric.digits + 1, one.comparison.difference
+        table.add_row(
+            f"{one.metric} {'↑' if metric.higher_is_better else '↓'}",
+            *(f"{number:.{digits}f}" for number in (one.first, one.second)),
+            f"{change.mean:+.{digits}f}",
+            f"{change.low:+.{digits}f} … {change.high:+.{digits}f}",
+            str(change.pairs),
+            *(f"{p:.2g}" for p in (one.comparison.wilcoxon, one.comparison.sign_flip, one.adjusted)),
+        )
+    Console(width=max(console.width, 120)).print(table)
+    note = "Intervals: BCa bootstrap of the paired differences. Holm: the flip p-value, corrected for all rows."
+    console.print(note, highlight=False)
+
+
+@app.command()
 def check(
     run_: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder in the work folder, or its JSON.")],
     baseline: Annotated[Path, typer.Option(help="The run it is held against, likewise.")],
@@ -392,7 +504,7 @@ def check(
     from vtbench import results
 
     ours, theirs = results.find_run(run_, work), results.find_run(baseline, work)
-    checks = tables.compare(ours, theirs, _allowed(max_drop))
+    checks = tables.check(ours, theirs, _allowed(max_drop))
     table = Table(title=f"{ours[0].tokenizer} against {theirs[0].tokenizer} on {ours[0].task}", title_justify="left")
     for head in ("metric", "baseline", "run", "worse by", "95% interval", "allowed", "pictures", ""):
         table.add_column(head, justify="left" if head in ("metric", "") else "right")
@@ -443,8 +555,9 @@ def sheet(
     chosen = _tokenizers(tokenizer, weights, cards_folder)
     _check_sizes(chosen, task_cards)
     sides = {card.geometry.size for card in task_cards}
-    if len(sides) > 1:
-        raise CardError(f"the tasks have pictures of {sorted(sides)} pixels; a sheet takes one size")
+    if len(sides) > 1 or "native" in sides:
+        shown = ", ".join(sorted(map(str, sides)))
+        raise CardError(f"the tasks have pictures of these sizes: {shown}; a sheet takes one")
     import io
 
     from vtbench import load_task, load_tokenizer, results
@@ -466,14 +579,22 @@ def sheet(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="lpips, rfid, ocr, or tokenizers.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="lpips, rfid, ocr, tokenizers or tasks.")],
     cards_folder: CardsOption = None,
 ) -> None:
-    """Bring weights and metric backbones ahead of time, for machines without a network."""
+    """Bring weights, data and metric backbones ahead of time, for machines without a network."""
     from vtbench import backbones, weights
 
-    wanted = {name: None if name in backbones.GROUPS else cards.find_tokenizer(name, cards_folder) for name in names}
-    for name, card in wanted.items():
+    tasks = cards.tasks(cards_folder)
+    others = [name for name in names if name not in tasks]
+    wanted = {name: None if name in backbones.GROUPS else cards.find_tokenizer(name, cards_folder) for name in others}
+    for name in names:
+        if name in tasks:
+            from vtbench.task import fetch as fetch_task
+
+            console.print(f"{name}: {fetch_task(tasks[name])}", highlight=False, markup=False)
+            continue
+        card = wanted[name]
         if card is None:
             for part, path in backbones.fetch_group(name).items():
                 console.print(f"{part}: {path}", highlight=False, markup=False)

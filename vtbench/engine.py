@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +28,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pyarrow import parquet
+from torch import Tensor
 
-from vtbench import __version__, backbones, cards, results, scoring
+from vtbench import __version__, backbones, cards, ocr, results, scoring
 from vtbench.errors import DataError, ResultError, VtbenchError
-from vtbench.metrics.codes import code_usage, entropy_bits
-from vtbench.metrics.frechet import frechet_distance
-from vtbench.protocols import CODE_METRICS, METRICS, find_metric, find_protocol
+from vtbench.metrics import stability
+from vtbench.metrics.codes import code_usage, entropy_bits, perplexity
+from vtbench.metrics.frechet import GROUPS, frechet_distance, frechet_interval, kernel_distance, kernel_interval
+from vtbench.protocols import CODE_METRICS, METRICS, SET_METRICS, TEXT_TOTALS, Protocol, find_metric, find_protocol
 from vtbench.results import Run, Score, Timing
 from vtbench.task import Task
 from vtbench.tokenizer import Tokenizer
@@ -47,6 +49,18 @@ CODE = ("vtbench", "tokenizers", "tasks", "pyproject.toml")
 
 READERS = 2
 """Threads that read and decode pictures ahead of the tokenizer."""
+
+READINGS = "readings"
+"""Folder in the work folder: what OCR engines read on originals, so that they read each but once."""
+
+NO_VALUE = {
+    "bpp": "continuous latents have no rate until a quantisation is stated",
+    "token_agreement": "the tokenizer has no tokens",
+}
+"""Why a metric has no value though pictures were scored."""
+
+HIDDEN = ("codes/", "rfid/", "_")
+"""Beginnings of the columns that the per-image table leaves out: codes, features, and what totals are made of."""
 
 T = TypeVar("T")
 
@@ -63,6 +77,12 @@ class _Clock:
     images: int = 0
     total: float = 0.0
 
+    def add(self, encode: float, decode: float, images: int) -> None:
+        """Count one batch."""
+        self.encode += encode
+        self.decode += decode
+        self.images += images
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -74,7 +94,7 @@ class _Plan:
     unavailable: dict[str, str]
     count: int
     limit: int | None
-    protocol: str
+    protocol: Protocol
     digests: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -84,7 +104,7 @@ class _Plan:
             "metrics": self.metrics,
             "unavailable": sorted(self.unavailable),
             "limit": self.limit,
-            "protocol": self.protocol,
+            "protocol": repr(self.protocol),
             "precision": self.tokenizer.precision,
             "device": self.tokenizer.device.type,
             "state": self.tokenizer.weights_state,
@@ -107,7 +127,7 @@ def evaluate(
     work: str | Path = ".vtbench",
     batch_size: int = 8,
     limit: int | None = None,
-    protocol: str = "canonical",
+    protocol: str | None = None,
     require: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -123,7 +143,7 @@ def evaluate(
         work: folder of the shards, and of `run.json` and `images.parquet` after; a killed run resumes from here.
         batch_size: pictures a forward pass; it does not change the numbers.
         limit: only the first pictures; such a run is shown but never ranked.
-        protocol: how pictures become numbers.
+        protocol: how pictures become numbers; the task's own where left out.
         require: metrics whose absence is an error instead of an empty column.
         overwrite: compute again what is already there.
         progress: told how far it is.
@@ -132,20 +152,28 @@ def evaluate(
         The summary.
 
     Raises:
-        DataError: if the tokenizer can't take the task's size or no picture could be read.
+        DataError: if the tokenizer can't take the task's size, no picture could be read, or a published protocol is
+            asked of a task whose pictures were not loaded as they are.
         ResultError: if a folder can't be written or a full run would be replaced by a part of one.
         VtbenchError: if a required metric can't be scored.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise VtbenchError(f"batch size {batch_size} and limit {limit}: expected whole numbers from 1 up")
-    find_protocol(protocol)
-    tokenizer.check_size(task.size)
+    rule = find_protocol(protocol or task.card.protocol)
+    if rule.name != "canonical" and not task.native:
+        raise DataError(
+            f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
+            "loaded with pictures cropped already; use load_task(..., native=True)"
+        )
+    if rule.name == "canonical" and task.size is not None:
+        tokenizer.check_size(task.size)
     out, work = Path(out), Path(work)
-    summary = out / task.card.name / f"{tokenizer.card.name}.json"
-    folder = work / task.card.name / tokenizer.card.name
+    stem = results.file_stem(tokenizer.card.name, rule.name)
+    summary = out / task.card.name / f"{stem}.json"
+    folder = work / task.card.name / stem
     results.check_writable(summary.parent)
     results.check_writable(folder)
-    plan = _plan(tokenizer, task, limit, protocol, require)
+    plan = _plan(tokenizer, task, limit, rule, require)
     _protect(summary, plan, overwrite)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -157,7 +185,7 @@ def evaluate(
         if rank == 0:
             results.write(done, summary)
         return done
-    _compute(plan, shards, batch_size, rank, world, progress)
+    _compute(plan, shards, work / READINGS, batch_size, rank, world, progress)
     if rank != 0:
         return _wait(lambda: None if shards.is_dir() else _finished(folder, plan))
     _wait(lambda: True if all(_shard_path(shards, index).is_file() for index in range(plan.shards)) else None)
@@ -172,10 +200,12 @@ def evaluate(
 # --- before -----------------------------------------------------------------------------------------------------------
 
 
-def _plan(tokenizer: Tokenizer, task: Task, limit: int | None, protocol: str, require: Sequence[str]) -> _Plan:
+def _plan(tokenizer: Tokenizer, task: Task, limit: int | None, protocol: Protocol, require: Sequence[str]) -> _Plan:
     count = len(task) if limit is None else min(limit, len(task))
     names = tuple(find_metric(name).name for name in task.card.metrics)
-    unavailable = scoring.unavailable(names, count)
+    if protocol.name != "canonical":
+        names = (*protocol.metrics, *(protocol.text_metrics if task.card.family == "text" else ()))
+    unavailable = scoring.unavailable(names, count, task.card.ocr)
     for name in require:
         find_metric(name)
         if name not in names:
@@ -239,7 +269,9 @@ def _shard_path(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.parquet"
 
 
-def _compute(plan: _Plan, folder: Path, batch_size: int, rank: int, world: int, progress: Progress | None) -> None:
+def _compute(
+    plan: _Plan, folder: Path, readings: Path, batch_size: int, rank: int, world: int, progress: Progress | None
+) -> None:
     """Compute and commit the shards of this process that are not there yet."""
     mine = range(rank, plan.shards, world)
     missing = [index for index in mine if not _shard_path(folder, index).is_file()]
@@ -249,14 +281,13 @@ def _compute(plan: _Plan, folder: Path, batch_size: int, rank: int, world: int, 
         progress(done, in_all)
     if not missing:
         return
-    scorer = scoring.Scorer([name for name in plan.metrics if name not in plan.unavailable], plan.tokenizer.device)
-    _warm_up(plan.tokenizer, plan.task.size, min(batch_size, plan.count))
+    measure = _Measure(plan, batch_size, readings)
     for index in missing:
         clock = _Clock()
         started = time.perf_counter()
         rows: list[dict[str, Any]] = []
-        for batch in _batches(plan.task, plan.indices(index), batch_size):
-            rows += _rows(plan.tokenizer, scorer, batch, clock)
+        for batch in _batches(plan.task, plan.indices(index), measure.step):
+            rows += measure.rows(batch, clock)
             done += len(batch)
             if progress:
                 progress(done, in_all)
@@ -292,28 +323,101 @@ def _batches(task: Task, indices: range, batch_size: int) -> Iterator[list[_Read
         yield found[start : start + batch_size]
 
 
-def _rows(tokenizer: Tokenizer, scorer: scoring.Scorer, batch: Sequence[_Read], clock: _Clock) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {"index": item.index, "id": item.id, "reason": item.reason} for item in batch if item.sample is None
-    ]
-    whole = [item for item in batch if item.sample is not None]
-    samples = tuple(item.sample for item in whole if item.sample is not None)
-    if not samples:
+class _Measure:
+    """Takes pictures of one shard through the tokenizer and the metrics: a row a picture."""
+
+    def __init__(self, plan: _Plan, batch_size: int, readings: Path) -> None:
+        self.plan = plan
+        self.tokenizer = plan.tokenizer
+        self.batch_size = batch_size
+        names = [name for name in plan.metrics if name not in plan.unavailable]
+        card = plan.task.card
+        self.published: scoring.ProtocolScorer | None = None
+        self.scorer: scoring.Scorer | None = None
+        self.step = batch_size
+        """Pictures that are read and measured together."""
+        if plan.protocol.name != "canonical":
+            reads = any(name in names for name in plan.protocol.text_metrics)
+            engine = ocr.load(card.ocr, str(self.tokenizer.device)) if reads else None
+            self.published = scoring.ProtocolScorer(plan.protocol, names, self.tokenizer.device, engine=engine)
+            self.step = plan.protocol.batch  # some codes score by batches of a size of their own
+            return
+        self.scorer = scoring.Scorer(
+            names, self.tokenizer.device, engine=card.ocr, normalisation=card.normalisation, readings=readings
+        )
+        if plan.task.size is None:
+            self.step = 1  # pictures of different sizes make no batch
+        elif self.tokenizer.parameters:  # pay for first-call costs (allocation, kernel choice) outside the clock
+            warm = torch.full((min(batch_size, plan.count), 3, *plan.task.size), 128, dtype=torch.uint8)
+            self.tokenizer.reconstruct(warm)
+
+    def rows(self, batch: Sequence[_Read], clock: _Clock) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        whole = []
+        for item in batch:
+            if item.sample is None:
+                rows.append({"index": item.index, "id": item.id, "reason": item.reason})
+            else:
+                whole.append((item, item.sample))
+        if not whole:
+            return rows
+        samples = tuple(sample for _, sample in whole)
+        columns = self._published(samples, clock) if self.published else self._canonical(samples, clock)
+        for position, (item, sample) in enumerate(whole):
+            row = {"index": item.index, "id": item.id, "reason": None}
+            row |= {f"attribute/{key}": value for key, value in sample.attributes.items()}
+            rows.append(row | {name: column[position] for name, column in columns.items()})
         return rows
-    reference = torch.stack([sample.image for sample in samples])
-    size = (reference.shape[-2], reference.shape[-1])
-    codes, encode = _timed(tokenizer, lambda: tokenizer.encode(reference))
-    reconstruction, decode = _timed(tokenizer, lambda: tokenizer.decode(codes, size))
-    clock.encode += encode
-    clock.decode += decode
-    clock.images += len(samples)
-    columns = scorer.measure(Batch(samples, reference, reconstruction.cpu()))
-    columns |= _code_columns(codes, size)
-    for position, (item, sample) in enumerate(zip(whole, samples, strict=True)):
-        row = {"index": item.index, "id": item.id, "reason": None}
-        row |= {f"attribute/{key}": value for key, value in sample.attributes.items()}
-        rows.append(row | {name: column[position] for name, column in columns.items()})
-    return rows
+
+    def _canonical(self, samples: tuple[Sample, ...], clock: _Clock) -> dict[str, list[Any]]:
+        assert self.scorer is not None
+        reference = torch.stack([sample.image for sample in samples])
+        size = (reference.shape[-2], reference.shape[-1])
+        codes, encode = _timed(self.tokenizer, lambda: self.tokenizer.encode(reference))
+        reconstruction, decode = _timed(self.tokenizer, lambda: self.tokenizer.decode(codes, size))
+        clock.add(encode, decode, len(samples))
+        columns = self.scorer.measure(Batch(samples, reference, reconstruction.cpu()))
+        columns |= _code_columns(codes, size)
+        if self.plan.task.card.family == "stability":
+            columns |= stability.measure(self._again, reference, reconstruction, codes.indices)
+        return columns
+
+    def _again(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        codes = self.tokenizer.encode(pictures)
+        return self.tokenizer.decode(codes, (pictures.shape[-2], pictures.shape[-1])), codes.indices
+
+    def _published(self, samples: tuple[Sample, ...], clock: _Clock) -> dict[str, list[Any]]:
+        assert self.published is not None
+        span = self.tokenizer.span
+        images = [sample.image.permute(1, 2, 0).numpy() for sample in samples]
+        side = self.plan.task.card.geometry.side
+        inputs = [scoring.prepare(self.plan.protocol, image, size=side, value_range=span) for image in images]
+        decoded: list[np.ndarray[Any, Any]] = []
+        parts: list[dict[str, list[Any]]] = []
+        for group in _equal_shapes(inputs, self.batch_size):
+            fed = torch.from_numpy(np.stack(group))
+            size = (fed.shape[-2], fed.shape[-1])
+            codes, encode = _timed(self.tokenizer, partial(self.tokenizer.encode_floats, fed))
+            floats, decode = _timed(self.tokenizer, partial(self.tokenizer.decode_floats, codes, size))
+            clock.add(encode, decode, len(group))
+            decoded += list(floats.float().cpu().numpy())
+            parts.append(_code_columns(codes, size))
+        lines = [sample.lines for sample in samples]
+        columns = self.published.measure(images, inputs, decoded, size=side, value_range=span, lines=lines)
+        for name in parts[0]:
+            columns[name] = [value for part in parts for value in part[name]]
+        return columns
+
+
+def _equal_shapes(arrays: Sequence[np.ndarray[Any, Any]], most: int) -> Iterator[list[np.ndarray[Any, Any]]]:
+    """Cut a list into runs of neighbours of one shape, each of at most `most`."""
+    group: list[np.ndarray[Any, Any]] = []
+    for array in arrays:
+        if group and (len(group) == most or array.shape != group[0].shape):
+            yield group
+            group = []
+        group.append(array)
+    yield group
 
 
 def _timed(tokenizer: Tokenizer, call: Callable[[], T]) -> tuple[T, float]:
@@ -325,12 +429,6 @@ def _timed(tokenizer: Tokenizer, call: Callable[[], T]) -> tuple[T, float]:
     if cuda:
         torch.cuda.synchronize(tokenizer.device)
     return result, time.perf_counter() - started
-
-
-def _warm_up(tokenizer: Tokenizer, size: tuple[int, int], batch_size: int) -> None:
-    """Pay for first-call costs (allocation, kernel choice) outside the clock."""
-    if tokenizer.parameters:
-        tokenizer.reconstruct(torch.full((batch_size, 3, *size), 128, dtype=torch.uint8))
 
 
 def _code_columns(codes: Codes, size: tuple[int, int]) -> dict[str, list[Any]]:
@@ -382,16 +480,8 @@ def _merge(plan: _Plan, folder: Path, batch_size: int) -> tuple[Run, pa.Table]:
     broken = whole.column("reason").drop_null().to_pylist()
     if len(broken) == whole.num_rows:
         raise DataError(f"{plan.task.card.name}: none of {len(broken)} pictures could be read; the first: {broken[0]}")
-    kept = [name for name in names if not name.startswith(("codes/", "rfid/"))]
+    kept = [name for name in names if not name.startswith(HIDDEN)]
     images = whole.select(kept).rename_columns([name.removeprefix("attribute/") for name in kept])
-    scores = _scores(plan, whole, whole=True)
-    groups: dict[str, dict[str, Score]] = {}
-    column = f"attribute/{plan.task.card.group_by}"
-    if column in names:
-        values = whole.column(column)
-        for value in sorted(set(values.drop_null().to_pylist())):
-            label = f"{value:g}" if isinstance(value, float) else str(value)
-            groups[label] = _scores(plan, whole.filter(pa.compute.equal(values, value)), whole=False)
     tokens = [whole.column(name) for name in names if name.startswith("codes/")]
     run = Run(
         tokenizer=plan.tokenizer.card.name,
@@ -400,17 +490,17 @@ def _merge(plan: _Plan, folder: Path, batch_size: int) -> tuple[Run, pa.Table]:
         task=plan.task.card.name,
         task_family=plan.task.card.family,
         task_version=plan.task.card.version,
-        protocol=plan.protocol,
-        primary=plan.task.card.primary,
-        scores=scores,
-        groups=groups,
-        group_by=plan.task.card.group_by,
+        protocol=plan.protocol.name,
+        primary=plan.task.card.primary if plan.task.card.primary in plan.metrics else plan.metrics[0],
+        scores=_scores(plan, whole),
+        groups=_groups(plan, whole),
         tokens_per_image=sum(len(column.drop_null()[0]) for column in tokens) if tokens else None,
         codebook_sizes=plan.tokenizer.card.code.codebook_sizes,
         parameters=plan.tokenizer.parameters,
         images=plan.count,
         limit=plan.limit,
         weights=plan.tokenizer.weights_state,
+        data_revision=plan.task.revision,
         digests={**plan.digests, "plan": plan.digest},
         version=__version__,
         commit=_git("rev-parse", "HEAD"),
@@ -424,47 +514,127 @@ def _merge(plan: _Plan, folder: Path, batch_size: int) -> tuple[Run, pa.Table]:
     return run, images
 
 
-def _scores(plan: _Plan, table: pa.Table, *, whole: bool) -> dict[str, Score]:
-    """Summarise a table by metric; only the `whole` task has distances between sets and code usage."""
+def _scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
+    """Summarise the whole table by metric, with intervals."""
     expected = table.num_rows
-    scores = {}
+    scores: dict[str, Score] = {}
     for name in (*plan.metrics, "bpp"):
-        if name == "rfid" and not whole:
-            continue  # a distance between sets says nothing of a handful
         if name in plan.unavailable:
             scores[name] = Score(value=None, reason=plan.unavailable[name], scored=0, expected=expected)
-        elif name == "rfid":
-            features = [np.stack(table.column(column).drop_null().to_numpy()) for column in scoring.FEATURES]
-            distance = frechet_distance(*features)
-            scores[name] = Score(value=distance, scored=len(features[0]), expected=expected)
-        else:
-            values = table.column(name).to_pylist() if name in table.column_names else []
-            reason = "continuous latents have no rate until a quantisation is stated" if name == "bpp" else "no picture"
-            scores[name] = results.summarise(values, expected, reason)
-    if whole:
-        scores |= _code_scores(plan, table, expected)
+        elif name not in (*SET_METRICS, *TEXT_TOTALS):
+            scores |= _summaries(table, name)
+    if plan.protocol.name != "canonical":
+        columns = {name: table.column(name).drop_null().to_pylist() for name in table.column_names}
+        side = plan.task.card.geometry.side or plan.protocol.size or 256
+        for name, value in scoring.totals(plan.protocol, columns, size=side).items():
+            known = scores.get(name) or Score(value=value, scored=expected, expected=expected)
+            if math.isnan(value):
+                scores[name] = Score(value=None, reason="a bin of text sizes is empty", scored=0, expected=expected)
+            else:
+                kept: dict[str, object] = {"value": value, "reason": None}
+                if known.value is None or not math.isclose(known.value, value, rel_tol=1e-12):
+                    kept |= {"low": None, "high": None}  # the interval is that of the plain mean
+                scores[name] = known.model_copy(update=kept)
+    else:
+        scores |= _set_scores(plan, table)
+        scores |= _text_scores(plan, table)
+    return scores | _code_scores(plan, table, expected)
+
+
+def _text_scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
+    """What needs all lines of text together."""
+    wanted = [name for name in TEXT_TOTALS if name in plan.metrics and name not in plan.unavailable]
+    columns = [scoring.LINE_RATES, scoring.LINE_SIZES, "attribute/cap_height", "attribute/strings"]
+    rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
+    return scoring.text_totals(rows, wanted) if wanted else {}
+
+
+def _summaries(table: pa.Table, name: str, *, interval: bool = True) -> dict[str, Score]:
+    """Average one metric, and each of its levels where it is a curve."""
+    expected = table.num_rows
+    clusters = None
+    if (column := f"attribute/{results.CLUSTER}") in table.column_names:
+        clusters = [str(value) for value in table.column(column).to_pylist()]
+    reason = NO_VALUE.get(name, "no picture")
+    found = {}
+    for column in (name, *sorted(c for c in table.column_names if c.startswith(f"{name}/"))):
+        values = table.column(column).to_pylist() if column in table.column_names else []
+        cap = METRICS[name].cap
+        score = results.summarise(values, expected, reason, cap=cap, clusters=clusters, interval=interval)
+        if (floor := f"{column}{scoring.FLOOR}") in table.column_names and score.value is not None:
+            known = table.column(floor).drop_null().to_pylist()
+            score = score.model_copy(update={"floor": math.fsum(known) / len(known)})
+        if column == name or score.value is not None:  # a curve keeps only the levels that it has
+            found[column] = score
+    return found
+
+
+def _groups(plan: _Plan, table: pa.Table) -> dict[str, dict[str, dict[str, Score]]]:
+    """Summarise by each attribute of `group_by` and its values; distances between sets say nothing of a handful."""
+    groups: dict[str, dict[str, dict[str, Score]]] = {}
+    apart = {*plan.unavailable, *SET_METRICS, *TEXT_TOTALS}
+    names = [name for name in plan.metrics if name not in apart]
+    for attribute in plan.task.card.group_by if plan.protocol.name == "canonical" else ():
+        column = f"attribute/{attribute}"
+        if column not in table.column_names:
+            continue
+        values = table.column(column)
+        for value in sorted(set(values.drop_null().to_pylist())):
+            label = f"{value:g}" if isinstance(value, float) else str(value)
+            part = table.filter(pa.compute.equal(values, value))
+            scores: dict[str, Score] = {}
+            for name in names:
+                found = _summaries(part, name, interval=name == plan.task.card.primary)
+                scores |= {key: score for key, score in found.items() if score.value is not None}
+            if attribute != "cap_height":  # a threshold over heights says nothing of one height
+                scores |= _text_scores(plan, part)
+            groups.setdefault(attribute, {})[label] = scores
+    return groups
+
+
+def _set_scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
+    """Distances between all originals and all reconstructions."""
+    wanted = [name for name in SET_METRICS if name in plan.metrics and name not in plan.unavailable]
+    if not wanted or not all(column in table.column_names for column in scoring.FEATURES):
+        return {}
+    features = [np.stack(table.column(column).drop_null().to_numpy()) for column in scoring.FEATURES]
+    scored, expected = len(features[0]), table.num_rows
+    measures = {"rfid": (frechet_distance, frechet_interval), "kid": (kernel_distance, kernel_interval)}
+    scores = {}
+    for name in wanted:
+        distance, interval = measures[name]
+        ends = interval(*features) if scored >= 2 * GROUPS else (None, None)
+        scores[name] = Score(value=distance(*features), low=ends[0], high=ends[1], scored=scored, expected=expected)
     return scores
 
 
 def _code_scores(plan: _Plan, table: pa.Table, expected: int) -> dict[str, Score]:
-    """Usage and entropy of the codebook; over several codebooks the mean of each one's."""
+    """How the codebook is used, over all pictures; over several codebooks the mean, and each one's as a level."""
     columns = [name for name in table.column_names if name.startswith("codes/")]
+    names = CODE_METRICS[1:]
+    if not columns:
+        reason = f"{plan.tokenizer.card.kind} tokenizers have no codebook"
+        return {name: Score(value=None, reason=reason, scored=0, expected=expected) for name in names}
     sizes = plan.tokenizer.card.code.codebook_sizes
-    usage, entropy, scored = [], [], 0
-    for name, size in zip(columns, sizes if len(sizes) == len(columns) else sizes[:1] * len(columns), strict=True):
+    if len(sizes) != len(columns):  # one codebook that all scales share
+        sizes = sizes[:1] * len(columns)
+    each: dict[str, list[float]] = {"code_usage": [], "code_entropy": [], "code_perplexity": []}
+    scored, ideal, fixed = 0, 0.0, 0.0
+    for name, size in zip(columns, sizes, strict=True):
         pictures = table.column(name).drop_null().to_numpy()
-        scored = len(pictures)
-        indices = np.concatenate(pictures)
-        usage.append(code_usage(indices, size))
-        entropy.append(entropy_bits(indices, size))
-    reason = f"{plan.tokenizer.card.kind} tokenizers have no codebook"
-    names = dict(zip(CODE_METRICS[1:], (usage, entropy), strict=True))
-    return {
-        name: Score(value=float(np.mean(values)), scored=scored, expected=expected)
-        if values
-        else Score(value=None, reason=reason, scored=0, expected=expected)
-        for name, values in names.items()
-    }
+        scored, indices = len(pictures), np.concatenate(pictures)
+        entropy = entropy_bits(indices, size)
+        ideal += entropy * len(indices)
+        fixed += math.log2(size) * len(indices)
+        each["code_usage"].append(code_usage(indices, size))
+        each["code_entropy"].append(entropy)
+        each["code_perplexity"].append(perplexity(indices, size))
+    values = {"bpp_entropy": float(np.mean(table.column("bpp").drop_null())) * ideal / fixed}
+    for name, scales in each.items():
+        values[name] = float(np.mean(scales))
+        if len(scales) > 1:
+            values |= {f"{name}/{scale}": value for scale, value in enumerate(scales)}
+    return {name: Score(value=value, scored=scored, expected=expected) for name, value in values.items()}
 
 
 def _timing(clocks: Sequence[_Clock]) -> Timing:
@@ -494,7 +664,10 @@ def code_digest() -> str:
 @cache
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can move a number."""
-    names = ("torch", "torchvision", "numpy", "pillow", "pillow-jxl-plugin", "lpips", "torch-fidelity", "easyocr")
+    names = (
+        *("torch", "torchvision", "numpy", "scipy", "pillow", "pillow-jxl-plugin", "opencv-python-headless"),
+        *("lpips", "torch-fidelity", "easyocr", "rapidocr", "onnxruntime"),
+    )
     found = {"python": platform.python_version()}
     for name in names:
         try:

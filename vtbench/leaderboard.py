@@ -11,12 +11,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from vtbench.errors import ResultError
-from vtbench.protocols import CODE_METRICS, METRICS, PSNR_CAP, find_metric
-from vtbench.results import Run, Score, read_images
-from vtbench.statistics import Difference, paired_difference
+from vtbench.protocols import CODE_METRICS, METRICS, find_metric
+from vtbench.results import CLUSTER, Run, Score, read_images
+from vtbench.statistics import Comparison, Difference, compare, holm, paired_difference
+
+if TYPE_CHECKING:
+    import pandas
 
 CEILING = "control-identity"
 """The tokenizer that keeps every pixel: its values are those of the originals."""
@@ -56,13 +60,20 @@ def _badness(run: Run, metric: str) -> float:
 
 
 def to_csv(runs: Sequence[Run]) -> str:
-    """Write one row a (task, protocol, tokenizer); a metric's value stands beside the number of pictures behind it."""
+    """Write one row a (task, protocol, tokenizer).
+
+    Beside a metric's value stand the ends of its 95% interval and the number of pictures behind it.
+    """
     metrics = [name for name in METRICS if any(name in run.scores for run in runs)]
+    known = {name for run in runs for name, score in run.scores.items() if score.floor is not None}
+    floors = [name for name in metrics if name in known]
     columns = [
         *("task", "task_version", "protocol", "rank", "tokenizer", "family", "kind", "tokens", "codebook_size"),
         *("parameters", "images_expected"),
-        *(column for name in metrics for column in (name, f"{name}_scored")),
+        *(f"{name}{suffix}" for name in metrics for suffix in ("", "_low", "_high", "_scored")),
+        *(f"{name}_{what}" for name in floors for what in ("floor", "excess")),
         *("not_scored", "encode_per_second", "decode_per_second", "device", "precision", "weights", "weights_sha256"),
+        "data_sha256",
         *("version", "commit", "dirty", "torch", "date"),
     ]
     sink = io.StringIO()
@@ -94,6 +105,7 @@ def _csv_row(run: Run, rank: int | None, metrics: Sequence[str]) -> dict[str, ob
         "precision": run.precision,
         "weights": run.weights,
         "weights_sha256": run.digests.get("weights"),
+        "data_sha256": run.digests.get("data"),
         "version": run.version,
         "commit": run.commit,
         "dirty": run.dirty,
@@ -102,8 +114,11 @@ def _csv_row(run: Run, rank: int | None, metrics: Sequence[str]) -> dict[str, ob
     }
     for name in metrics:
         score = run.scores.get(name)
-        row[name] = _rounded(score.value, 6) if score else None
-        row[f"{name}_scored"] = score.scored if score else None
+        if score:
+            row |= {f"{name}_{end}": _rounded(getattr(score, end), 6) for end in ("low", "high")}
+            row |= {name: _rounded(score.value, 6), f"{name}_scored": score.scored}
+            if score.floor is not None:
+                row |= {f"{name}_{what}": _rounded(getattr(score, what), 6) for what in ("floor", "excess")}
     return row
 
 
@@ -124,22 +139,38 @@ def to_markdown(runs: Sequence[Run]) -> str:
         parts.append(f"## {task} (version {first.task_version}, protocol {protocol})")
         parts.append(ranking(group))
         parts += [f"Not scored: {reason}." for reason in missing(group)]
+        if len({run.digests.get("data") for run in group}) > 1:
+            parts.append("**Not one set of pictures:** " + "; ".join(_by_pictures(group)) + ".")
+        if floors := [(name, score.floor) for name, score in first.scores.items() if score.floor is not None]:
+            said = ", ".join(f"{METRICS[name].title} {floor:.{METRICS[name].digits}f}" for name, floor in floors)
+            parts.append(f"The engine's own floor, on the originals: {said}. What lies above it is the tokenizer's.")
         if unranked := [run.tokenizer for run in group if not run.ranked]:
             parts.append(f"Not ranked (made-up weights or a part of the task): {', '.join(unranked)}.")
-        if first.group_by:
-            parts.append(f"{METRICS[first.primary].title} by {first.group_by.replace('_', ' ')}:")
-            parts.append(by_group(group))
+        for attribute in dict.fromkeys(attribute for run in group for attribute in run.groups):
+            parts.append(f"{METRICS[first.primary].title} by {attribute.replace('_', ' ')}:")
+            parts.append(by_group(group, attribute))
+        for name in curves(group):
+            parts.append(f"{METRICS[name].title} by level (`{name}/level`):")
+            parts.append(by_level(group, name))
     return "\n\n".join(parts) + "\n"
+
+
+def _by_pictures(group: Sequence[Run]) -> list[str]:
+    """Name the runs on each of several sets of pictures that go by one task's name."""
+    sets: dict[str, list[str]] = {}
+    for run in group:
+        sets.setdefault(str(run.digests.get("data"))[:12], []).append(run.tokenizer)
+    return [f"{', '.join(names)} on {digest}" for digest, names in sets.items()]
 
 
 def ranking(group: Sequence[Run]) -> str:
     """Draw the runs of one table as Markdown, best first."""
-    metrics = [name for name in measured(group) if name != "bpp"]
+    metrics = [name for name in measured(group) if name not in ("bpp", "bpp_entropy", "code_perplexity")]
     primary = group[0].primary
     heads = [f"**{_head(name)}**" if name == primary else _head(name) for name in metrics]
     lines = [["", "tokenizer", "bits/pixel", "tokens", *heads, "n", "enc/s", "dec/s"]]
     for position, run in enumerate(group, start=1):
-        scored = min((run.scores[name].scored for name in metrics if _has(run, name)), default=0)
+        scored = max((run.scores[name].scored for name in metrics if _has(run, name)), default=0)
         rate = (run.timing.encode_per_second, run.timing.decode_per_second)
         lines.append(
             [
@@ -166,19 +197,34 @@ def missing(group: Sequence[Run]) -> list[str]:
         f"{name}: {score.reason}"
         for run in group
         for name, score in run.scores.items()
-        if score.reason and name not in CODE_METRICS
+        if score.reason and name not in (*CODE_METRICS, "token_agreement")
     }
     return sorted(reasons)
 
 
-def by_group(group: Sequence[Run]) -> str:
-    """Draw the primary metric for each value that results are grouped by."""
+def by_group(group: Sequence[Run], attribute: str) -> str:
+    """Draw the primary metric for each value of one attribute that results are grouped by."""
     primary = group[0].primary
-    labels = sorted({label for run in group for label in run.groups}, key=_number_first)
+    labels = sorted({label for run in group for label in run.groups.get(attribute, {})}, key=_number_first)
     lines = [["tokenizer", *labels]]
-    lines += [
-        [run.tokenizer, *(shown(run.groups.get(label, {}).get(primary), primary) for label in labels)] for run in group
-    ]
+    for run in group:
+        values = run.groups.get(attribute, {})
+        lines.append([run.tokenizer, *(shown(values.get(label, {}).get(primary), primary) for label in labels)])
+    return _markdown(lines, left=(0,))
+
+
+def curves(group: Sequence[Run]) -> list[str]:
+    """Name the metrics that have values by level, such as the contrast of each frequency."""
+    found = {name.split("/")[0] for run in group for name in run.scores if "/" in name}
+    return [name for name in METRICS if name in found]
+
+
+def by_level(group: Sequence[Run], name: str) -> str:
+    """Draw one metric at each of its levels."""
+    labels = {key.partition("/")[2] for run in group for key in run.scores if key.startswith(f"{name}/")}
+    ordered = sorted(labels, key=_number_first)
+    lines = [["tokenizer", *ordered]]
+    lines += [[run.tokenizer, *(shown(run.scores.get(f"{name}/{label}"), name) for label in ordered)] for run in group]
     return _markdown(lines, left=(0,))
 
 
@@ -211,7 +257,10 @@ def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rest))
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------------
+# --- two runs ---------------------------------------------------------------------------------------------------------
+
+Found = tuple[Run, Path]
+"""A run and its per-image table, as `results.find_run` finds them."""
 
 
 @dataclass(frozen=True)
@@ -231,21 +280,32 @@ class Check:
         return self.drop.mean > self.allowed and self.drop.low > 0
 
 
-def compare(run: tuple[Run, Path], baseline: tuple[Run, Path], allowed: Mapping[str, float]) -> list[Check]:
+@dataclass(frozen=True)
+class Contrast:
+    """How two runs differ in one metric over the same pictures."""
+
+    metric: str
+    first: float
+    second: float
+    comparison: Comparison
+    """First minus second."""
+    adjusted: float
+    """The sign-flip p-value after Holm's correction over all metrics compared."""
+
+
+def check(run: Found, baseline: Found, allowed: Mapping[str, float]) -> list[Check]:
     """Hold a run against a baseline over the same pictures.
 
     Args:
-        run: the run and its per-image table.
-        baseline: likewise.
+        run: what is held.
+        baseline: what it is held against.
         allowed: for every metric, by how much it may get worse.
 
     Raises:
         ResultError: if the two are not of the same task, version, protocol and pictures, or lack a metric.
     """
-    import pandas
-
     _same_question(run[0], baseline[0])
-    ours, theirs = read_images(run[1]).set_index("id"), read_images(baseline[1]).set_index("id")
+    tables = _joined(run, baseline)
     checks = []
     for name, limit in allowed.items():
         find_metric(name)
@@ -255,18 +315,70 @@ def compare(run: tuple[Run, Path], baseline: tuple[Run, Path], allowed: Mapping[
             common = ", ".join(other for other in run[0].scores if _has(run[0], other) and _has(baseline[0], other))
             raise ResultError(f"{name}: {which} has no such score; both have {common}")
         sign = 1.0 if METRICS[name].higher_is_better else -1.0
-        if name in ours.columns and name in theirs.columns:
-            pairs = {"run": ours[name], "baseline": theirs[name]}
-            both = pandas.concat(pairs, axis=1, join="inner").dropna()
-            if both.empty:
-                raise ResultError(f"{name}: no picture was scored in both runs; run both again on the same task")
-            capped = both.clip(upper=PSNR_CAP) if name == "psnr" else both
-            drop = paired_difference(list(sign * capped["baseline"]), list(sign * capped["run"]))
-        else:  # a distance between sets has no value a picture: the difference stands without an interval
+        pairs = _pairs(tables, name)
+        if pairs is None:  # a distance between sets has no value a picture: the difference stands without an interval
             distance = sign * (values[1] - values[0])
             drop = Difference(distance, distance, distance, 0)
+        elif not pairs[0]:
+            raise ResultError(f"{name}: no picture was scored in both runs; run both again on the same task")
+        else:
+            ours, theirs, clusters = pairs
+            drop = paired_difference([sign * v for v in theirs], [sign * v for v in ours], clusters)
         checks.append(Check(name, values[1], values[0], drop, limit))
     return checks
+
+
+def contrast(first: Found, second: Found) -> list[Contrast]:
+    """Compare two runs over the same pictures in every metric that both have for single pictures.
+
+    Raises:
+        ResultError: if the two are not of the same task, version, protocol and pictures, or share no metric.
+    """
+    _same_question(first[0], second[0])
+    tables = _joined(first, second)
+    found = []
+    for name in METRICS:
+        pairs = _pairs(tables, name)
+        if pairs is None or not pairs[0]:
+            continue
+        ours, theirs, clusters = pairs
+        means = [math.fsum(values) / len(values) for values in (ours, theirs)]
+        found.append((name, means, compare(ours, theirs, clusters)))
+    if not found:
+        raise ResultError(f"the two runs of {first[0].task} share no metric of single pictures; run both again")
+    adjusted = holm([comparison.sign_flip for _, _, comparison in found])
+    return [
+        Contrast(name, means[0], means[1], comparison, p)
+        for (name, means, comparison), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _joined(first: Found, second: Found) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Both per-image tables over the pictures that both have, in one order."""
+    ours, theirs = read_images(first[1]).set_index("id"), read_images(second[1]).set_index("id")
+    both = [name for name in ours.index if name in theirs.index]
+    return ours.loc[both], theirs.loc[both]
+
+
+def _pairs(
+    tables: tuple[pandas.DataFrame, pandas.DataFrame], name: str
+) -> tuple[list[float], list[float], list[str] | None] | None:
+    """Values of one metric in both runs, infinite ones capped, and the clusters; None where it has none a picture."""
+    ours, theirs = tables
+    if name not in ours.columns or name not in theirs.columns:
+        return None
+    cap = METRICS[name].cap
+    both = ours[name].notna() & theirs[name].notna()
+    first, second = ([float(value) for value in table.loc[both, name]] for table in tables)
+    if cap is not None:
+        first, second = ([cap if math.isinf(value) else value for value in values] for values in (first, second))
+    finite = [index for index in range(len(first)) if math.isfinite(first[index]) and math.isfinite(second[index])]
+    clusters = [str(value) for value in ours.loc[both, CLUSTER]] if CLUSTER in ours.columns else None
+    return (
+        [first[index] for index in finite],
+        [second[index] for index in finite],
+        [clusters[index] for index in finite] if clusters else None,
+    )
 
 
 def _same_question(run: Run, baseline: Run) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from vtbench.errors import CardError
 
-Backbone = Literal["lpips-alex", "lpips-vgg", "inception", "easyocr"]
+Backbone = Literal["lpips-alex", "lpips-vgg", "inception", "easyocr", "rapidocr", "tesseract"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,25 @@ class Metric:
     description: str
     needs: tuple[Backbone, ...] = ()
     """Backbones without which it can't be scored; `vtbench.backbones` finds and fetches them."""
+    cap: float | None = None
+    """What an infinite value counts in a mean with finite ones; without it one infinite value makes the mean so."""
+
+
+PSNR_CAP = 100.0
+"""dB that an infinite PSNR counts for in a mean with finite ones; a mean of infinite values alone stays infinite."""
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("psnr", "PSNR (dB)", True, 2, "10 log10(255² / MSE) of each picture, then the mean over pictures"),
+        Metric("psnr", "PSNR (dB)", True, 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
         Metric("ssim", "SSIM", True, 4, "Wang 2004: Gaussian window 11, sigma 1.5, mean over RGB, border dropped"),
+        Metric("ssim_uniform", "SSIM (uniform 7)", True, 4, "scikit-image's default: flat window 7, sample covariance"),
         Metric("ms_ssim", "MS-SSIM", True, 4, "Wang 2003: SSIM over five scales; from 161 px"),
+        Metric("ciede2000", "ΔE 2000", False, 3, "CIEDE2000 colour difference, mean over pixels; 1 is just visible"),
+        Metric("gmsd", "GMSD", False, 4, "Xue 2014: deviation of the similarity of luma gradients"),
+        Metric("haarpsi", "HaarPSI", True, 4, "Reisenhofer 2018: Haar wavelet similarity, with colour; from 16 px"),
+        Metric("flip", "FLIP", False, 4, "Andersson 2020: difference seen when flipped in place, 67 pixels a degree"),
         Metric("lpips", "LPIPS", False, 4, "lpips package v0.1, AlexNet, pictures in [-1, 1]", ("lpips-alex",)),
         Metric("lpips_vgg", "LPIPS (VGG)", False, 4, "lpips package v0.1, VGG16, pictures in [-1, 1]", ("lpips-vgg",)),
         Metric(
@@ -40,36 +53,208 @@ METRICS: dict[str, Metric] = {
             "Fréchet distance of FID-Inception features, originals against reconstructions, TF1-compatible resize",
             ("inception",),
         ),
+        Metric("kid", "KID", False, 5, "kernel distance of the same features, unbiased at any number", ("inception",)),
+        Metric("inception_score", "IS", True, 2, "Inception score of the reconstructions, one split", ("inception",)),
         Metric("cer", "CER", False, 4, "character error rate against the known text, in known boxes", ("easyocr",)),
+        Metric("cer_micro", "CER (micro)", False, 4, "all errors over all characters, in known boxes", ("easyocr",)),
         Metric("wer", "WER", False, 4, "word error rate against the known text, in known boxes", ("easyocr",)),
         Metric("cer_page", "CER (page)", False, 4, "character error rate, text found by the engine", ("easyocr",)),
         Metric("wer_page", "WER (page)", False, 4, "word error rate, text found by the engine", ("easyocr",)),
+        Metric("ned", "NED", False, 4, "edit distance over the longer text's length, in known boxes", ("easyocr",)),
+        Metric("word_accuracy", "T-ACC", True, 4, "share of words read exactly and in order, in boxes", ("easyocr",)),
+        Metric("legibility", "legible from (px)", False, 1, "cap height from which CER is under 10%", ("easyocr",)),
+        Metric("mtf", "MTF", True, 3, "slanted edges, ISO 12233, over the original's step: mean of five levels"),
+        Metric("mtf50", "MTF50 (c/px)", True, 3, "frequency at which the MTF falls under one half; untouched 0.60"),
+        Metric("contrast", "contrast", True, 4, "share of line pairs' contrast kept, phase-locked, each in [0, 1]"),
+        Metric("acutance", "acutance", True, 4, "dead leaves' transfer under the CSF of IEEE 1858, 60 px/degree"),
+        Metric("spectral_ratio", "energy ratio", True, 3, "energy after over before, by octave; above 1 is false"),
+        Metric("coherence", "coherence", True, 4, "Fourier ring correlation with the original, by octave"),
+        Metric("line_survival", "line survival", True, 4, "share of thin lines' contrast kept, each in [0, 1]"),
+        Metric("smallest_line", "smallest line (px)", False, 2, "thinnest that keeps half its contrast, else infinite"),
+        Metric("flat_noise", "flat noise (levels)", False, 3, "standard deviation of the error within flat fields"),
+        Metric("banding", "banding (levels)", False, 2, "step of the uniform quantiser that would band ramps as much"),
+        Metric("repeat_psnr", "PSNR, 8 passes", True, 2, "PSNR in dB of the original and 8 round trips", cap=PSNR_CAP),
+        Metric(
+            "repeat_drop", "drop (dB)", False, 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent", cap=PSNR_CAP
+        ),
+        Metric("token_agreement", "tokens kept", True, 4, "share of tokens that a second pass leaves as they are"),
+        Metric("shift_psnr", "shift PSNR", True, 2, "PSNR in dB of moved and unmoved reconstruction", cap=PSNR_CAP),
         Metric("bpp", "bits/pixel", False, 4, "bits of the codes or of the whole file, divided by the task's pixels"),
+        Metric(
+            "bpp_entropy", "entropy bits/pixel", False, 4, "the rate if an ideal order-0 coder packed the codes seen"
+        ),
         Metric("code_usage", "code usage", True, 4, "share of the codebook seen over the task; grows with n"),
         Metric("code_entropy", "bits/token", True, 2, "entropy of the codes seen over the task; grows with n"),
+        Metric("code_perplexity", "perplexity", True, 1, "2 to the entropy: codes in effective use; grows with n"),
     )
 }
 
-CODE_METRICS = ("bpp", "code_usage", "code_entropy")
+CODE_METRICS = ("bpp", "bpp_entropy", "code_usage", "code_entropy", "code_perplexity")
 """Measured in every run, because quality without its rate is half a result."""
 
-PSNR_CAP = 100.0
-"""dB that an infinite PSNR counts for in a mean with finite ones; a mean of infinite values alone stays infinite."""
+PIXEL_METRICS = (
+    *("psnr", "ssim", "ssim_uniform", "ms_ssim", "lpips", "lpips_vgg"),
+    *("ciede2000", "gmsd", "haarpsi", "flip"),
+)
+"""Metrics of one pair of pictures, which any task can have."""
+
+SET_METRICS = ("rfid", "kid")
+"""Distances between all originals and all reconstructions; single pictures don't have them."""
+
+TEXT_TOTALS = ("cer_micro", "legibility")
+"""Text metrics that come from all lines together; single pictures don't have them."""
+
+DETAIL_METRICS = (
+    "mtf",
+    "mtf50",
+    "contrast",
+    "acutance",
+    "spectral_ratio",
+    "coherence",
+    "line_survival",
+    "smallest_line",
+    "flat_noise",
+    "banding",
+)
+"""Measured on charts of known detail by `metrics.detail.measure`; each applies to some kinds of chart alone."""
 
 RFID_MINIMUM = 2048
 """rFID is refused under this many pictures: the covariance of 2048 features would be singular."""
 
 
+Geometry = Literal[
+    "pil-lanczos",
+    "pil-lanczos-cover",
+    "pil-bilinear",
+    "pil-bicubic",
+    "cv2-bilinear",
+    "tensor-bilinear",
+    "adm",
+    "native-padded",
+    "letterbox",
+]
+
+GEOMETRIES: dict[Geometry, str] = {
+    "pil-lanczos": "PIL's Lanczos filter on the short side, long side truncated; centre crop, offset rounded",
+    "pil-lanczos-cover": "PIL's Lanczos filter until the square is covered, both sides rounded; crop offset floored",
+    "pil-bilinear": "PIL's bilinear filter (it antialiases) on the short side, long side truncated; offset rounded",
+    "pil-bicubic": "PIL's bicubic filter on the short side, long side truncated; centre crop, offset rounded",
+    "cv2-bilinear": "OpenCV's bilinear filter, which does not antialias; both sides rounded, crop offset floored",
+    "tensor-bilinear": "the float tensor is resized, bilinear with antialias, and never rounded to levels",
+    "adm": "halved by PIL's box filter while twice too large, then PIL's bicubic filter; crop offset floored",
+    "native-padded": "native size, padded with black to multiples of 16, half before and the rest after",
+    "letterbox": "PIL's Lanczos filter to fit inside a black square, in its middle",
+}
+"""How a raw picture becomes what a tokenizer is fed (`vtbench.images.fit`)."""
+
+Rounding = Literal["pixels", "floats", "half-up", "half-even", "truncate"]
+
+ROUNDINGS: dict[Rounding, str] = {
+    "pixels": "the uint8 picture itself",
+    "floats": "floats, never rounded to levels",
+    "half-up": "clamped, 255 v + 0.5 rounded down",
+    "half-even": "clamped, 255 v rounded to the nearest level, ties to even",
+    "truncate": "clamped, 255 v in float32 rounded down: half a level darker on average",
+}
+"""How floats become the levels that are scored."""
+
+Window = Literal["gaussian-11", "gaussian-11-mirrored", "uniform-7"]
+
+WINDOWS: dict[Window, str] = {
+    "gaussian-11": "Gaussian window 11, sigma 1.5, the 5 pixels at the border dropped",
+    "gaussian-11-mirrored": "Gaussian window 11, sigma 1.5, the border mirrored and counted",
+    "uniform-7": "uniform window 7, sample covariance, the 3 pixels at the border dropped",
+}
+
+
+@dataclass(frozen=True)
+class Psnr:
+    """How a protocol computes PSNR, always on levels."""
+
+    pooled: bool = False
+    """One squared error over all pictures, its logarithm after, in place of the mean of each picture's PSNR."""
+    peak: Literal["255", "data"] = "255"
+    """What counts as full scale: 255, or what the originals happen to span (zero included)."""
+
+
+@dataclass(frozen=True)
+class Ssim:
+    """How a protocol computes SSIM."""
+
+    window: Window = "gaussian-11"
+    on: Literal["levels", "floats"] = "levels"
+    """What is compared: what was rounded, or the floats before (clamped to their range)."""
+    span: tuple[float, float] = (0.0, 1.0)
+    """What the levels 0 and 255 become; SSIM is not invariant to a shift."""
+    data_range: float | None = 1.0
+    """The L of its constants; None takes what the batch happens to span."""
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """How a protocol computes LPIPS."""
+
+    nets: tuple[Literal["alex", "vgg"], ...] = ("alex",)
+    on: Literal["levels", "floats"] = "levels"
+    span: tuple[float, float] = (-1.0, 1.0)
+    """What the levels 0 and 255 become; the networks were trained on (-1, 1)."""
+    clamped: bool = True
+    """Whether floats are clamped to their range first."""
+
+
+@dataclass(frozen=True)
+class Rfid:
+    """How a protocol computes rFID, and the Inception score where it does."""
+
+    on: Literal["levels", "floats"] = "levels"
+    resize: Literal["tf1", "bilinear"] = "tf1"
+    """To 299 x 299: as TensorFlow 1 does it, or torch's bilinear filter without antialias."""
+    precision: Literal["fp32", "fp64"] = "fp32"
+    inception_score: bool = False
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures become numbers."""
+    """How pictures become numbers: the way in, the way out, the metrics' arguments and the averaging, as data."""
 
     name: str
     title: str
-    geometry: str
-    quantisation: str
-    averaging: str
     source: str
+    """Repository and commit whose evaluation code does this; "vtbench" for our own."""
+    geometry: Geometry = "pil-lanczos"
+    size: int | None = 256
+    """Height and width where nobody says another; None keeps the native size."""
+    reference: Rounding = "pixels"
+    reconstruction: Rounding = "half-up"
+    scored_at: int | None = None
+    """Both sides are resized to this square by PIL's bilinear filter before they are scored."""
+    psnr: Psnr | None = Psnr()
+    ssim: Ssim | None = Ssim()
+    lpips: Lpips | None = Lpips()
+    rfid: Rfid | None = Rfid()
+    text: Literal["against-original", "words"] | None = None
+    """How text tasks are scored: a page as read before against as read after, or known words in their boxes."""
+    batch_means: tuple[str, ...] = ()
+    """Metrics that are averaged within batches of `batch` pictures first, so that a short last batch weighs more."""
+    batch: int = 1
+    notes: tuple[str, ...] = ()
+    """What else a reader must know, a sentence each."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Name the metrics it defines, as `METRICS` does."""
+        names = ["psnr"] if self.psnr else []
+        names += ["ssim"] if self.ssim else []
+        if self.lpips:
+            names += ["lpips" if net == "alex" else "lpips_vgg" for net in self.lpips.nets]
+        if self.rfid:
+            names += ["rfid", *(["inception_score"] if self.rfid.inception_score else [])]
+        return tuple(names)
+
+    @property
+    def text_metrics(self) -> tuple[str, ...]:
+        """Name what it adds on tasks of the family text."""
+        return {None: (), "against-original": ("cer_page", "wer_page"), "words": ("word_accuracy", "ned")}[self.text]
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -78,13 +263,209 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="canonical",
             title="vtbench's own: the same pixels for everybody",
-            geometry="PIL-Lanczos resize of the short side, centre crop by torchvision's rounding; never rescaled",
-            quantisation="clamp, then round half up to uint8, once; originals are never re-quantised",
-            averaging=f"one value a picture, then the mean; infinite PSNR counts {PSNR_CAP:.0f} dB beside finite",
             source="vtbench",
+            notes=(
+                f"An infinite PSNR counts {PSNR_CAP:.0f} dB in a mean with finite ones.",
+                "The task says the size, and pictures are scored at it.",
+                f"rFID is refused under {RFID_MINIMUM} pictures.",
+            ),
+        ),
+        Protocol(
+            name="vtbench-2025",
+            title="the VTBench paper's evaluation code",
+            source="xingjianleng/VTBench 01368b3fb1d0a2aa387917d49515d152610e76e3",
+            geometry="pil-lanczos-cover",
+            reference="truncate",
+            reconstruction="truncate",
+            scored_at=256,
+            psnr=Psnr(pooled=True, peak="data"),
+            ssim=Ssim(window="gaussian-11-mirrored", data_range=None),
+            lpips=Lpips(span=(0.0, 1.0)),
+            text="against-original",
+            batch=16,
+            notes=(
+                "Text: what the OCR engine reads on the original counts as the truth; nothing is normalised, the sums "
+                "run over all pictures, and WER is the CHARACTER distance over the number of words. Its own recogniser "
+                "is another one than the engines here.",
+                "The range of SSIM is that of the batch, so its value depends on the batch size (16 in its scripts).",
+                "Of models in [-1, 1] truncation also darkens the original; of models in [0, 1] it does not.",
+                "Its single-picture values use that picture's own range.",
+            ),
+        ),
+        Protocol(
+            name="seed-voken",
+            title="SEED-Voken's evaluation of IBQ (ImageNet configurations)",
+            source="TencentARC/SEED-Voken b9a17eac8e2c0779c12a5429b0bfd6c502788484",
+            geometry="cv2-bilinear",
+            reference="truncate",
+            reconstruction="truncate",
+            ssim=Ssim(window="uniform-7"),
+            lpips=Lpips(nets=("alex", "vgg"), on="floats"),
+            rfid=Rfid(on="floats", resize="bilinear"),
+            batch_means=("psnr", "ssim"),
+            batch=4,
+        ),
+        Protocol(
+            name="seed-voken-tv",
+            title="SEED-Voken's evaluation of Open-MAGVIT2 and of IBQ's pretrained models",
+            source="TencentARC/SEED-Voken b9a17eac8e2c0779c12a5429b0bfd6c502788484",
+            geometry="pil-bilinear",
+            reference="truncate",
+            reconstruction="truncate",
+            ssim=Ssim(window="uniform-7"),
+            lpips=Lpips(nets=("alex", "vgg"), on="floats"),
+            rfid=Rfid(on="floats", resize="bilinear"),
+            batch_means=("psnr", "ssim"),
+            batch=4,
+        ),
+        Protocol(
+            name="lightningdit",
+            title="LightningDiT's evaluation of VA-VAE",
+            source="hustvl/LightningDiT 2725fed42a14898744433809949834e26957bcdd",
+            geometry="tensor-bilinear",
+            reference="half-up",
+            ssim=Ssim(window="gaussian-11-mirrored", on="floats", span=(-1.0, 1.0), data_range=2.0),
+            lpips=Lpips(nets=("vgg",), on="floats", clamped=False),
+            rfid=Rfid(resize="bilinear"),
+            batch_means=("ssim", "lpips_vgg"),
+            batch=8,
+            notes=("Its code draws the posterior without a fixed seed, so that its own runs differ a little.",),
+        ),
+        Protocol(
+            name="llamagen",
+            title="LlamaGen's reconstruction script",
+            source="FoundationVision/LlamaGen ce98ec41803a74a90ce68c40ababa9eaeffeb4ec",
+            geometry="adm",
+            reference="floats",
+            ssim=Ssim(window="uniform-7", data_range=2.0),
+            lpips=None,
+            rfid=None,
+            notes=(
+                "SSIM is computed with twice the true range, which inflates it.",
+                "Its FID comes from ADM's TensorFlow evaluator on the uint8 pictures, which is not part of this.",
+            ),
+        ),
+        Protocol(
+            name="vfm-vae",
+            title="VFM-VAE's reconstruction and evaluation tools",
+            source="tianciB/VFM-VAE b3a752a3f73a292f8f59a5f178e5de69575db6c4",
+            geometry="pil-bilinear",
+            reconstruction="truncate",
+            ssim=Ssim(window="gaussian-11-mirrored", span=(-1.0, 1.0), data_range=2.0),
+            lpips=Lpips(nets=("vgg",)),
+            batch=1,
+        ),
+        Protocol(
+            name="titok",
+            title="TiTok's evaluator (1d-tokenizer)",
+            source="bytedance/1d-tokenizer 942a96fbdd873780179d1b78d5462911528bf8c8",
+            geometry="pil-bicubic",
+            reconstruction="half-even",
+            psnr=None,
+            ssim=None,
+            lpips=None,
+            rfid=Rfid(precision="fp64", inception_score=True),
+        ),
+        Protocol(
+            name="cosmos",
+            title="Cosmos-Tokenizer on images, scored by TokenBench",
+            source="NVIDIA/Cosmos-Tokenizer 3584ae752ce8ebdbe06a420bf60d7513c0e878cc; "
+            "NVlabs/TokenBench dcbb7d587abe2804da4d23ac46f9caf17f4b641c",
+            geometry="native-padded",
+            size=None,
+            ssim=Ssim(window="uniform-7"),
+            lpips=Lpips(nets=("vgg",)),
+            rfid=None,
+            notes=(
+                "Padding is cut off again before scoring. It defines no FID of images.",
+                "Its networks run in bfloat16 unless told otherwise: `--precision bf16`.",
+            ),
+        ),
+        Protocol(
+            name="tokbench",
+            title="TokBench's geometry for text images",
+            source="wjf5203/TokBench a77070cb1d58385dfe4b4dc910320f81a20f1b65; "
+            "geometry: kiangyeeo/VTBenchLab 64b6b51a5f976f020617753f0022d1aaf8d467f0",
+            geometry="letterbox",
+            reconstruction="half-even",
+            text="words",
+            ssim=None,
+            lpips=None,
+            rfid=None,
+            notes=(
+                "Scored at the original size: the window is cut out and resized by PIL's Lanczos filter.",
+                "It publishes word accuracy and 1 - NED of text only: the plain mean of three bins of text height. Its "
+                "recogniser, PARSeq, is replaced by the task's OCR engine. PSNR is given for diagnosis.",
+                "Its scripts save under the data set's own name, most of them as JPEG of quality 75; here nothing is.",
+            ),
         ),
     )
 }
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One rule in which a published protocol differs from canonical."""
+
+    fields: tuple[str, ...]
+    """The fields of `Protocol` that hold it."""
+    sentence: str
+
+
+def deviations(protocol: Protocol) -> list[Deviation]:
+    """Say in one sentence each where a protocol differs from canonical, for the metrics that both define."""
+    own = PROTOCOLS["canonical"]
+    found = []
+    if protocol.geometry != own.geometry:
+        found.append(Deviation(("geometry", "size"), f"Geometry: {GEOMETRIES[protocol.geometry]}."))
+    if protocol.reference != own.reference:
+        found.append(Deviation(("reference",), f"Original: {ROUNDINGS[protocol.reference]}."))
+    if protocol.reconstruction != own.reconstruction:
+        found.append(Deviation(("reconstruction",), f"Reconstruction: {ROUNDINGS[protocol.reconstruction]}."))
+    if protocol.scored_at:
+        side = protocol.scored_at
+        found.append(Deviation(("scored_at",), f"Both sides are resized to {side}x{side} (PIL bilinear) for scoring."))
+    if protocol.psnr and protocol.psnr != own.psnr:
+        pooled = "one squared error pooled over all pictures" if protocol.psnr.pooled else "one value a picture"
+        peak = "; full scale is what the originals happen to span" if protocol.psnr.peak == "data" else ""
+        found.append(Deviation(("psnr",), f"PSNR: {pooled}{peak}."))
+    if protocol.ssim and protocol.ssim != own.ssim:
+        rule = protocol.ssim
+        what = "unrounded floats" if rule.on == "floats" else "levels"
+        span = f"{what} in [{rule.span[0]:g}, {rule.span[1]:g}]"
+        reach = "of what the batch spans" if rule.data_range is None else f"{rule.data_range:g}"
+        found.append(Deviation(("ssim",), f"SSIM: {WINDOWS[rule.window]}; {span}, range {reach}."))
+    if protocol.lpips and protocol.lpips != own.lpips:
+        rule_ = protocol.lpips
+        what = "floats" if rule_.on == "floats" else "levels"
+        clamped = "" if rule_.clamped or rule_.on == "levels" else " without a clamp"
+        span = f"[{rule_.span[0]:g}, {rule_.span[1]:g}]"
+        found.append(Deviation(("lpips",), f"LPIPS: {' and '.join(rule_.nets)} on {what} in {span}{clamped}."))
+    if protocol.rfid and protocol.rfid != own.rfid:
+        what = "unrounded floats" if protocol.rfid.on == "floats" else "levels"
+        resize = "TF1's resize" if protocol.rfid.resize == "tf1" else "torch's bilinear resize without antialias"
+        found.append(Deviation(("rfid",), f"rFID: {what}, {resize}, network in {protocol.rfid.precision}."))
+    if protocol.batch_means:
+        means = f"{', '.join(protocol.batch_means)} are means of the means of batches of {protocol.batch}"
+        found.append(Deviation(("batch_means", "batch"), f"Averaging: {means}."))
+    return found
+
+
+EFFECTS_ON = ("psnr", "ssim", "lpips", "lpips_vgg")
+"""Metrics in which the effect of a deviation is stated."""
+
+
+def effects(protocol: Protocol) -> tuple[list[tuple[str, dict[str, float]]], str]:
+    """Say where a protocol differs from canonical, and by how much each of these rules alone moves a number.
+
+    Returns:
+        Each deviation's sentence with its effects by metric (empty where it was not measured), and what they were
+        measured on. `benchmarks/conventions.py --write` measures them.
+    """
+    known = json.loads((Path(__file__).resolve().parent / "assets" / "deviations.json").read_bytes())
+    own = known["effects"].get(protocol.name, {})
+    measured = f"{known['tokenizer']} on {known['task']}, scored at 256"
+    return [(one.sentence, own.get(one.sentence, {})) for one in deviations(protocol)], measured
 
 
 def find_protocol(name: str) -> Protocol:

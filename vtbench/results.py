@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from vtbench.cards import explain
 from vtbench.errors import ResultError
-from vtbench.protocols import PSNR_CAP
+from vtbench.statistics import mean_interval
 from vtbench.types import Strict
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 IMAGES = "images.parquet"
 RUN = "run.json"
+
+CLUSTER = "document"
+"""The attribute that says which pictures show one document: an interval draws them together."""
 
 
 class Score(Strict):
@@ -38,6 +41,16 @@ class Score(Strict):
     """Pictures that the task has."""
     infinite: int = 0
     """Pictures whose value is infinite (PSNR of equal pictures)."""
+    floor: float | None = None
+    """The same metric of the originals themselves, where an OCR engine reads: what the engine alone gets wrong."""
+    low: float | None = None
+    """Ends of the 95% interval; None where the metric has none, or only one picture was scored."""
+    high: float | None = None
+
+    @property
+    def excess(self) -> float | None:
+        """What of an error rate is the tokenizer's: the value less the floor."""
+        return None if self.value is None or self.floor is None else self.value - self.floor
 
     @model_validator(mode="after")
     def _missing_has_a_reason(self) -> Score:
@@ -61,7 +74,7 @@ class Timing(Strict):
 class Run(Strict):
     """What one tokenizer scored on one task, and everything that made the numbers what they are."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     tokenizer: str
     family: str
     kind: Literal["discrete", "continuous", "codec"]
@@ -72,9 +85,9 @@ class Run(Strict):
     primary: str
     """The metric that ranks."""
     scores: dict[str, Score]
-    groups: dict[str, dict[str, Score]] = Field(default_factory=dict)
-    """The same scores for each value of `group_by`."""
-    group_by: str | None = None
+    """By metric; "contrast/0.25" is the metric `contrast` at its level 0.25."""
+    groups: dict[str, dict[str, dict[str, Score]]] = Field(default_factory=dict)
+    """The same scores by attribute of the pictures and its value, such as groups["cap_height"]["12"]["cer"]."""
     tokens_per_image: int | None = None
     codebook_sizes: tuple[int, ...] = ()
     parameters: int
@@ -82,6 +95,8 @@ class Run(Strict):
     """Pictures that the task has, or `limit` where that is less."""
     limit: int | None = None
     weights: Literal["published", "local", "synthetic", "none"]
+    data_revision: str | None = None
+    """The commit of the hub's data set that was really read."""
     digests: dict[str, str | None]
     """sha256 of the tokenizer card, task card, weights, data, code and metric backbones."""
     version: str
@@ -97,25 +112,55 @@ class Run(Strict):
     timing: Timing
 
     @property
+    def stem(self) -> str:
+        """Name its files and folders: the tokenizer, and the protocol where it is not canonical."""
+        return file_stem(self.tokenizer, self.protocol)
+
+    @property
     def ranked(self) -> bool:
         """Whether a leaderboard may place it: made-up weights and parts of a task are shown, never ranked."""
         return self.weights != "synthetic" and self.limit is None
 
 
-def summarise(values: Sequence[float | None], expected: int, reason: str) -> Score:
+def file_stem(tokenizer: str, protocol: str) -> str:
+    """Name the files of a run: "ibq-262144", or "ibq-262144@seed-voken"."""
+    return tokenizer if protocol == "canonical" else f"{tokenizer}@{protocol}"
+
+
+def summarise(
+    values: Sequence[float | None],
+    expected: int,
+    reason: str,
+    *,
+    cap: float | None = None,
+    clusters: Sequence[str] | None = None,
+    interval: bool = True,
+) -> Score:
     """Average the values of single pictures; `reason` is said where none was scored.
 
-    Infinite values count PSNR_CAP beside finite ones; a mean of infinite values alone is infinite.
+    Infinite values count `cap` beside finite ones; a mean of infinite values alone is infinite, and one without a cap.
+
+    Args:
+        values: one a picture; None where it was not scored.
+        expected: how many there should be.
+        reason: why there is none.
+        cap: what an infinite value counts, as `protocols.Metric.cap` says.
+        clusters: the document of each picture, where several show one.
+        interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
+    places = [place for place, value in enumerate(values) if value is not None and not math.isnan(value)]
     scored = [value for value in values if value is not None and not math.isnan(value)]
     if not scored:
         return Score(value=None, reason=reason, scored=0, expected=expected)
     infinite = sum(math.isinf(value) for value in scored)
-    if infinite == len(scored):
-        mean = math.inf
-    else:
-        mean = math.fsum(PSNR_CAP if math.isinf(value) else value for value in scored) / len(scored)
-    return Score(value=mean, scored=len(scored), expected=expected, infinite=infinite)
+    if infinite == len(scored) or (infinite and cap is None):
+        return Score(value=math.inf, scored=len(scored), expected=expected, infinite=infinite)
+    finite = [cap if cap is not None and math.isinf(value) else value for value in scored]
+    ends: tuple[float | None, float | None] = (None, None)
+    if interval and len(finite) > 1:
+        ends = mean_interval(finite, [clusters[place] for place in places] if clusters else None)
+    mean = math.fsum(finite) / len(finite)
+    return Score(value=mean, scored=len(finite), expected=expected, infinite=infinite, low=ends[0], high=ends[1])
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -172,6 +217,10 @@ def read_run(path: Path) -> Run:
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror}); expected the JSON of a run") from error
     except ValidationError as error:
+        if any(item["loc"] == ("schema_version",) for item in error.errors()):
+            raise ResultError(
+                f"{path}: written by another version of vtbench; run it again with --overwrite"
+            ) from error
         raise ResultError(f"{path}: not the summary of a run: {explain(error)}") from error
 
 
@@ -197,14 +246,14 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
         ResultError: if either is missing, or the table is of another run.
     """
     run = read_run(place / RUN if place.is_dir() else place)
-    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.tokenizer]
+    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.stem]
     for folder in candidates:
         images, summary = folder / IMAGES, folder / RUN
         if images.is_file() and summary.is_file() and read_run(summary) == run:
             return run, images
     raise ResultError(
         f"{place}: its per-image table is not in {candidates[-1]}; keep the work folder's "
-        f"{run.task}/{run.tokenizer}/ ({RUN} and {IMAGES}) and name that folder, or run it again"
+        f"{run.task}/{run.stem}/ ({RUN} and {IMAGES}) and name that folder, or run it again"
     )
 
 

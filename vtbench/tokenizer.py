@@ -71,8 +71,9 @@ class Tokenizer:
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         network.to(device=self.device, dtype=DTYPES[precision]).eval()
         spec = card.input
-        self._span = images.value_range(*spec.range, spec.mean, spec.std)
-        self._decoded_span = spec.decoded_range or self._span
+        self.span = images.value_range(*spec.range, spec.mean, spec.std)
+        """What the levels 0 and 255 become on the way in, per channel where the card gives mean and std."""
+        self._decoded_span = spec.decoded_range or self.span
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Codes:
@@ -82,9 +83,17 @@ class Tokenizer:
             DataError: if the network takes other sizes; pictures are never resized to fit.
         """
         check_pictures(pictures)
+        return self.encode_floats(images.to_float(pictures.to(self.device), self.span))
+
+    @torch.inference_mode()
+    def encode_floats(self, pictures: Tensor) -> Codes:
+        """Encode float32 pictures within `span`, (B, 3, H, W), for protocols that resize or scale without levels.
+
+        Raises:
+            DataError: if the network takes other sizes.
+        """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
-        x = images.to_float(pictures.to(self.device), self._span)
-        x = images.pad_to_multiple(x, self.card.input.multiple_of)
+        x = images.pad_to_multiple(pictures.to(self.device), self.card.input.multiple_of)
         with _exact_convolutions():
             return self.network.encode(x.to(DTYPES[self.precision]))
 
@@ -96,12 +105,21 @@ class Tokenizer:
             codes: all that the decoder may know of the pictures.
             size: height and width before padding; both sides know them.
         """
+        return images.to_uint8(self._decode(codes, size), self._decoded_span)
+
+    @torch.inference_mode()
+    def decode_floats(self, codes: Codes, size: tuple[int, int]) -> Tensor:
+        """Decode to float pictures within `span`, neither clamped nor rounded, for protocols that do so themselves."""
+        decoded = self._decode(codes, size)
+        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
+
+    def _decode(self, codes: Codes, size: tuple[int, int]) -> Tensor:
         with _exact_convolutions():
             decoded = self.network.decode(codes).to(self.device)
         if decoded.shape[-2] < size[0] or decoded.shape[-1] < size[1]:
             found = f"{decoded.shape[-1]}x{decoded.shape[-2]}"
             raise DataError(f"{self.card.name}: the codes decode to {found} pixels, fewer than {size[1]}x{size[0]}")
-        return images.crop_to(images.to_uint8(decoded, self._decoded_span), size)
+        return images.crop_to(decoded, size)
 
     def reconstruct(self, pictures: Tensor) -> Tensor:
         """Encode and decode uint8 pictures, (B, 3, H, W)."""

@@ -30,7 +30,11 @@ class TextLine:
 
     text: str
     box: tuple[int, int, int, int]
-    """Left, top, right, bottom in pixels; right and bottom are exclusive."""
+    """Left, top, right, bottom in pixels; right and bottom are exclusive. The whole picture where the place of the text
+    is not known."""
+
+    ratio: float | None = None
+    """Size of the text relative to the whole picture, where the data set states it."""
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 import re
@@ -11,10 +12,14 @@ from vtbench import cards
 from vtbench.data import open_source, sample
 from vtbench.errors import DataError
 
+POOL = Path(__file__).resolve().parents[2] / "training" / "pool.csv"
 
-@pytest.fixture(scope="module")
-def source():
-    return sample.Source(size=256)
+
+@pytest.fixture(scope="module", params=[256, 512])
+def source(request):
+    opened = sample.Source(size=request.param)
+    assert opened.index.size == request.param
+    return opened
 
 
 def test_every_picture_is_what_the_index_says(source):
@@ -22,28 +27,29 @@ def test_every_picture_is_what_the_index_says(source):
     for index, entry in enumerate(source.index.pictures):
         picture = source.read(index)
         assert picture.id == entry.id == source.sample_id(index)
-        assert picture.image.dtype == torch.uint8 and picture.image.shape == (3, 256, 256)
+        assert picture.image.dtype == torch.uint8 and picture.image.shape == (3, source.index.size, source.index.size)
         assert picture.attributes == {"category": entry.category}
         assert entry.category in {"photo", "texture", "science", "graphic"}
         pixels = picture.image.permute(1, 2, 0).contiguous().numpy().tobytes()
         assert hashlib.sha256(pixels).hexdigest() == entry.sha256
         seen.add(entry.sha256)
-    assert len(seen) == len(source) == 29
+    assert len(seen) == len(source) == {256: 29, 512: 17}[source.index.size]
 
 
 def test_files_are_lossless_webp_and_all_are_indexed(source):
-    files = sorted(path.name for path in sample.FOLDER.glob("*.webp"))
+    files = sorted(path.name for path in source.folder.glob("*.webp"))
     assert files == sorted(entry.file for entry in source.index.pictures)
     for file in files:
-        data = (sample.FOLDER / file).read_bytes()
+        data = (source.folder / file).read_bytes()
         assert data[12:16] == b"VP8L", file  # the lossless bitstream
-        with Image.open(sample.FOLDER / file) as picture:
-            assert picture.size == (256, 256)
-    assert sum((sample.FOLDER / file).stat().st_size for file in files) < 3_000_000
+        with Image.open(source.folder / file) as picture:
+            assert picture.size == (source.index.size, source.index.size)
+    most = {256: 3_000_000, 512: 6_000_000}[source.index.size]
+    assert sum((source.folder / file).stat().st_size for file in files) < most
 
 
 def test_every_picture_is_credited_under_a_free_licence_without_share_alike(source):
-    page = (sample.FOLDER / "LICENSES.md").read_text(encoding="utf-8")
+    page = (source.folder / "LICENSES.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\S+\.webp) \|(.+)$", page, re.MULTILINE))
     for entry in source.index.pictures:
         assert entry.license in {"CC0 1.0", "CC BY 2.0", "CC BY 4.0", "Public domain", "Apache-2.0"}
@@ -52,9 +58,25 @@ def test_every_picture_is_credited_under_a_free_licence_without_share_alike(sour
     assert len(rows) == len(source)
 
 
-def test_another_size_is_refused_with_both_numbers():
-    with pytest.raises(DataError, match=r"256x256, the task asks for 512x512"):
-        sample.Source(size=512)
+def test_nothing_at_512_was_enlarged():
+    for entry in sample.Source(size=512).index.pictures:
+        side = re.fullmatch(r"resized and cropped from (\d+)x(\d+)", entry.change)
+        assert entry.change in {"rendered", "same pixels"} or min(map(int, side.groups())) >= 512, entry.id
+
+
+def test_no_picture_is_one_that_the_tiny_tokenizers_were_trained_on(source):
+    with POOL.open(encoding="utf-8", newline="") as file:
+        trained = {(row["package"], Path(row["path"]).name) for row in csv.DictReader(file)}
+    assert ("lomiri-wallpapers-16.04", "umang_by_Abhishek_Mudgal.jpg") in trained  # same names as the index gives
+    for entry in source.index.pictures:
+        release, _, name = entry.package.partition(": ")
+        assert (release.removeprefix("Debian ").split(" ")[0], name) not in trained, entry.id
+
+
+@pytest.mark.parametrize("size", [128, 384, 1024])
+def test_another_size_is_refused_with_all_numbers(size):
+    with pytest.raises(DataError, match=rf"256x256 and 512x512, the task asks for {size}x{size}; .* 256 or 512"):
+        sample.Source(size=size)
 
 
 def test_a_path_is_refused(tmp_path):
@@ -63,7 +85,7 @@ def test_a_path_is_refused(tmp_path):
 
 
 def test_changed_pixels_are_noticed(tmp_path, monkeypatch):
-    for file in sample.FOLDER.iterdir():
+    for file in (path for path in sample.FOLDER.iterdir() if path.is_file()):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(sample, "FOLDER", tmp_path)
     with Image.open(tmp_path / "astronaut.webp") as opened:
@@ -75,12 +97,14 @@ def test_changed_pixels_are_noticed(tmp_path, monkeypatch):
 
 
 def test_digest_changes_with_a_picture(source, tmp_path, monkeypatch):
-    said = json.loads((sample.FOLDER / "index.json").read_text(encoding="utf-8"))
+    said = json.loads((source.folder / "index.json").read_text(encoding="utf-8"))
     said["pictures"][5]["sha256"] = "0" * 64
-    (tmp_path / "index.json").write_text(json.dumps(said), encoding="utf-8")
+    changed = tmp_path / source.folder.relative_to(sample.FOLDER)
+    changed.mkdir(exist_ok=True)
+    (changed / "index.json").write_text(json.dumps(said), encoding="utf-8")
     before = source.digest
     monkeypatch.setattr(sample, "FOLDER", tmp_path)
-    assert sample.Source(size=256).digest != before
+    assert sample.Source(size=source.index.size).digest != before
 
 
 def test_a_damaged_index_is_one_line(tmp_path, monkeypatch):
@@ -93,13 +117,13 @@ def test_a_damaged_index_is_one_line(tmp_path, monkeypatch):
 
 def test_task_cards_open_their_sources_and_group_by_what_the_samples_have():
     found = cards.tasks()
-    assert {"reconstruction", "detail", "text"} <= set(found)
-    for name, count in (("reconstruction", 29), ("detail", 20), ("text", 16)):
+    assert {"reconstruction", "reconstruction-512", "detail", "text"} <= set(found)
+    for name, count in (("reconstruction", 29), ("reconstruction-512", 17), ("detail", 33), ("text", 27)):
         card = found[name]
         opened = open_source(card.data.source, size=card.geometry.size)
         assert len(opened) == count
         assert f"{count} " in card.description
-        assert card.group_by in opened.read(0).attributes
+        assert set(card.group_by) <= {key for index in range(count) for key in opened.read(index).attributes}
         assert card.primary in card.metrics
 
 

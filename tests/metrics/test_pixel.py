@@ -1,14 +1,16 @@
 import math
 
 import numpy as np
+import piq
 import pytest
 import torch
 from scipy.ndimage import correlate1d
-from skimage import data
+from skimage import color, data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vtbench.errors import DataError
-from vtbench.metrics import ms_ssim, psnr, ssim
+from vtbench.metrics import ms_ssim, pixel, psnr, ssim
+from vtbench.metrics.pixel import ciede2000, gmsd, haarpsi
 
 
 def _tensor(*pictures):
@@ -67,6 +69,106 @@ def test_ssim_equals_skimage(pair):
     assert ssim(_tensor(pair[0]), _tensor(pair[1])).item() == pytest.approx(wanted, abs=1e-10)
 
 
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
+def test_uniform_ssim_equals_the_default_of_skimage(pair):
+    wanted = structural_similarity(*pair, data_range=255, channel_axis=-1)
+    # Both in float64; theirs keeps a running sum along each row, which rounds a little more than ours.
+    assert ssim(_tensor(pair[0]), _tensor(pair[1]), window="uniform-7").item() == pytest.approx(wanted, abs=1e-9)
+
+
+HARD = ["constant", "checkerboard", "one pixel", "low contrast", "equal", "natural"]
+SIZES = [(256, 256), (512, 512), (255, 301)]
+
+
+def _hard(kind, height, width):
+    picture = np.tile(ASTRONAUT, (1, 2, 1))[:height, :width]
+    if kind == "constant":
+        return _flat(height, width, 255), _flat(height, width, 253)
+    if kind == "checkerboard":
+        board = _checkerboard(height, width, 0)
+        return board, np.roll(board, 1, axis=0)
+    if kind == "one pixel":
+        return picture, _one_pixel(picture)
+    if kind == "low contrast":
+        low = (240 + picture // 64).astype(np.uint8)
+        return low, _noisy(low, 4, 1)
+    return (picture, picture.copy()) if kind == "equal" else (picture, _noisy(picture, 6))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize("kind", HARD)
+def test_hard_cases_equal_skimage(kind, size):
+    first, second = _hard(kind, *size)
+    x, y = _tensor(first), _tensor(second)
+    if kind == "equal":
+        assert psnr(x, y).item() == math.inf
+        assert ciede2000(x, y).item() == 0.0
+    else:
+        assert psnr(x, y).item() == pytest.approx(peak_signal_noise_ratio(first, second, data_range=255), abs=1e-10)
+    gaussian = structural_similarity(
+        first, second, gaussian_weights=True, use_sample_covariance=False, data_range=255, channel_axis=-1
+    )
+    uniform = structural_similarity(first, second, data_range=255, channel_axis=-1)
+    # float64 on both sides: what is left is the order of the sums.
+    assert ssim(x, y).item() == pytest.approx(gaussian, abs=1e-10)
+    assert ssim(x, y, window="uniform-7").item() == pytest.approx(uniform, abs=1e-9)
+
+
+def test_the_large_operations_of_a_gpu_give_what_the_strips_give():
+    for first, second in PAIRS.values():
+        x, y = _tensor(first)[0], _tensor(second)[0]
+        for window, (taps, unbiased) in pixel._WINDOWS.items():
+            similarity, structure = pixel._ssim_means(x[None], y[None], window)
+            found = pixel._ssim_means_at_once(x, y, taps, unbiased)
+            # float64; only the order of the sums differs.
+            assert torch.allclose(found, torch.stack([similarity[0], structure[0]], dim=1), rtol=0, atol=1e-11)
+
+
+COLOURS = {
+    "noise": PAIRS["noise"],
+    "odd sides": PAIRS["odd sides"],
+    "negative": (ASTRONAUT[:64, :80], 255 - ASTRONAUT[:64, :80]),
+    "flat and textured": PAIRS["flat and textured"],
+    "black and white": PAIRS["black and white"],
+    "grey and colours": (_checkerboard(40, 50, 0), data.coffee()[:40, :50]),
+}
+
+
+@pytest.mark.parametrize("pair", COLOURS.values(), ids=COLOURS.keys())
+def test_ciede2000_equals_skimage(pair):
+    wanted = color.deltaE_ciede2000(color.rgb2lab(pair[0]), color.rgb2lab(pair[1])).mean()
+    # float64 on both sides; the hue of a grey pixel hangs on its last digits and weighs as little.
+    assert ciede2000(_tensor(pair[0]), _tensor(pair[1])).item() == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize(("metric", "theirs"), [(gmsd, piq.gmsd), (haarpsi, piq.haarpsi)], ids=["gmsd", "haarpsi"])
+@pytest.mark.parametrize("pair", [*COLOURS.values(), PAIRS["shifted"]], ids=[*COLOURS, "shifted"])
+def test_gmsd_and_haarpsi_equal_piq(metric, theirs, pair):
+    x, y = _tensor(pair[0]), _tensor(pair[1])
+    # float64 on both sides.
+    assert metric(x, y).item() == pytest.approx(theirs(x.double(), y.double(), data_range=255).item(), abs=1e-10)
+
+
+def test_haarpsi_of_two_black_pictures_is_one():
+    black = _tensor(_flat(32, 40, 0))
+    assert haarpsi(black, black.clone()).item() == 1.0  # nothing has a weight; the formula alone gives 0 / 0
+
+
+def test_gmsd_sees_no_colour_and_ciede2000_does():
+    picture = ASTRONAUT[:64, :64].astype(int)
+    shift = np.array([24, -12, -1])  # 0.299 * 24 - 0.587 * 12 - 0.114 = 0.018 levels of luma
+    kept = np.clip(picture, 40, 215)
+    x, y = _tensor(kept.astype(np.uint8)), _tensor((kept + shift).astype(np.uint8))
+    assert gmsd(x, y).item() < 1e-3
+    assert ciede2000(x, y).item() > 4
+
+
+def test_an_unknown_window_is_refused():
+    picture = _tensor(ASTRONAUT[:32, :32])
+    with pytest.raises(DataError, match="gaussian-11, uniform-7"):
+        ssim(picture, picture, window="uniform-8")
+
+
 def _ms_ssim_by_scipy(x, y):
     offsets = np.arange(-5, 6)
     taps = np.exp(-(offsets**2) / 4.5)
@@ -109,23 +211,26 @@ def test_ms_ssim_of_opposites_is_zero():
     assert ms_ssim(_tensor(board), _tensor(255 - board)).item() == 0.0
 
 
-@pytest.mark.parametrize(("metric", "best"), [(psnr, math.inf), (ssim, 1.0), (ms_ssim, 1.0)])
+@pytest.mark.parametrize(
+    ("metric", "best"), [(psnr, math.inf), (ssim, 1.0), (ms_ssim, 1.0), (ciede2000, 0.0), (gmsd, 0.0), (haarpsi, 1.0)]
+)
 def test_equal_pictures_have_the_best_value(metric, best):
     pictures = _tensor(ASTRONAUT[:170, :170], _flat(170, 170, 255), _checkerboard(170, 170, 0))
     assert metric(pictures, pictures.clone()).tolist() == pytest.approx([best] * 3, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim])
+@pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim, ciede2000, gmsd, haarpsi])
 def test_a_batch_gives_what_its_pictures_give_alone(metric):
     first, second = ASTRONAUT[:165, :180], ASTRONAUT[200:365, 100:280]
     reference, other = _tensor(first, second), _tensor(_noisy(first), _noisy(second, 5, 9))
     alone = [metric(reference[i : i + 1], other[i : i + 1]).item() for i in range(2)]
     assert metric(reference, other).tolist() == alone
-    assert alone[0] < alone[1]
+    assert alone[0] != alone[1]  # so a batch in another order shows
+    # Symmetric by definition: no metric here has a side that could be swapped by mistake.
     assert metric(other, reference).tolist() == pytest.approx(alone, abs=1e-12)
 
 
-@pytest.mark.parametrize(("metric", "smallest"), [(ssim, 11), (ms_ssim, 161)])
+@pytest.mark.parametrize(("metric", "smallest"), [(ssim, 11), (ms_ssim, 161), (haarpsi, 16)])
 def test_a_picture_under_the_window_is_refused(metric, smallest):
     wide = torch.zeros(1, 3, smallest, smallest + 5, dtype=torch.uint8)
     assert metric(wide, wide).item() == pytest.approx(1.0)
@@ -134,7 +239,7 @@ def test_a_picture_under_the_window_is_refused(metric, smallest):
         metric(low, low)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim])
+@pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim, ciede2000, gmsd, haarpsi])
 @pytest.mark.parametrize(
     "other",
     [

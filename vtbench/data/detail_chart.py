@@ -6,6 +6,13 @@ is a polynomial of our own for that reason. Levels are rounded once, half up.
 
 Gratings are sampled at pixel centres. Edges and lines are area-sampled: a pixel's level is the exact share of its
 square that the shape covers. Levels are plain sRGB levels; nothing here is linear light.
+
+A sample's attributes say what is known of its chart, so that `vtbench.metrics.detail` measures without this module.
+`chart` is its kind. A chart of several parts has a `grid`, such as "3x3" (rows, columns): the part in row r and column
+c covers the pixel rows r * H // rows up to (r + 1) * H // rows, and the columns likewise. `frequencies` are the cycles
+a pixel of the parts in reading order, with a crest at each part's top left pixel and a phase that grows along the
+direction `degrees` (from x towards y, which points down). `widths` are those of the lines in pixels, one for each row
+of parts. An edge has an `orientation` (v or h), the `degrees` by which it leans, and its `contrast` (Michelson).
 """
 
 from __future__ import annotations
@@ -13,9 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +34,18 @@ from vtbench.types import Sample
 Plane = NDArray[np.float64]
 """Levels, (H, W) or (H, W, 3)."""
 
-FREQUENCIES = (1 / 64, 1 / 32, 1 / 16, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2)
-"""Cycles a pixel of the nine patches of a grating chart, row by row."""
+FREQUENCIES = ("1/64", "1/32", "1/16", "1/12", "1/8", "1/6", "1/4", "1/3", "1/2")
+"""Cycles a pixel of the nine parts of a chart of line pairs, in reading order."""
+
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 3.0)
+"""Pixels, one for each row of a chart of lines. Under 1 a line covers a part of its pixel: thinner is fainter."""
+
+LINE_PERIOD = 12.0
 
 MIN_SIZE = 64
 MID = 127.5
 COS_5, SIN_5 = 0.9961946980917455, 0.08715574274765817
+COS_12, SIN_12 = 0.9781476007338057, 0.20791169081775934
 COS_20, SIN_20 = 0.9396926207859084, 0.3420201433256687
 DIAGONAL = 0.7071067811865476
 INK, PAPER = 24.0, 232.0
@@ -52,9 +65,11 @@ class Chart(NamedTuple):
 class Source:
     """The charts at any size from 64 pixels up; frequencies and line widths stay, so larger sizes hold more of them."""
 
-    def __init__(self, *, size: int, path: Path | None = None) -> None:
+    def __init__(self, *, size: int | None, path: Path | None = None) -> None:
         if path is not None:
             raise DataError(f"detail_chart: draws its own charts and takes no path, got {path}; leave --data out")
+        if size is None:
+            raise DataError("detail_chart: charts have no size of their own; give the card a [geometry] size")
         if size < MIN_SIZE:
             raise DataError(f"detail_chart: {size} pixels can't hold the charts; expected {MIN_SIZE} or more")
         self.size = size
@@ -70,11 +85,9 @@ class Source:
     def read(self, index: int) -> Sample:
         """Draw one chart."""
         chart = CHARTS[index]
-        levels = chart.draw(self.size)
-        if levels.ndim == 2:
-            levels = np.repeat(levels[:, :, None], 3, axis=2)
-        pixels = np.floor(np.clip(levels, 0.0, 255.0) + 0.5).astype(np.uint8)
-        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        image = (
+            torch.from_numpy(_pixels(index, self.size)).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+        )
         return Sample(chart.id, image, attributes={"chart": chart.group, **chart.facts})
 
     @cached_property
@@ -86,6 +99,22 @@ class Source:
             total.update(json.dumps([sample.id, list(sample.image.shape)]).encode())
             total.update(sample.image.numpy().tobytes())
         return total.hexdigest()
+
+
+@lru_cache(maxsize=128)
+def _pixels(index: int, size: int) -> NDArray[np.uint8]:
+    """Draw one chart, (H, W, 3). Kept: a run asks for the same charts once a tokenizer."""
+    levels = CHARTS[index].draw(size)
+    if levels.ndim == 2:
+        levels = np.repeat(levels[:, :, None], 3, axis=2)
+    return np.floor(np.clip(levels, 0.0, 255.0) + 0.5).astype(np.uint8)
+
+
+def cells(size: int, rows: int, columns: int) -> list[tuple[slice, slice]]:
+    """Cut a chart into the parts of a grid, in reading order; the module's docstring states the rule."""
+    tall = [slice(row * size // rows, (row + 1) * size // rows) for row in range(rows)]
+    wide = [slice(column * size // columns, (column + 1) * size // columns) for column in range(columns)]
+    return [(down, across) for down in tall for across in wide]
 
 
 def sine(turns: Plane) -> Plane:
@@ -137,31 +166,24 @@ def coverage(distance: Plane, normal: tuple[float, float]) -> Plane:
     return np.clip(total / (2.0 * wide * narrow), 0.0, 1.0)
 
 
-def _slanted_edge(contrast: float, vertical: bool) -> Draw:
+def _slanted_edge(contrast: float, vertical: bool, lean: tuple[float, float]) -> Draw:
     def draw(size: int) -> Plane:
         y, x = _grid(size)
-        normal = (COS_5, SIN_5) if vertical else (SIN_5, COS_5)  # x, y components
+        normal = lean if vertical else (lean[1], lean[0])  # x, y components
         share = coverage(x * normal[0] + y * normal[1], normal)
         return MID * (1.0 - contrast) + 2.0 * MID * contrast * share
 
     return draw
 
 
-def grating_patches(size: int) -> list[tuple[float, tuple[int, int, int, int]]]:
-    """Cycles a pixel and box (left, top, right, bottom) of each patch of a grating chart."""
-    side = size // 3
-    gap = (size - 3 * side) // 2
-    corners = [(gap + column * side, gap + row * side) for row in range(3) for column in range(3)]
-    return [(f, (x, y, x + side, y + side)) for f, (x, y) in zip(FREQUENCIES, corners, strict=True)]
-
-
-def _grating(normal: tuple[float, float]) -> Draw:
+def _line_pairs(normal: tuple[float, float], amplitude: tuple[float, float, float]) -> Draw:
     def draw(size: int) -> Plane:
-        out = np.full((size, size), MID)
-        for frequency, (left, top, right, bottom) in grating_patches(size):
-            y, x = np.meshgrid(np.arange(bottom - top) + 0.0, np.arange(right - left) + 0.0, indexing="ij")
-            turns = (x * normal[0] + y * normal[1]) * frequency
-            out[top:bottom, left:right] = MID + 0.9 * MID * sine(turns + 0.25)
+        out = np.full((size, size, 3), MID)
+        for frequency, (rows, columns) in zip(FREQUENCIES, cells(size, 3, 3), strict=True):
+            down, across = rows.stop - rows.start, columns.stop - columns.start
+            y, x = np.meshgrid(np.arange(down) + 0.0, np.arange(across) + 0.0, indexing="ij")
+            turns = (x * normal[0] + y * normal[1]) / float(frequency.removeprefix("1/"))
+            out[rows, columns] += sine(turns + 0.25)[:, :, None] * np.array(amplitude)
         return out
 
     return draw
@@ -192,22 +214,22 @@ def _checkerboard(size: int) -> Plane:
     return _quadrants(size, (board(1), board(2), board(4), board(8)))
 
 
-def _thin_lines(width: float, ink: float, paper: float) -> Draw:
-    """Lines every 9 pixels: upright, level, at 20 and at 45 degrees."""
+def _lines(ink: float, paper: float) -> Draw:
+    """Lines of each width in a row of four parts: upright, level, at 20 and at 45 degrees."""
 
     def draw(size: int) -> Plane:
-        step = np.arange(size, dtype=np.float64)[None, :] + 0.5
-        y, x = np.broadcast_to(step.T, (size, size)), np.broadcast_to(step, (size, size))
-
-        def family(normal: tuple[float, float], centre: float) -> Plane:
-            along = x * normal[0] + y * normal[1] - centre
-            distance = along - 9.0 * np.floor(along / 9.0 + 0.5)
+        out = np.empty((size, size))
+        normals = ((1.0, 0.0), (0.0, 1.0), (COS_20, SIN_20), (DIAGONAL, DIAGONAL))
+        for index, (rows, columns) in enumerate(cells(size, len(WIDTHS), len(normals))):
+            width, normal = WIDTHS[index // len(normals)], normals[index % len(normals)]
+            down, across = rows.stop - rows.start, columns.stop - columns.start
+            y, x = np.meshgrid(np.arange(down) + 0.5, np.arange(across) + 0.5, indexing="ij")
+            # The fifth pixel of a part begins its first line, so that upright and level lines fill whole pixels.
+            along = x * normal[0] + y * normal[1] - (4.0 + width / 2.0)
+            distance = along - LINE_PERIOD * np.floor(along / LINE_PERIOD + 0.5)
             share = coverage(distance + width / 2.0, normal) - coverage(distance - width / 2.0, normal)
-            return paper + (ink - paper) * share
-
-        centre = 4.0 + width / 2.0  # upright and level lines fill whole pixels
-        parts = (family((1.0, 0.0), centre), family((0.0, 1.0), centre))
-        return _quadrants(size, (*parts, family((COS_20, SIN_20), 4.5), family((DIAGONAL, DIAGONAL), 4.5)))
+            out[rows, columns] = paper + (ink - paper) * share
+        return out
 
     return draw
 
@@ -218,28 +240,32 @@ def _chance(seed: int, count: int) -> Plane:
     return raw.astype(np.float64) * 2.0**-53
 
 
-def _dead_leaves(size: int) -> Plane:
-    """Coloured discs over each other, radii from 2 to 40 pixels with density r**-3: scale-invariant occlusion."""
+def _dead_leaves(seed: int, lowest: float, highest: float, channels: int) -> Draw:
+    """Discs over each other, radii from 2 to 40 pixels with density r**-3: scale-invariant occlusion."""
     smallest, largest = 2.0, 40.0
-    y, x = _grid(size)
-    y, x = y + size / 2.0, x + size / 2.0  # pixel centres at 0.5, 1.5, ...
-    count = size * size // 10
-    column, row, scale, *colour = _chance(1, 6 * count).reshape(6, count)
-    # The inverse of the distribution whose density is r**-3 needs a square root only.
-    ratio = (smallest / largest) * (smallest / largest)
-    radii = smallest / np.sqrt(1.0 - scale * (1.0 - ratio))
-    out = np.full((size, size, 3), MID)
-    for index in range(count):
-        radius = float(radii[index])
-        across = float(column[index]) * (size + 2.0 * largest) - largest
-        down = float(row[index]) * (size + 2.0 * largest) - largest
-        left, top = max(0, int(across - radius - 1)), max(0, int(down - radius - 1))
-        window = np.s_[top : max(0, int(down + radius + 2)), left : max(0, int(across + radius + 2))]
-        offset_x, offset_y = x[window] - across, y[window] - down
-        # A pixel belongs to the disc that covers its centre: edges are hard, as in a cut-paper collage.
-        inside = offset_x * offset_x + offset_y * offset_y <= radius * radius
-        out[window][inside] = [20.0 + 215.0 * float(channel[index]) for channel in colour]
-    return out
+
+    def draw(size: int) -> Plane:
+        y, x = _grid(size)
+        y, x = y + size / 2.0, x + size / 2.0  # pixel centres at 0.5, 1.5, ...
+        count = size * size // 10
+        column, row, scale, *colour = _chance(seed, (3 + channels) * count).reshape(3 + channels, count)
+        # The inverse of the distribution whose density is r**-3 needs a square root only.
+        ratio = (smallest / largest) * (smallest / largest)
+        radii = smallest / np.sqrt(1.0 - scale * (1.0 - ratio))
+        out = np.full((size, size, channels), MID)
+        for index in range(count):
+            radius = float(radii[index])
+            across = float(column[index]) * (size + 2.0 * largest) - largest
+            down = float(row[index]) * (size + 2.0 * largest) - largest
+            left, top = max(0, int(across - radius - 1)), max(0, int(down - radius - 1))
+            window = np.s_[top : max(0, int(down + radius + 2)), left : max(0, int(across + radius + 2))]
+            offset_x, offset_y = x[window] - across, y[window] - down
+            # A pixel belongs to the disc that covers its centre: edges are hard, as in a cut-paper collage.
+            inside = offset_x * offset_x + offset_y * offset_y <= radius * radius
+            out[window][inside] = [lowest + (highest - lowest) * float(channel[index]) for channel in colour]
+        return out if channels == 3 else out[:, :, 0]
+
+    return draw
 
 
 def _fractal(size: int) -> Plane:
@@ -275,16 +301,25 @@ def _patterns(size: int) -> Plane:
 
 
 def _ramps(size: int) -> Plane:
-    """Eight bands: grey, three primaries and three secondaries from black up, and a shallow grey ramp of 32 levels."""
+    """Eight level bands from black on the left: grey, three primaries, three secondaries, and a brown."""
     steps = np.arange(size, dtype=np.float64) / (size - 1.0)
-    masks = ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0))
+    ends = ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0), (0.75, 0.5, 0.375))
     out = np.zeros((size, size, 3))
-    for band in range(8):
-        rows = np.s_[band * size // 8 : (band + 1) * size // 8]
-        if band < 7:
-            out[rows] = 255.0 * steps[None, :, None] * np.array(masks[band], dtype=np.float64)
-        else:
-            out[rows] = (112.0 + 32.0 * steps)[None, :, None]
+    for end, part in zip(ends, cells(size, 8, 1), strict=True):
+        out[part] = 255.0 * steps[None, :, None] * np.array(end, dtype=np.float64)
+    return out
+
+
+def _shallow_ramps(size: int) -> Plane:
+    """Eight upright bands that rise by 32 levels from top to bottom: five greys, an earth, a skin and a sky tone."""
+    steps = np.arange(size, dtype=np.float64) / (size - 1.0)
+    starts = (
+        (8, 8, 8), (56, 56, 56), (112, 112, 112), (168, 168, 168), (216, 216, 216),
+        (64, 42, 32), (190, 144, 118), (104, 134, 168),
+    )  # fmt: skip
+    out = np.zeros((size, size, 3))
+    for start, part in zip(starts, cells(size, 1, 8), strict=True):
+        out[part] = np.array(start, dtype=np.float64) + 32.0 * steps[:, None, None]
     return out
 
 
@@ -296,53 +331,69 @@ def _flat_fields(size: int) -> Plane:
         (196, 28, 40), (24, 132, 68), (32, 64, 176), (244, 196, 16),
         (18, 18, 18), (84, 84, 84), (168, 168, 168), (244, 244, 244),
     )  # fmt: skip
-    place = np.arange(size) * 4 // size
-    spread: Plane = np.array(fields, dtype=np.float64).reshape(4, 4, 3)[place[:, None], place[None, :]]
-    return spread
+    out = np.zeros((size, size, 3))
+    for field, part in zip(fields, cells(size, 4, 4), strict=True):
+        out[part] = field
+    return out
 
 
-def _colour_grating(direction: tuple[float, float, float]) -> Draw:
-    """Gratings of one opponent pair at 1/32, 1/16, 1/8 and 1/4 cycles a pixel; luma (BT.601) stays constant."""
+Colour = Literal["luminance", "red-green", "blue-yellow"]
 
-    def draw(size: int) -> Plane:
-        x = np.broadcast_to(np.arange(size, dtype=np.float64)[None, :], (size, size))
-        y = x.T
-        waves = (sine(x / 32.0 + 0.125), sine(y / 16.0 + 0.125), sine(y / 8.0 + 0.125), sine(x / 4.0 + 0.125))
-        levels: Plane = MID + _quadrants(size, waves)[:, :, None] * np.array(direction)
-        return levels
+AMPLITUDES: dict[Colour, tuple[float, float, float]] = {
+    "luminance": (0.9 * MID, 0.9 * MID, 0.9 * MID),
+    "red-green": (110.0, -110.0 * 0.299 / 0.587, 0.0),
+    "blue-yellow": (-110.0 * 0.114 / 0.886, -110.0 * 0.114 / 0.886, 110.0),
+}
+"""Levels of red, green and blue by which line pairs swing round the middle; luma (BT.601) stays constant in the two
+opponent colours."""
 
-    return draw
-
-
-RED_GREEN = (110.0, -110.0 * 0.299 / 0.587, 0.0)
-BLUE_YELLOW = (-110.0 * 0.114 / 0.886, -110.0 * 0.114 / 0.886, 110.0)
+DIRECTIONS = ((0, (1.0, 0.0)), (45, (DIAGONAL, DIAGONAL)), (90, (0.0, 1.0)), (135, (-DIAGONAL, DIAGONAL)))
+"""Degrees, and the unit vector along which the phase of line pairs grows."""
 
 CHARTS = (
     *(
         Chart(
-            f"slanted-edge-{orientation}-{round(100 * contrast)}",
+            f"slanted-edge-{orientation}-{degrees}-{round(100 * contrast)}",
             "slanted-edge",
-            {"orientation": orientation, "degrees": 5.0, "contrast": contrast},
-            _slanted_edge(contrast, orientation == "v"),
+            {"orientation": orientation, "degrees": float(degrees), "contrast": contrast, "colour": "luminance"},
+            _slanted_edge(contrast, orientation == "v", lean),
         )
         for orientation in ("v", "h")
-        for contrast in (0.9, 0.3)
+        for degrees, contrast, lean in (
+            (5, 0.9, (COS_5, SIN_5)),
+            (5, 0.5, (COS_5, SIN_5)),
+            (5, 0.2, (COS_5, SIN_5)),
+            (12, 0.5, (COS_12, SIN_12)),
+        )
     ),
-    Chart("grating-0", "grating", {"degrees": 0.0}, _grating((1.0, 0.0))),
-    Chart("grating-45", "grating", {"degrees": 45.0}, _grating((DIAGONAL, DIAGONAL))),
-    Chart("grating-90", "grating", {"degrees": 90.0}, _grating((0.0, 1.0))),
-    Chart("grating-135", "grating", {"degrees": 135.0}, _grating((-DIAGONAL, DIAGONAL))),
+    *(
+        Chart(
+            f"line-pairs-{colour}-{degrees}",
+            "line-pairs",
+            {"colour": colour, "degrees": float(degrees), "grid": "3x3", "frequencies": " ".join(FREQUENCIES)},
+            _line_pairs(normal, amplitude),
+        )
+        for colour, amplitude in AMPLITUDES.items()
+        for degrees, normal in DIRECTIONS
+    ),
     Chart("zone-plate", "zone-plate", {}, _zone_plate),
     Chart("siemens-star", "siemens-star", {}, _siemens_star),
     Chart("checkerboard", "checkerboard", {}, _checkerboard),
-    Chart("thin-lines-1", "thin-lines", {"width": 1.0}, _thin_lines(1.0, INK, PAPER)),
-    Chart("thin-lines-2", "thin-lines", {"width": 2.0}, _thin_lines(2.0, PAPER, INK)),
-    Chart("dead-leaves", "texture", {}, _dead_leaves),
-    Chart("fractal", "texture", {}, _fractal),
-    Chart("patterns", "pattern", {}, _patterns),
-    Chart("ramps", "flat", {}, _ramps),
-    Chart("flat-fields", "flat", {}, _flat_fields),
-    Chart("red-green", "colour-grating", {}, _colour_grating(RED_GREEN)),
-    Chart("blue-yellow", "colour-grating", {}, _colour_grating(BLUE_YELLOW)),
+    *(
+        Chart(
+            f"lines-{name}",
+            "lines",
+            {"contrast": abs(ink - paper) / (ink + paper), "grid": "5x4", "widths": " ".join(f"{w:g}" for w in WIDTHS)},
+            _lines(ink, paper),
+        )
+        for name, ink, paper in (("dark", INK, PAPER), ("light", PAPER, INK), ("faint", 112.0, 144.0))
+    ),
+    Chart("dead-leaves", "dead-leaves", {}, _dead_leaves(1, 20.0, 235.0, 3)),
+    Chart("dead-leaves-faint", "dead-leaves", {}, _dead_leaves(2, 96.0, 160.0, 1)),
+    Chart("fractal", "fractal", {}, _fractal),
+    Chart("patterns", "patterns", {}, _patterns),
+    Chart("ramps", "ramps", {"grid": "8x1"}, _ramps),
+    Chart("ramps-shallow", "ramps", {"grid": "1x8"}, _shallow_ramps),
+    Chart("flat-fields", "flat-fields", {"grid": "4x4"}, _flat_fields),
 )
 """All charts, in the order of a run."""

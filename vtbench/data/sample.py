@@ -1,8 +1,8 @@
 """The pictures that ship with the suite, so that a first run needs no network.
 
-Photographs, textures, scientific pictures and graphics lie at 256x256 in vtbench/assets/sample, lossless; LICENSES.md
-there names author, source and licence of each. There are too few of them for a Fréchet distance: read an rFID over
-this set as a smoke value.
+Photographs, textures, scientific pictures and graphics lie at 256x256 in vtbench/assets/sample and, where the original
+is large enough, at 512x512 in its folder 512, lossless; LICENSES.md in either names author, source and licence of each.
+There are too few of them for a Fréchet distance: read an rFID over one of these sets as a smoke value.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from vtbench.errors import DataError
 from vtbench.types import Sample, Strict
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "sample"
+
+SIZES = (256, 512)
+"""Heights and widths that there is a set of."""
 
 
 class Entry(Strict):
@@ -49,20 +52,22 @@ class Index(Strict):
 class Source:
     """The embedded pictures, by id."""
 
-    def __init__(self, *, size: int, path: Path | None = None) -> None:
+    def __init__(self, *, size: int | None, path: Path | None = None) -> None:
         if path is not None:
             raise DataError(f"sample: the pictures are embedded and take no path, got {path}; use the source folder")
-        file = FOLDER / "index.json"
+        size = size or SIZES[0]  # at their own size, where none is asked for
+        if size not in SIZES:
+            raise DataError(
+                f"sample: the embedded pictures are 256x256 and 512x512, the task asks for {size}x{size}; "
+                "set [geometry] size to 256 or 512, or use the source folder"
+            )
+        self.folder = FOLDER if size == SIZES[0] else FOLDER / str(size)
+        file = self.folder / "index.json"
         try:
             self.index = Index.model_validate_json(file.read_bytes())
         except (OSError, ValidationError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{file}: can't be read ({reason}); install vtbench again") from error
-        if size != self.index.size:
-            raise DataError(
-                f"sample: the embedded pictures are {self.index.size}x{self.index.size}, the task asks for "
-                f"{size}x{size}; set [geometry] size to {self.index.size} or use the source folder"
-            )
 
     @property
     def digest(self) -> str:
@@ -81,7 +86,7 @@ class Source:
     def read(self, index: int) -> Sample:
         """Read one picture and compare its pixels with the index."""
         entry = self.index.pictures[index]
-        picture = images.read(FOLDER / entry.file)
+        picture = images.read(self.folder / entry.file)
         found = hashlib.sha256(picture.tobytes()).hexdigest()
         if found != entry.sha256:
             raise DataError(

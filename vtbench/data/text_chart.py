@@ -1,15 +1,28 @@
-"""Pages of known words at eight glyph heights: how small may text be before a tokenizer destroys it?
+"""Pages of known text at nine glyph heights: how small may text be before a tokenizer destroys it?
 
 The height of a page is its cap height: the pixels between the foot and the top of an "H". The font size is chosen so
-that the H is that high exactly. Every height has two pages: the first is always black DejaVu Sans on white, so that
-heights compare like with like; the second changes font and colours.
+that the H is that high exactly. Every height has three pages:
 
-The words are English or English-looking, from a fixed list, lower case, capitalised or in capitals, with numbers of
-two to four digits between them. They are drawn at random, without looking at what an engine reads. What is ambiguous
-by nature is left out as a class: punctuation, isolated letters and digits, random strings, and words that begin with
-"i" or "l" in any but lower case (a capital I and a small l are the same stroke in many fonts).
+* page 0: language, black DejaVu Sans on white;
+* page 1: language on a gradient or a photograph, which alternate over the heights, in other fonts and colours, at a
+  contrast of high, medium and low by turns;
+* page 2: random or confusable strings, which alternate, on plain grounds, in other fonts, at the same contrasts.
 
-Rendering is Pillow's with basic layout. Words and lines follow from the seed; the antialiased pixels also follow
+Page 0 differs between heights in nothing else, so it compares like with like. The levels of the other attributes lie
+interleaved over the heights; compare them by their legibility thresholds, which account for the heights.
+
+* language: English or English-looking words from a fixed list, lower case, capitalised or in capitals, with numbers
+  of two to four digits between them. Words that begin with "i" or "l" are lower case always (a capital I and a small
+  l are the same stroke in many fonts).
+* random: strings of letters and digits of one case, without the signs that have a twin, so that no knowledge of a
+  language helps a tokenizer or a reader.
+* confusable: strings of signs that look alike (I l 1 |, O 0 o Q, rn m, ...), in fonts in which they do differ.
+
+Everything is drawn at random, without looking at what an engine reads. A contrast is the difference in luma between
+ink and background: what the colours give (150 levels or more), 80, or 40. A gradient runs over half of that; a
+photograph, one of the suite's own sample pictures, is toned down to a standard deviation of an eighth of it.
+
+Rendering is Pillow's with basic layout. Texts and places follow from the seed; the antialiased pixels also follow
 from the FreeType that Pillow brings, so the digest is taken over the rendered pixels, the texts and the boxes.
 """
 
@@ -19,9 +32,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -30,40 +43,91 @@ from vtbench import images
 from vtbench.errors import DataError
 from vtbench.types import Sample, TextLine
 
-HEIGHTS = (8, 10, 12, 16, 20, 24, 32, 48)
-"""Cap heights in pixels, two pages each."""
+HEIGHTS = (6, 8, 10, 12, 16, 20, 24, 32, 48)
+"""Cap heights in pixels, three pages each."""
 
+PAGES = 3
 SEED = 20_250_601
-MAX_LINES = 6
-"""Lines of a page; reading costs an engine about the same a letter at every height, and small letters are many."""
+MAX_LINES = 5
+MAX_SIGNS = 20
+"""Signs of a line. Reading costs an engine about the same a sign at every height, and small ones are many."""
 
 MIN_SIZE = 192
 """Below this the largest letters leave no room for a word."""
 
+Strings = Literal["language", "random", "confusable"]
+Background = Literal["plain", "gradient", "photo"]
+Contrast = Literal["high", "medium", "low"]
 Colour = tuple[int, int, int]
+
+LEVELS: dict[Contrast, int | None] = {"high": None, "medium": 80, "low": 40}
+"""Luma between ink and background, of 255; high keeps the colours as they are."""
 
 
 class Style(NamedTuple):
-    """How one page looks."""
+    """How one page looks: the ink is moved towards the paper where the contrast is less than high."""
 
     font: str
     file: str
     ink: Colour
     paper: Colour
+    strings: Strings = "language"
+    background: Background = "plain"
+    contrast: Contrast = "high"
+    photo: str = ""
+    """The sample picture under the text, where the background is one."""
 
 
-PLAIN = Style("DejaVu Sans", "DejaVuSans.ttf", (0, 0, 0), (255, 255, 255))
-STYLES = (
-    Style("DejaVu Serif", "DejaVuSerif.ttf", (30, 30, 30), (250, 247, 238)),
-    Style("Cabin", "Cabin-Regular.otf", (16, 36, 84), (234, 242, 250)),
-    Style("DejaVu Sans Mono", "DejaVuSansMono.ttf", (222, 230, 222), (22, 27, 34)),
-    Style("Gentium Basic", "GenBasR.ttf", (48, 28, 20), (244, 233, 212)),
-    Style("Cabin Bold", "Cabin-Bold.otf", (255, 255, 255), (26, 74, 122)),
-    Style("DejaVu Serif", "DejaVuSerif.ttf", (122, 20, 34), (253, 245, 240)),
-    Style("Gentium Basic", "GenBasR.ttf", (14, 72, 48), (236, 246, 236)),
-    Style("Cabin", "Cabin-Regular.otf", (40, 40, 40), (255, 214, 92)),
+def _style(
+    font: str,
+    ink: Colour,
+    paper: Colour,
+    strings: Strings,
+    background: Background,
+    contrast: Contrast,
+    photo: str = "",
+) -> Style:
+    return Style(font, _FILES[font], ink, paper, strings, background, contrast, photo)
+
+
+_FILES = {
+    "DejaVu Sans": "DejaVuSans.ttf",
+    "DejaVu Sans Mono": "DejaVuSansMono.ttf",
+    "DejaVu Serif": "DejaVuSerif.ttf",
+    "Cabin": "Cabin-Regular.otf",
+    "Cabin Bold": "Cabin-Bold.otf",
+    "Gentium Basic": "GenBasR.ttf",
+}
+_SANS, _MONO, _SERIF, _CABIN, _BOLD, _GENTIUM = _FILES
+
+PLAIN = Style(_SANS, _FILES[_SANS], (0, 0, 0), (255, 255, 255))
+"""Page 0 of every height."""
+
+VARIED = (
+    _style(_SERIF, (30, 30, 30), (226, 222, 208), "language", "gradient", "high"),
+    _style(_CABIN, (16, 36, 84), (214, 222, 232), "language", "photo", "medium", "coffee"),
+    _style(_SANS, (222, 230, 222), (46, 52, 60), "language", "gradient", "low"),
+    _style(_GENTIUM, (28, 18, 10), (222, 206, 180), "language", "photo", "high", "brick"),
+    _style(_BOLD, (255, 255, 255), (40, 90, 140), "language", "gradient", "medium"),
+    _style(_SERIF, (122, 20, 34), (226, 214, 210), "language", "photo", "low", "chelsea"),
+    _style(_GENTIUM, (14, 52, 38), (206, 224, 206), "language", "gradient", "high"),
+    _style(_CABIN, (244, 244, 244), (52, 66, 48), "language", "photo", "medium", "grass"),
+    _style(_SANS, (40, 40, 40), (232, 196, 92), "language", "gradient", "low"),
 )
-"""The second page of each height, in the order of HEIGHTS."""
+"""Page 1 of each height, in the order of HEIGHTS."""
+
+STRINGS = (
+    _style(_SANS, (20, 20, 60), (252, 250, 240), "random", "plain", "low"),
+    _style(_MONO, (0, 0, 0), (255, 255, 255), "confusable", "plain", "high"),
+    _style(_CABIN, (90, 20, 20), (240, 240, 240), "random", "plain", "medium"),
+    _style(_SERIF, (236, 232, 220), (30, 34, 40), "confusable", "plain", "low"),
+    _style(_SERIF, (30, 30, 30), (250, 247, 238), "random", "plain", "high"),
+    _style(_MONO, (16, 60, 36), (232, 244, 234), "confusable", "plain", "medium"),
+    _style(_GENTIUM, (24, 40, 90), (236, 240, 248), "random", "plain", "low"),
+    _style(_SERIF, (0, 0, 0), (244, 236, 220), "confusable", "plain", "high"),
+    _style(_BOLD, (250, 250, 250), (96, 40, 90), "random", "plain", "medium"),
+)
+"""Page 2 of each height, in the order of HEIGHTS."""
 
 VOCABULARY = """
 able acorn after again amber anchor animal apple arch arrow autumn baker banner barley basket beach begin bell
@@ -90,22 +154,28 @@ yard year yellow young zebra zigzag
 """
 WORDS = tuple(VOCABULARY.split())
 
-FONTS = Path(__file__).resolve().parent.parent / "assets" / "fonts"
+UNLIKE = ("abcdefghjkmnpqrtuvwxyz346789", "ABCDEFGHJKLMNPQRTUVWXY346789")
+"""Alphabets of random strings: what is left of a case when one sign of each set of twins has gone."""
+
+ALIKE = ("Il1|", "O0oQ", "rnm", "vwyu", "cloa", "S58B", "Z27", "G6C", "5S3")
+"""Alphabets of confusable strings; one string keeps to one of them."""
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 class Source:
-    """The sixteen pages. Other sizes than 256 hold more or less text at the same heights."""
+    """The 27 pages. Other sizes than 256 hold more or less text at the same heights."""
 
-    def __init__(self, *, size: int, path: Path | None = None) -> None:
+    def __init__(self, *, size: int | None, path: Path | None = None) -> None:
         if path is not None:
             raise DataError(f"text_chart: renders its own pages and takes no path, got {path}; leave --data out")
-        if size < MIN_SIZE:
+        if size is None or size < MIN_SIZE:
             raise DataError(f"text_chart: pages of {size} pixels leave no room for text; expected {MIN_SIZE} or more")
         self.size = size
 
     def __len__(self) -> int:
-        """Two pages a height."""
-        return 2 * len(HEIGHTS)
+        """Three pages a height."""
+        return PAGES * len(HEIGHTS)
 
     def sample_id(self, index: int) -> str:
         """Return an id such as "h08-0": cap height and page."""
@@ -114,10 +184,16 @@ class Source:
 
     def read(self, index: int) -> Sample:
         """Render one page."""
-        height, page = _height_and_page(index)
-        style = PLAIN if page == 0 else STYLES[index // 2]
+        height, _ = _height_and_page(index)
+        style = style_of(index)
         picture, lines = _render(self.size, height, style, seed=SEED + index)
-        attributes: dict[str, str | float] = {"cap_height": float(height), "font": style.font}
+        attributes: dict[str, str | float] = {
+            "cap_height": float(height),
+            "font": style.font,
+            "strings": style.strings,
+            "background": style.background,
+            "contrast": style.contrast,
+        }
         return Sample(self.sample_id(index), images.from_pil(picture), lines, attributes)
 
     @cached_property
@@ -132,10 +208,16 @@ class Source:
         return total.hexdigest()
 
 
+def style_of(index: int) -> Style:
+    """How a page looks."""
+    _, page = _height_and_page(index)
+    return (PLAIN, VARIED[index // PAGES], STRINGS[index // PAGES])[page]
+
+
 @lru_cache(maxsize=64)
 def font_of(file: str, height: int) -> ImageFont.FreeTypeFont:
     """Load a font at the fractional size at which its H is `height` pixels high."""
-    path = str(FONTS / file)
+    path = str(ASSETS / "fonts" / file)
     huge = ImageFont.truetype(path, 1000, layout_engine=ImageFont.Layout.BASIC)
     size = height * 1000.0 / _cap_height(huge)
     # The ratio alone suffices with the hinting of today's FreeType; the search keeps the promise with any other.
@@ -152,43 +234,95 @@ def _cap_height(font: ImageFont.FreeTypeFont) -> float:
 
 
 def _height_and_page(index: int) -> tuple[int, int]:
-    if not 0 <= index < 2 * len(HEIGHTS):
-        raise IndexError(f"page {index} of {2 * len(HEIGHTS)}")
-    return HEIGHTS[index // 2], index % 2
+    if not 0 <= index < PAGES * len(HEIGHTS):
+        raise IndexError(f"page {index} of {PAGES * len(HEIGHTS)}")
+    return HEIGHTS[index // PAGES], index % PAGES
 
 
 def _render(size: int, height: int, style: Style, seed: int) -> tuple[Image.Image, tuple[TextLine, ...]]:
-    """Fill a page with up to MAX_LINES lines, left-aligned, spread evenly from top to bottom."""
+    """Fill a page with up to MAX_LINES lines, spread evenly from top to bottom, each at a random place from the left.
+
+    So letters of every height fall on every part of a tokenizer's grid.
+    """
     font = font_of(style.file, height)
     margin = size // 20
     # One box height for all lines, from the tallest ascender to the deepest descender, so that a line without either
     # is shown to a reader at the same scale as its neighbours.
-    _, top, _, bottom = (int(side) for side in font.getbbox("Hbdfhklpqgjy0123456789", anchor="ls"))
+    _, top, _, bottom = (int(side) for side in font.getbbox("Hbdfhklpqgjy0123456789|Q", anchor="ls"))
     pitch = -(-(bottom - top) * 5 // 4)
     free = size - 2 * margin - (bottom - top)
-    count = min(MAX_LINES, 1 + free // pitch)
+    number = min(MAX_LINES, 1 + free // pitch)
     pitch = max(pitch, free // MAX_LINES)
-    first = (size - ((count - 1) * pitch + bottom - top)) // 2 - top
+    first = (size - ((number - 1) * pitch + bottom - top)) // 2 - top
 
-    picture = Image.new("RGB", (size, size), style.paper)
-    draw = ImageDraw.Draw(picture)
-    words = _words(seed)
+    words, places = _TEXTS[style.strings](seed), np.random.Philox(key=seed + 1_000_000)
+    mask = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(mask)
     lines = []
-    for number in range(count):
+    for baseline in range(first, first + number * pitch, pitch):
         text = _fill(words, font, size - 2 * margin)
-        baseline = first + number * pitch
-        left, right = _ink(text, font, size)
-        draw.text((margin - left, baseline), text, fill=style.ink, font=font, anchor="ls")
-        lines.append(TextLine(text, (margin, baseline + top, margin + right - left, baseline + bottom)))
-    return picture, tuple(lines)
+        begin, end = _ink_columns(text, font)
+        room = size - 2 * margin - (end - begin)
+        left = margin + int(places.random_raw()) % (room + 1)
+        draw.text((left - begin, baseline), text, fill=255, font=font, anchor="ls")
+        lines.append(TextLine(text, (left, baseline + top, left + end - begin, baseline + bottom)))
+    return _inked(np.asarray(mask), style, _background(size, style)), tuple(lines)
 
 
-def _ink(text: str, font: ImageFont.FreeTypeFont, size: int) -> tuple[int, int]:
-    """First column with ink and the one after the last, from the pen's start; getbbox counts the white sides too."""
-    mask = Image.new("L", (3 * size, 2 * size))
-    ImageDraw.Draw(mask).text((size, size), text, fill=255, font=font, anchor="ls")
+def _inked(mask: np.ndarray[Any, Any], style: Style, paper: np.ndarray[Any, Any]) -> Image.Image:
+    """Lay the ink over the background; integers alone, so that every machine makes the same pixels."""
+    ink = np.array(_ink_colour(style))
+    share = mask.astype(np.int64)[:, :, None]
+    blended = (paper.astype(np.int64) * (255 - share) + ink * share + 127) // 255  # (H, W, 3)
+    return Image.fromarray(blended.astype(np.uint8))
+
+
+def _luma(colour: Colour) -> int:
+    """Thousandths of a level, ITU-R 601."""
+    return 299 * colour[0] + 587 * colour[1] + 114 * colour[2]
+
+
+def _ink_colour(style: Style) -> Colour:
+    """The style's ink, moved straight towards the paper until the contrast is what the style says."""
+    wanted = LEVELS[style.contrast]
+    if wanted is None:
+        return style.ink
+    full = abs(_luma(style.ink) - _luma(style.paper))
+    moved = [p + round((i - p) * 1000 * wanted / full) for i, p in zip(style.ink, style.paper, strict=True)]
+    return moved[0], moved[1], moved[2]
+
+
+def _background(size: int, style: Style) -> np.ndarray[Any, Any]:
+    """Draw what lies under the text, uint8 (size, size, 3); its mean is the style's paper."""
+    paper = np.array(style.paper, dtype=np.int64)
+    flat = np.broadcast_to(paper, (size, size, 3))
+    contrast = abs(_luma(_ink_colour(style)) - _luma(style.paper)) // 1000
+    if style.background == "gradient":
+        # From the upper left to the lower right, over half of the contrast.
+        steps = np.add.outer(np.arange(size), np.arange(size)) - (size - 1)  # (H, W), -(size - 1) .. size - 1
+        flat = flat + (steps * contrast // (4 * (size - 1)))[:, :, None]
+    elif style.background == "photo":
+        with Image.open(ASSETS / "sample" / f"{style.photo}.webp") as opened:
+            picture = np.asarray(opened.convert("RGB"), dtype=np.int64)
+        height, width = picture.shape[:2]
+        # A picture smaller than the page is continued by its mirror image: enlarged it would be a blurred background.
+        grown = np.pad(picture, ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0)), mode="symmetric")
+        cut = grown[:size, :size]
+        deviation = cut - cut.sum((0, 1)) // size**2
+        spread = max(1, int(np.sqrt((deviation**2).sum() / (3 * size**2))))
+        limit = contrast // 4
+        flat = flat + (deviation * contrast // (8 * spread)).clip(-limit, limit)
+    return flat.clip(0, 255).astype(np.uint8)
+
+
+def _ink_columns(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """First column with ink and the one after the last, from the pen's start; the font's box has white sides too."""
+    left, top, right, bottom = (int(side) for side in font.getbbox(text, anchor="ls"))
+    pen = (8 - left, 8 - top)
+    mask = Image.new("L", (right - left + 16, bottom - top + 16))
+    ImageDraw.Draw(mask).text(pen, text, fill=255, font=font, anchor="ls")
     box = mask.getbbox()
-    return (box[0] - size, box[2] - size) if box else (0, 0)
+    return (box[0] - pen[0], box[2] - pen[0]) if box else (0, 0)
 
 
 def _fill(words: Iterator[str], font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -198,19 +332,26 @@ def _fill(words: Iterator[str], font: ImageFont.FreeTypeFont, width: int) -> str
     while passed_over < (6 if line else 2000):
         longer = f"{line} {next(words)}".strip()
         left, _, right, _ = font.getbbox(longer, anchor="ls")
-        if right - left <= width:
+        if right - left <= width and len(longer) <= MAX_SIGNS:
             line = longer
         else:
             passed_over += 1
     return line
 
 
+def _draws(seed: int) -> Iterator[int]:
+    """Random integers; Philox's raw output is the same in every version of numpy."""
+    generator = np.random.Philox(key=seed)
+    while True:
+        yield int(generator.random_raw())
+
+
 def _words(seed: int) -> Iterator[str]:
-    """An endless stream of words and numbers; Philox's raw output is the same in every version of numpy."""
-    draws = np.random.Philox(key=seed)
+    """An endless stream of words and numbers."""
+    draws = _draws(seed)
     recent: list[str] = []
     for place in cycle(range(1000)):
-        choice, form = (int(raw) for raw in draws.random_raw(2))
+        choice, form = next(draws), next(draws)
         if place % 5 == 4:
             smallest = (10, 100, 1000)[form % 3]
             yield str(smallest + choice % (9 * smallest))
@@ -223,3 +364,22 @@ def _words(seed: int) -> Iterator[str]:
             yield word
         else:
             yield word.upper() if form % 10 == 9 and not set(word) & set("il") else word.capitalize()
+
+
+def _random_strings(seed: int) -> Iterator[str]:
+    """Strings of three to six signs, each of one case."""
+    draws = _draws(seed)
+    while True:
+        alphabet = UNLIKE[next(draws) % len(UNLIKE)]
+        yield "".join(alphabet[next(draws) % len(alphabet)] for _ in range(3 + next(draws) % 4))
+
+
+def _confusable_strings(seed: int) -> Iterator[str]:
+    """Strings of three to five signs that look alike; the alphabets take turns."""
+    draws = _draws(seed)
+    for turn in count(next(draws) % len(ALIKE)):
+        alphabet = ALIKE[turn % len(ALIKE)]
+        yield "".join(alphabet[next(draws) % len(alphabet)] for _ in range(3 + next(draws) % 3))
+
+
+_TEXTS = {"language": _words, "random": _random_strings, "confusable": _confusable_strings}

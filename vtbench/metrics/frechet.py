@@ -4,74 +4,136 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from vtbench import backbones, weights
+from vtbench import backbones, images, weights
 from vtbench.errors import DataError, WeightsError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
+Floats = np.ndarray[Any, np.dtype[np.float32]] | Array
+Resize = Literal["tf1", "bilinear", "antialias", "clean"]
+
 FEATURES = 2048
 """Values a picture: Inception's last average pooling."""
+
+SIDE = 299
+"""Pixels a side that the network is fed."""
+
+RESIZES: dict[Resize, str] = {
+    "tf1": "torch-fidelity: TensorFlow 1's bilinear filter, no antialiasing, no half-pixel centres; (v - 128) / 128",
+    "bilinear": "pytorch-fid: torch's bilinear filter, half-pixel centres, no antialiasing; onto [-1, 1]; also floats",
+    "antialias": "torchmetrics from 1.8: torch's bilinear filter with antialiasing; (v - 128) / 128",
+    "clean": "clean-fid: Pillow's bicubic filter with antialiasing, floats a channel, clipped; (v - 128) / 128",
+}
+"""The rules by which programs bring pictures to 299 x 299; each gives another FID."""
+
+GROUPS = 10
+"""Groups of pictures that the jackknife leaves out in turn."""
+
+_T_95 = 2.2621571627982053
+"""Student's t at 97.5% with 9 degrees of freedom."""
+
+_LAYERS = (
+    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
+    *("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
+    *("Mixed_5b", "Mixed_5c", "Mixed_5d"),
+    *("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+    *("Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
+)
 
 
 class FrechetDistance:
     """Gathers Inception's features of two sets of pictures and compares their Gaussians.
 
-    The network is torch-fidelity's, equal to the TensorFlow one of the original FID, with its resize to 299 x 299
-    (TensorFlow 1's bilinear filter: no antialiasing, corners not aligned) and its range (v - 128) / 128.
-
-    The value falls with the number of pictures: compare sets of one size, and state it.
+    The network is torch-fidelity's, equal to the TensorFlow one of the original FID. What it is fed depends on the
+    resize rule, which moves the value: state it. The value falls with the number of pictures: compare sets of one size,
+    and state it too.
     """
 
-    def __init__(self, *, inception: Mapping[str, Tensor] | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        inception: Mapping[str, Tensor] | None = None,
+        device: str | torch.device = "cpu",
+        resize: Resize = "tf1",
+        precision: Literal["fp32", "fp64"] = "fp32",
+    ) -> None:
         """Load the network.
 
         Args:
             inception: its tensors under the published names, in place of the file on this machine.
             device: where it runs.
+            resize: how pictures are brought to 299 x 299, a name of `RESIZES`.
+            precision: of the network, and of the features.
 
         Raises:
             WeightsError: if the file is not on this machine, or the tensors are not the network's.
+            DataError: if the rule or the precision is unknown.
         """
+        if resize not in RESIZES:
+            raise DataError(f'FID with resize "{resize}": expected one of {", ".join(RESIZES)}')
+        if precision not in ("fp32", "fp64"):
+            raise DataError(f'FID in "{precision}": expected fp32 or fp64')
         state = weights.read(backbones.require("inception")) if inception is None else inception
-        self.network = _build(state).to(device)
+        self.resize = resize
+        self.dtype = torch.float64 if precision == "fp64" else torch.float32
+        self.network = _build(state).to(device, self.dtype)
         self.device = torch.device(device)
-        self._features: dict[bool, list[np.ndarray[Any, np.dtype[np.float32]]]] = {True: [], False: []}
+        self._features: dict[bool, list[Floats]] = {True: [], False: []}
 
-    def features(self, images: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def features(self, images: Tensor) -> Floats:
         """Compute the features of some pictures, without counting them.
 
         Args:
-            images: uint8, (B, 3, H, W), of any size.
+            images: uint8, (B, 3, H, W), of any size; under the rule "bilinear" also float32 within [0, 1], for
+                protocols that never round to levels.
 
         Returns:
-            float32, (B, 2048).
+            (B, 2048), float32, or float64 where the network is.
 
         Raises:
-            DataError: if it is not a uint8 batch.
+            DataError: if it is not such a batch.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise DataError(f"FID got {tuple(images.shape)} {images.dtype}; expected a uint8 batch (B, 3, H, W)")
+        return cast(Floats, self._pooled(images).cpu().numpy())
+
+    def logits(self, images: Tensor) -> Floats:
+        """Compute what an Inception score is made of: the classes' logits without their bias, (B, 1008).
+
+        Args:
+            images: as for `features`.
+
+        Raises:
+            DataError: if it is not such a batch.
+        """
+        head = cast(Tensor, self.network.get_parameter("fc.weight"))
+        return cast(Floats, (self._pooled(images) @ head.T).cpu().numpy())
+
+    def _pooled(self, pictures: Tensor) -> Tensor:
+        x = feed(pictures, self.resize, device=self.device, dtype=self.dtype)
         # TensorFloat-32 (on by default for convolutions) would make the value depend on the GPU.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
-            (found,) = self.network(images.to(self.device))
-        return np.asarray(found.cpu().numpy(), dtype=np.float32)
+        with torch.no_grad(), exact:
+            for name in _LAYERS:
+                x = self.network.get_submodule(name)(x)
+        return x.flatten(1)
 
     def update(self, images: Tensor, *, real: bool) -> None:
         """Add pictures to one of the two sets.
 
         Args:
-            images: uint8, (B, 3, H, W).
+            images: as for `features`.
             real: True for the originals, False for the reconstructions.
 
         Raises:
-            DataError: if it is not a uint8 batch.
+            DataError: if it is not such a batch.
         """
         self._features[real].append(self.features(images))
 
@@ -81,9 +143,89 @@ class FrechetDistance:
         Raises:
             DataError: if a set has fewer than two pictures.
         """
+        real, fake = self._gathered()
+        return frechet_distance(real, fake)
+
+    def interval(self) -> tuple[float, float]:
+        """Give the 95% interval of `compute`, as `frechet_interval` does.
+
+        Raises:
+            DataError: if a set has too few pictures.
+        """
+        real, fake = self._gathered()
+        return frechet_interval(real, fake)
+
+    def _gathered(self) -> tuple[Floats, Floats]:
         empty = np.empty((0, FEATURES), dtype=np.float32)
         real, fake = (np.concatenate([empty, *self._features[which]]) for which in (True, False))
-        return frechet_distance(real, fake)
+        return real, fake
+
+
+def feed(
+    pictures: Tensor, resize: Resize, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Bring pictures to what Inception is fed: (B, 3, 299, 299) in about [-1, 1], by one of the `RESIZES`.
+
+    Args:
+        pictures: uint8, (B, 3, H, W); under the rule "bilinear" also float32 within [0, 1].
+        resize: the rule.
+        device: where it is computed, but for "clean", which Pillow does.
+        dtype: of the computation, but for "clean", which Pillow does in float32.
+
+    Raises:
+        DataError: if it is no such batch.
+    """
+    floats = resize == "bilinear" and pictures.dtype == torch.float32
+    if (pictures.dtype != torch.uint8 and not floats) or pictures.ndim != 4 or pictures.shape[1] != 3:
+        also = ", or float32 within [0, 1]" if resize == "bilinear" else ""
+        raise DataError(
+            f'FID by "{resize}" got {tuple(pictures.shape)} {pictures.dtype}; expected a uint8 batch (B, 3, H, W){also}'
+        )
+    if floats and pictures.numel() and not (pictures.min() >= 0 and pictures.max() <= 1):  # also refuses nan
+        raise DataError(f"FID got floats from {pictures.min():.3g} to {pictures.max():.3g}; expected within [0, 1]")
+    size = (SIDE, SIDE)
+    if resize == "bilinear":
+        shares = pictures if floats else images.to_float(pictures, (0.0, 1.0))
+        return 2.0 * F.interpolate(shares.to(device, dtype), size, mode="bilinear", align_corners=False) - 1.0
+    if resize == "clean":
+        resized = torch.from_numpy(np.stack([_bicubic(picture) for picture in pictures.cpu()])).to(device, dtype)
+    elif resize == "antialias":
+        levels = pictures.to(device, dtype)
+        resized = F.interpolate(levels, size, mode="bilinear", align_corners=False, antialias=True)
+    else:
+        from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+        resized = interpolate_bilinear_2d_like_tensorflow1x(pictures.to(device, dtype), size=size, align_corners=False)
+    return (resized - 128.0) / 128.0
+
+
+def _bicubic(picture: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Resize a uint8 picture (3, H, W) channel by channel in Pillow's 32-bit float mode, clipped to [0, 255]."""
+    planes = [Image.fromarray(plane) for plane in picture.float().numpy()]
+    resized = [np.asarray(plane.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for plane in planes]
+    return np.stack(resized).clip(0.0, 255.0)
+
+
+def inception_score(logits: Floats) -> float:
+    """Inception score of a set: exp of the mean divergence of each picture's classes from all pictures', in one split.
+
+    Salimans et al. 2016. From 1 (all pictures give the same classes) to the number of classes or of pictures,
+    whichever is smaller; grows with n. Published code often takes the mean over ten splits instead.
+
+    Args:
+        logits: (n, classes), as `FrechetDistance.logits` gives them.
+
+    Raises:
+        DataError: if there is no picture.
+    """
+    if logits.ndim != 2 or not len(logits):
+        raise DataError(f"Inception score of {logits.shape}: expected (pictures, classes), at least one picture")
+    values = logits.astype(np.float64)
+    shares = np.exp(values - values.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    tiny = 1e-16  # keeps the logarithm of a share that is 0 finite
+    divergence = shares * (np.log(shares + tiny) - np.log(shares.mean(axis=0) + tiny))
+    return float(np.exp(divergence.sum(axis=1).mean()))
 
 
 def frechet_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> float:
@@ -101,10 +243,45 @@ def frechet_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndar
         DataError: if a set has fewer than two rows, or d differs.
     """
     _check_features(real_features, fake_features)
-    (mean1, factor1), (mean2, factor2) = _gaussian(real_features), _gaussian(fake_features)
-    root = np.linalg.svd(factor1 @ factor2.T, compute_uv=False).sum()
-    distance = np.sum((mean1 - mean2) ** 2) + np.sum(factor1**2) + np.sum(factor2**2) - 2.0 * root
-    return max(0.0, float(distance))  # rounding takes equal sets below zero
+    return _distance(_gaussian(real_features), _gaussian(fake_features))
+
+
+def frechet_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """95% interval of `frechet_distance` over the choice of pictures, by a jackknife over ten groups.
+
+    Row i belongs to group i mod 10 of its set, so a picture and its reconstruction leave together and the interval
+    depends on the order of the rows alone, not on how they were gathered. The distance is computed ten times with one
+    group left out; the interval is the distance plus and minus t(9 degrees of freedom) times
+    sqrt(9 / 10 * sum of squared deviations of the ten from their mean); it ends at 0 where it would pass it.
+
+    It says how far the value would move with other pictures of the same kind and number. The distance's own bias
+    (it is larger for fewer pictures, about as 1 / n) is not removed and not covered: compare sets of one size.
+
+    Cost: one pass over the features, then some thirty QR decompositions of at most 4096 x 2048 a set and ten SVDs of at
+    most 2048 x 2048, whatever the number of pictures.
+
+    Args:
+        real_features: (n, d).
+        fake_features: (m, d), row i the reconstruction of row i where n = m.
+
+    Raises:
+        DataError: if a set has fewer than 20 rows, or d differs.
+    """
+    _check_features(real_features, fake_features, at_least=2 * GROUPS)
+    sides = []
+    for features in (real_features, fake_features):
+        parts = [_gaussian(features[group::GROUPS]) for group in range(GROUPS)]
+        before, after = [parts[0]], [parts[-1]]
+        for part in parts[1:-1]:
+            before.append(before[-1].merged(part))
+        for part in parts[-2:0:-1]:
+            after.append(after[-1].merged(part))
+        after.reverse()  # after[j] holds the groups past j
+        inner = [before[j - 1].merged(after[j]) for j in range(1, GROUPS - 1)]
+        sides.append([after[0], *inner, before[-1]])
+    left = np.array([_distance(real, fake) for real, fake in zip(*sides, strict=True)])
+    low, high = _jackknife(frechet_distance(real_features, fake_features), left)
+    return max(0.0, low), high
 
 
 def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> float:
@@ -126,36 +303,117 @@ def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
     return _mean_kernel(real, real, same=True) + _mean_kernel(fake, fake, same=True) - 2 * _mean_kernel(real, fake)
 
 
+def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """95% interval of `kernel_distance` over the choice of pictures, by the jackknife of `frechet_interval`.
+
+    The value is unbiased, so the interval is one for the true distance; like the value it may lie under 0. Each pair of
+    rows is looked at once more, so it costs as much as the value.
+
+    Args:
+        real_features: (n, d).
+        fake_features: (m, d), row i the reconstruction of row i where n = m.
+
+    Raises:
+        DataError: if a set has fewer than 20 rows, or d differs.
+    """
+    _check_features(real_features, fake_features, at_least=2 * GROUPS)
+    real, fake = real_features.astype(np.float64), fake_features.astype(np.float64)
+    within = [_kernel_by_group(side, side, same=True) for side in (real, fake)]
+    across = _kernel_by_group(real, fake)
+    counts = [np.array([len(side[group::GROUPS]) for group in range(GROUPS)]) for side in (real, fake)]
+
+    def distance(kept: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+        n, m = (int(count[kept].sum()) for count in counts)
+        first, second, mixed = (float(sums[kept][:, kept].sum()) for sums in (*within, across))
+        return first / (n * (n - 1)) + second / (m * (m - 1)) - 2 * mixed / (n * m)
+
+    left = np.array([distance(np.arange(GROUPS) != group) for group in range(GROUPS)])
+    return _jackknife(distance(np.ones(GROUPS, dtype=bool)), left)
+
+
+def _jackknife(value: float, left: Array) -> tuple[float, float]:
+    """Interval of a value from those with one group left out."""
+    error = float(np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean()) ** 2)))
+    return value - _T_95 * error, value + _T_95 * error
+
+
 def _mean_kernel(first: Array, second: Array, *, same: bool = False) -> float:
     """Mean of the kernel over all pairs, those of a row with itself left out where both sets are the same."""
     total = 0.0
     for start in range(0, len(first), 1024):  # 50,000 x 50,000 kernel values would take 20 GB
-        block = first[start : start + 1024]
-        total += float(np.sum((block @ second.T / first.shape[1] + 1.0) ** 3))
+        total += float(np.sum(_kernel(first[start : start + 1024], second)))
     if not same:
         return total / (len(first) * len(second))
-    own = float(np.sum((np.sum(first**2, axis=1) / first.shape[1] + 1.0) ** 3))
-    return (total - own) / (len(first) * (len(first) - 1))
+    return (total - float(np.sum(_own_kernel(first)))) / (len(first) * (len(first) - 1))
 
 
-def _check_features(real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any]) -> None:
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < 2:
+def _kernel_by_group(first: Array, second: Array, *, same: bool = False) -> Array:
+    """Sum of the kernel over the pairs of each two groups, (10, 10), those of a row with itself left out."""
+    sums = np.zeros((GROUPS, GROUPS))
+    for group in range(GROUPS):
+        mine = first[group::GROUPS]
+        for start in range(0, len(mine), 1024):
+            of_rows = _kernel(mine[start : start + 1024], second).sum(axis=0)
+            sums[group] += [of_rows[other::GROUPS].sum() for other in range(GROUPS)]
+        if same:
+            sums[group, group] -= np.sum(_own_kernel(mine))
+    return sums
+
+
+def _kernel(first: Array, second: Array) -> Array:
+    return np.asarray((first @ second.T / first.shape[1] + 1.0) ** 3)
+
+
+def _own_kernel(rows: Array) -> Array:
+    return np.asarray((np.sum(rows**2, axis=1) / rows.shape[1] + 1.0) ** 3)
+
+
+def _check_features(real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any], *, at_least: int = 2) -> None:
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < at_least:
+        number = "two" if at_least == 2 else str(at_least)
         raise DataError(
-            f"feature sets of {real.shape} and {fake.shape}: expected (pictures, features), at least two pictures each"
+            f"feature sets of {real.shape} and {fake.shape}: expected (pictures, features), "
+            f"at least {number} pictures each"
         )
 
 
-def _gaussian(features: np.ndarray[Any, Any]) -> tuple[Array, Array]:
-    """Mean, and a factor A with A^T A = sample covariance and at most as many rows as features."""
+@dataclass(frozen=True)
+class _Gaussian:
+    """A set of rows, as far as a Gaussian knows it."""
+
+    count: int
+    mean: Array
+    factor: Array
+    """A with A^T A = sum of (row - mean)(row - mean)^T, and at most as many rows as columns."""
+
+    def merged(self, other: _Gaussian) -> _Gaussian:
+        """Put two sets together, exactly: their factors, and one row for the gap of their means."""
+        count = self.count + other.count
+        gap = other.mean - self.mean
+        row = np.sqrt(self.count * other.count / count) * gap
+        factor = _at_most_square(np.concatenate([self.factor, other.factor, row[None]]))
+        return _Gaussian(count, self.mean + gap * (other.count / count), factor)
+
+
+def _at_most_square(factor: Array) -> Array:
+    return np.asarray(np.linalg.qr(factor, mode="r")) if len(factor) > factor.shape[1] else factor  # keeps A^T A
+
+
+def _gaussian(features: np.ndarray[Any, Any]) -> _Gaussian:
     rows, columns = features.shape
     mean = features.mean(axis=0, dtype=np.float64)
     factor = np.empty((0, columns))
     step = max(columns, 1024)
     for start in range(0, rows, step):  # in blocks: 50,000 pictures in float64 would take 800 MB more
-        factor = np.concatenate([factor, features[start : start + step].astype(np.float64) - mean])
-        if len(factor) > columns:
-            factor = np.asarray(np.linalg.qr(factor, mode="r"))  # keeps A^T A
-    return mean, factor / np.sqrt(rows - 1)
+        factor = _at_most_square(np.concatenate([factor, features[start : start + step].astype(np.float64) - mean]))
+    return _Gaussian(rows, mean, factor)
+
+
+def _distance(first: _Gaussian, second: _Gaussian) -> float:
+    factors = [side.factor / np.sqrt(side.count - 1) for side in (first, second)]
+    root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+    distance = np.sum((first.mean - second.mean) ** 2) + np.sum(factors[0] ** 2) + np.sum(factors[1] ** 2) - 2.0 * root
+    return max(0.0, float(distance))  # rounding takes equal sets below zero
 
 
 def _build(state: Mapping[str, Tensor]) -> torch.nn.Module:

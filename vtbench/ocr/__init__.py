@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
@@ -74,6 +75,30 @@ def load(name: str = "easyocr", device: str = "cpu") -> Engine:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(module) is None:
         raise DataError(f"{name}: no such OCR engine; expected the name of a file in vtbench/ocr, such as easyocr")
     return cast(Engine, importlib.import_module(module).Engine(device))
+
+
+def check_image(image: Tensor) -> None:
+    """Refuse what is not one picture.
+
+    Raises:
+        DataError: saying what was given.
+    """
+    if str(image.dtype) != "torch.uint8" or image.ndim != 3 or len(image) != 3:
+        raise DataError(f"OCR got {tuple(image.shape)} {image.dtype}; expected one uint8 picture (3, H, W)")
+
+
+def grown(box: Box, image: Tensor, share: float) -> Box:
+    """Enlarge a box by a share of its height on each side, within the picture (3, H, W).
+
+    Raises:
+        DataError: if the box is empty or outside the picture.
+    """
+    height, width = image.shape[-2:]
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise DataError(f"OCR box {box}: empty or outside a picture of {width}x{height} pixels")
+    margin = round(share * (bottom - top))
+    return max(0, left - margin), max(0, top - margin), min(width, right + margin), min(height, bottom + margin)
 
 
 def reading_order(found: Sequence[tuple[tuple[float, float, float, float], str]]) -> str:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from vtbench import backbones, images
-from vtbench.errors import DataError
-from vtbench.ocr import Box, reading_order
+from vtbench.ocr import Box, check_image, grown, reading_order
 
 MARGIN = 0.15
 """What a box is enlarged by on each side, as a share of its height.
@@ -64,17 +63,20 @@ class Engine:
             network = getattr(self._reader, part)
             if isinstance(network, torch.nn.DataParallel):
                 setattr(self._reader, part, network.module)
+            elif device == "cpu":
+                # The layout of memory that the CPU's convolutions like: a sixth less time, outputs equal within 2e-7.
+                network.to(memory_format=torch.channels_last)
 
     def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
         """Read one line of text in each box; see `vtbench.ocr.Engine`."""
-        _check_image(image)
+        check_image(image)
         texts = [""] * len(boxes)
         # On a GPU EasyOCR pads all lines of a call to the widest of them, which changes what it reads. So lines share
         # a call only if it would pad them to one width when it read each alone.
         groups: dict[int, list[tuple[Box, int]]] = defaultdict(list)
         for index, box in enumerate(boxes):
-            grown = _grown(box, image)
-            groups[_padded_width(grown)].append((grown, index))
+            larger = grown(box, image, MARGIN)
+            groups[_padded_width(larger)].append((larger, index))
         grey = _grey(image)
         for group in groups.values():
             group.sort(key=lambda entry: entry[0][1])  # EasyOCR returns lines in the order of their upper edges
@@ -85,7 +87,7 @@ class Engine:
 
     def read_page(self, image: Tensor) -> str:
         """Find the text on a picture and read it; see `vtbench.ocr.Engine`."""
-        _check_image(image)
+        check_image(image)
         with _quiet():
             horizontal, free = self._reader.detect(image.permute(1, 2, 0).cpu().numpy(), reformat=False)
         found = self._recognize(_grey(image), horizontal[0], free[0], 1)
@@ -109,24 +111,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _check_image(image: Tensor) -> None:
-    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
-        raise DataError(f"OCR got {tuple(image.shape)} {image.dtype}; expected one uint8 picture (3, H, W)")
-
-
 def _grey(image: Tensor) -> np.ndarray[Any, Any]:
     """Luma (ITU-R 601), which EasyOCR reads from; its own conversion of an array takes red for blue."""
     return np.asarray(images.to_pil(image).convert("L"))
-
-
-def _grown(box: Box, image: Tensor) -> Box:
-    """Add the margin and stay within the picture."""
-    height, width = image.shape[-2:]
-    left, top, right, bottom = box
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise DataError(f"OCR box {box}: empty or outside a picture of {width}x{height} pixels")
-    margin = round(MARGIN * (bottom - top))
-    return max(0, left - margin), max(0, top - margin), min(width, right + margin), min(height, bottom + margin)
 
 
 def _horizontal(box: Box) -> list[int]:

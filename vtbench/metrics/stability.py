@@ -1,0 +1,85 @@
+"""Stability: does a second pass change the picture again, and does a shifted picture come out as the same, shifted?
+
+Both ask for reconstructions beside the first one, so they take the tokenizer's round trip as a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vtbench.metrics.pixel import psnr
+
+PASSES = (2, 4, 8)
+"""Round trips after which a picture is compared, the first one counted."""
+
+SHIFTS = (1, 2, 4)
+"""Pixels by which a picture is moved, to the right and down. No power of 2 from 8 up: patch grids would hide them."""
+
+MARGIN = 32
+"""Pixels of the border that a shifted picture is not compared in: what moved in there was not seen before."""
+
+Reconstruct = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+"""uint8 (B, 3, H, W) to its reconstruction, of the same shape, and its codes: int64, batch first, empty where none."""
+
+
+def measure(
+    reconstruct: Reconstruct, reference: Tensor, first: Tensor, codes: tuple[Tensor, ...]
+) -> dict[str, list[float | None]]:
+    """Measure the stability of a tokenizer on a batch.
+
+    * `repeat_psnr/k`: PSNR in dB of the original and what k passes leave; `repeat_psnr` is that after the last.
+    * `repeat_drop`: dB of PSNR that passes 2 to the last cost; 0 for an idempotent tokenizer.
+    * `token_agreement/k`: share of tokens that pass k and the pass before have in common; `token_agreement` is that of
+      pass 2.
+    * `shift_psnr/d`: PSNR in dB of the reconstruction of the picture moved by d pixels, moved back, and the
+      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d. Infinite for what acts on
+      each pixel alone.
+
+    Args:
+        reconstruct: one round trip.
+        reference: the originals, uint8 (B, 3, H, W), H and W above 2 * MARGIN.
+        first: their reconstructions.
+        codes: the tokens of the first pass.
+
+    Returns:
+        One value a picture; None where a tokenizer has no tokens.
+    """
+    first = first.to(reference.device)
+    columns: dict[str, list[float | None]] = {"repeat_psnr/1": psnr(reference, first).tolist()}
+    current, before = first, codes
+    for count in range(2, PASSES[-1] + 1):
+        current, after = reconstruct(current)
+        current = current.to(reference.device)
+        if count in PASSES:
+            columns[f"repeat_psnr/{count}"] = psnr(reference, current).tolist()
+            columns[f"token_agreement/{count}"] = _agreement(before, after, len(reference))
+        before = after
+    columns["repeat_psnr"] = columns[f"repeat_psnr/{PASSES[-1]}"]
+    pairs = zip(columns["repeat_psnr/1"], columns["repeat_psnr"], strict=True)
+    columns["repeat_drop"] = [0.0 if a == b else (a or 0.0) - (b or 0.0) for a, b in pairs]
+    columns["token_agreement"] = columns[f"token_agreement/{PASSES[0]}"]
+    moved = [_shifted(reconstruct, reference, first, distance) for distance in SHIFTS]
+    columns |= {f"shift_psnr/{distance}": values for distance, values in zip(SHIFTS, moved, strict=True)}
+    columns["shift_psnr"] = [sum(value or 0.0 for value in values) / len(values) for values in zip(*moved, strict=True)]
+    return columns
+
+
+def _agreement(before: tuple[Tensor, ...], after: tuple[Tensor, ...], count: int) -> list[float | None]:
+    if not before:
+        return [None] * count
+    equal = torch.cat([(a == b).flatten(1) for a, b in zip(before, after, strict=True)], dim=1)
+    return [float(share) for share in equal.double().mean(1)]
+
+
+def _shifted(reconstruct: Reconstruct, reference: Tensor, first: Tensor, distance: int) -> list[float | None]:
+    height, width = reference.shape[-2:]
+    # What moves in repeats the border, as a camera's next pixel most likely would.
+    padded = F.pad(reference.float(), (distance, 0, distance, 0), mode="replicate").to(torch.uint8)
+    again, _ = reconstruct(padded[..., :height, :width])
+    back = again.to(reference.device)[..., distance:, distance:]
+    inner = slice(MARGIN, height - MARGIN), slice(MARGIN, width - MARGIN)
+    return [float(value) for value in psnr(first[..., inner[0], inner[1]], back[..., inner[0], inner[1]])]

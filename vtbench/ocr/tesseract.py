@@ -1,0 +1,137 @@
+"""Tesseract: the reader of most operating systems, through its program; English.
+
+Robust against blur, which makes it a poor judge of small losses and a good one of whether a text can be saved at all.
+It is not a Python package: `apt-get install tesseract-ocr`, `brew install tesseract`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from vtbench import backbones, images
+from vtbench.errors import DataError, WeightsError
+from vtbench.ocr import Box, check_image, grown
+
+MARGIN = 0.15
+"""What a box is enlarged by on each side, as a share of its height: the same as for EasyOCR."""
+
+_LINE_HEIGHT = 48
+_WIDEST = 8192
+_PAGE_SCALE = 2
+"""Pixels that a line is scaled to, the most that it is wide then, and how often a page is enlarged.
+
+Tesseract finds and reads letters of about 20 pixels best. Without this it loses a fifth of the letters of 6 pixels on
+black and white pages that it reads almost without an error with it; above 8 pixels it changes next to nothing.
+"""
+
+_BORDER = 10
+"""Pixels that continue the edge of a line on each side: Tesseract's own advice for pictures without a margin."""
+
+_ONE_LINE = "7"
+_ONE_BLOCK = "6"
+"""Page segmentation modes: one line; one block of lines, which is what rendered pages and documents are."""
+
+_PATIENCE = 120
+"""Seconds after which a call is given up."""
+
+
+class Engine:
+    """Reads on the CPU in one thread. A box is read in a picture of its own, so no other box changes its text."""
+
+    name = "tesseract"
+
+    def __init__(self, device: str = "cpu") -> None:
+        """Find the program; `device` is not used.
+
+        Raises:
+            WeightsError: if the program or its English file is not on this machine.
+        """
+        language = backbones.require("tesseract")
+        self.digests: Mapping[str, str] = backbones.digests("tesseract")
+        self._program = str(shutil.which("tesseract"))
+        # One thread: on lines of text it is as fast, and takes nothing from what runs beside it.
+        self._environment = {**os.environ, "OMP_THREAD_LIMIT": "1", "TESSDATA_PREFIX": str(language.parent)}
+        said = self._run("--version").splitlines()
+        self.version = said[0].removeprefix("tesseract ") if said else "unknown"
+
+    def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
+        """Read one line of text in each box, all in one call of the program; see `vtbench.ocr.Engine`."""
+        check_image(image)
+        picture = images.to_pil(image)
+        lines = [picture.crop(grown(box, image, MARGIN)) for box in boxes]
+        # It reads letters out of a line without any ink, when it is told that there is one: such a line is not shown.
+        inked = [index for index, line in enumerate(lines) if np.ptp(np.asarray(line), axis=(0, 1)).any()]
+        texts = [""] * len(lines)
+        for index, text in zip(inked, self._read([_prepared(lines[index]) for index in inked], _ONE_LINE), strict=True):
+            texts[index] = " ".join(text.split())
+        return texts
+
+    def read_page(self, image: Tensor) -> str:
+        """Read a picture as one block of text; see `vtbench.ocr.Engine`. Tesseract's own order is kept."""
+        check_image(image)
+        height, width = image.shape[-2:]
+        size = (_PAGE_SCALE * width, _PAGE_SCALE * height)
+        (text,) = self._read([images.to_pil(image).resize(size, Image.Resampling.BICUBIC)], _ONE_BLOCK)
+        return "\n".join(line for line in (line.strip() for line in text.splitlines()) if line)
+
+    def _read(self, pictures: Sequence[Image.Image], mode: str) -> list[str]:
+        """Read several pictures in one call: starting the program costs more than reading a line."""
+        if not pictures:
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            names = []
+            for index, picture in enumerate(pictures):
+                names.append(str(Path(folder) / f"{index}.pnm"))
+                picture.save(names[-1])
+            listed = Path(folder) / "list.txt"
+            listed.write_text("\n".join(names) + "\n")
+            said = self._run(str(listed), "stdout", "-l", "eng", "--oem", "1", "--psm", mode, "--dpi", "70")
+        return parted(said, len(pictures))
+
+    def _run(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(
+                [self._program, *arguments],
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                check=False,
+                timeout=_PATIENCE,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise WeightsError(f"tesseract could not be run ({error}); try `tesseract --version` by hand") from error
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise WeightsError(f"tesseract ended with {done.returncode}: {reason}; try `tesseract --version` by hand")
+        return done.stdout
+
+
+def parted(said: str, count: int) -> list[str]:
+    """Cut what Tesseract printed into the texts of its pictures, between which it puts form feeds.
+
+    Raises:
+        DataError: if there are not so many.
+    """
+    texts = said.split("\f")
+    if len(texts) == count + 1 and not texts[-1].strip():
+        texts.pop()  # older releases end with one, too
+    if len(texts) != count:
+        raise DataError(f"tesseract gave {len(texts)} texts for {count} pictures; run it on one of them by hand")
+    return texts
+
+
+def _prepared(line: Image.Image) -> Image.Image:
+    """Scale a line to the height that Tesseract reads best and continue its edges outwards."""
+    width = min(_WIDEST, max(1, round(line.width * _LINE_HEIGHT / line.height)))
+    scaled = np.asarray(line.resize((width, _LINE_HEIGHT), Image.Resampling.BICUBIC))
+    return Image.fromarray(np.pad(scaled, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)), mode="edge"))
