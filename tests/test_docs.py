@@ -120,8 +120,14 @@ def test_committed_results_say_what_they_must(committed: Path) -> None:
 def test_text_gets_legible_with_its_height(committed: Path) -> None:
     """CER of the small tokenizer falls from the smallest letters to the largest, and the originals are read."""
     text = {run.tokenizer: run for run in results.read(committed) if run.task == "text"}
-    by_height = {float(height): scores["cer"].value for height, scores in text["tiny-fsq-f8"].groups.items()}
+    groups = text["tiny-fsq-f8"].groups["cap_height"]
+    by_height = {float(height): scores["cer"].value or 0 for height, scores in groups.items()}
     heights = sorted(by_height)
     small, large = heights[: len(heights) // 2], heights[len(heights) // 2 :]
     assert min(by_height[height] for height in small[:2]) > max(by_height[height] for height in large[-2:])
-    assert (text["control-identity"].scores["cer"].value or 0) <= 0.005
+    originals = text["control-identity"]
+    assert originals.scores["cer"].excess == 0
+    assert all(run.scores["cer"].floor == originals.scores["cer"].value for run in text.values())
+    assert (originals.groups["strings"]["language"]["cer"].value or 0) <= 0.05  # 6 px and gradients included
+    legible = {name: text[name].scores["legibility"].value for name in ("control-identity", "tiny-fsq-f8")}
+    assert 6 <= (legible["control-identity"] or 0) < (legible["tiny-fsq-f8"] or 0)

@@ -18,6 +18,7 @@ LAYERS = [
     {"cards", "protocols", "results", "statistics"},
     {"images", "weights", "backbones"},
     {"networks", "metrics", "ocr", "data"},
+    {"reading"},
     {"scoring", "tokenizer", "task"},
     {"engine", "sheet"},
     {"leaderboard", "report"},

@@ -40,13 +40,13 @@ def test_every_rule_that_differs_is_said(protocol: Protocol) -> None:
 def test_effects_are_those_of_the_deviations_as_they_are() -> None:
     for protocol in PUBLISHED:
         found, measured = effects(protocol)
-        assert "jpeg-q30 on reconstruction-512" in measured
+        assert "tiny-fsq-f8 on reconstruction-512" in measured
         for sentence, moved in found:
             assert moved or sentence.startswith("rFID"), f"{protocol.name}: {sentence}: run benchmarks/conventions.py"
 
 
 def test_an_effect_measured_again_is_the_one_that_is_stated() -> None:
-    tokenizer, task = load_tokenizer("jpeg-q30"), load_task("reconstruction-512", native=True)
+    tokenizer, task = load_tokenizer("tiny-fsq-f8"), load_task("reconstruction-512", native=True)
     pictures = [task.read(index).image.permute(1, 2, 0).numpy() for index in range(len(task))]
     quick = replace(CANONICAL, ssim=None, lpips=None)
     before = totals_under(quick, tokenizer, pictures)["psnr"]
@@ -58,6 +58,11 @@ def test_an_effect_measured_again_is_the_one_that_is_stated() -> None:
             moved = totals_under(changed, tokenizer, pictures)["psnr"] - before
             assert moved == pytest.approx(stated[deviation.sentence]["psnr"], abs=1e-6)
             assert abs(moved) > 0.01
+
+
+def test_floats_need_a_rounding_before_they_can_be_pixels() -> None:
+    with pytest.raises(ValueError, match="needs a rounding other than pixels"):
+        replace(PROTOCOLS["canonical"], geometry="tensor-bilinear")
 
 
 def test_unknown_protocol_lists_those_there_are() -> None:

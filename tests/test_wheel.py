@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from vtbench import cards
@@ -68,3 +69,15 @@ def test_main_job_runs_outside_the_checkout(installed: dict[str, str], tmp_path:
     summary = json.loads((tmp_path / "results" / "reconstruction" / "tiny-fsq-f8.json").read_text())
     assert summary["weights"] == "published"
     assert summary["commit"] is None
+
+
+def test_every_embedded_task_runs_outside_the_checkout(installed: dict[str, str], tmp_path: Path) -> None:
+    tasks = ("reconstruction", "detail", "text", "stability")
+    asked = [part for task in tasks for part in ("--task", task)]
+    run(["run", "-t", "jpeg", *asked, "--limit", "2"], tmp_path, installed)
+    for task in tasks:
+        summary = json.loads((tmp_path / "results" / task / "jpeg-q75.json").read_text())
+        table = pd.read_parquet(tmp_path / ".vtbench" / task / "jpeg-q75" / "images.parquet")
+        assert list(table["id"]) == list(dict.fromkeys(table["id"]))
+        assert len(table) == summary["images"] == 2
+        assert table["psnr"].mean() == pytest.approx(summary["scores"]["psnr"]["value"])

@@ -30,7 +30,7 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
-from vtbench import __version__, backbones, cards, ocr, results, scoring
+from vtbench import __version__, backbones, cards, ocr, reading, results, scoring
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.metrics import stability
 from vtbench.metrics.codes import code_usage, entropy_bits, perplexity
@@ -544,9 +544,9 @@ def _scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
 def _text_scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
     """What needs all lines of text together."""
     wanted = [name for name in TEXT_TOTALS if name in plan.metrics and name not in plan.unavailable]
-    columns = [scoring.LINE_RATES, scoring.LINE_SIZES, "attribute/cap_height", "attribute/strings"]
+    columns = [reading.LINE_RATES, reading.LINE_SIZES, "attribute/cap_height", "attribute/strings"]
     rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
-    return scoring.text_totals(rows, wanted) if wanted else {}
+    return reading.text_totals(rows, wanted) if wanted else {}
 
 
 def _summaries(table: pa.Table, name: str, *, interval: bool = True) -> dict[str, Score]:
@@ -561,7 +561,7 @@ def _summaries(table: pa.Table, name: str, *, interval: bool = True) -> dict[str
         values = table.column(column).to_pylist() if column in table.column_names else []
         cap = METRICS[name].cap
         score = results.summarise(values, expected, reason, cap=cap, clusters=clusters, interval=interval)
-        if (floor := f"{column}{scoring.FLOOR}") in table.column_names and score.value is not None:
+        if (floor := f"{column}{reading.FLOOR}") in table.column_names and score.value is not None:
             known = table.column(floor).drop_null().to_pylist()
             score = score.model_copy(update={"floor": math.fsum(known) / len(known)})
         if column == name or score.value is not None:  # a curve keeps only the levels that it has

@@ -147,8 +147,10 @@ def to_markdown(runs: Sequence[Run]) -> str:
         if unranked := [run.tokenizer for run in group if not run.ranked]:
             parts.append(f"Not ranked (made-up weights or a part of the task): {', '.join(unranked)}.")
         for attribute in dict.fromkeys(attribute for run in group for attribute in run.groups):
-            parts.append(f"{METRICS[first.primary].title} by {attribute.replace('_', ' ')}:")
-            parts.append(by_group(group, attribute))
+            for name in (first.primary, "legibility"):
+                if labels := _labels(group, attribute, name):
+                    parts.append(f"{METRICS[name].title} by {attribute.replace('_', ' ')}:")
+                    parts.append(by_group(group, attribute, name, labels))
         for name in curves(group):
             parts.append(f"{METRICS[name].title} by level (`{name}/level`):")
             parts.append(by_level(group, name))
@@ -202,15 +204,24 @@ def missing(group: Sequence[Run]) -> list[str]:
     return sorted(reasons)
 
 
-def by_group(group: Sequence[Run], attribute: str) -> str:
-    """Draw the primary metric for each value of one attribute that results are grouped by."""
-    primary = group[0].primary
-    labels = sorted({label for run in group for label in run.groups.get(attribute, {})}, key=_number_first)
+def by_group(group: Sequence[Run], attribute: str, name: str, labels: Sequence[str]) -> str:
+    """Draw one metric for values of one attribute that results are grouped by."""
     lines = [["tokenizer", *labels]]
     for run in group:
         values = run.groups.get(attribute, {})
-        lines.append([run.tokenizer, *(shown(values.get(label, {}).get(primary), primary) for label in labels)])
+        lines.append([run.tokenizer, *(shown(values.get(label, {}).get(name), name) for label in labels)])
     return _markdown(lines, left=(0,))
+
+
+def _labels(group: Sequence[Run], attribute: str, name: str) -> list[str]:
+    """Values of an attribute for which some run has a metric, in order."""
+    found = {
+        label
+        for run in group
+        for label, scores in run.groups.get(attribute, {}).items()
+        if name in scores and scores[name].value is not None
+    }
+    return sorted(found, key=_number_first)
 
 
 def curves(group: Sequence[Run]) -> list[str]:

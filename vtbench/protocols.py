@@ -240,6 +240,10 @@ class Protocol:
     notes: tuple[str, ...] = ()
     """What else a reader must know, a sentence each."""
 
+    def __post_init__(self) -> None:
+        if self.geometry == "tensor-bilinear" and self.reference == "pixels":
+            raise ValueError("tensor-bilinear makes floats: its original needs a rounding other than pixels")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Name the metrics it defines, as `METRICS` does."""
@@ -416,9 +420,12 @@ def deviations(protocol: Protocol) -> list[Deviation]:
     """Say in one sentence each where a protocol differs from canonical, for the metrics that both define."""
     own = PROTOCOLS["canonical"]
     found = []
+    floats = protocol.geometry == "tensor-bilinear"
     if protocol.geometry != own.geometry:
-        found.append(Deviation(("geometry", "size"), f"Geometry: {GEOMETRIES[protocol.geometry]}."))
-    if protocol.reference != own.reference:
+        moved = ("geometry", "size", "reference") if floats else ("geometry", "size")
+        rounded = f"; the original is then rounded: {ROUNDINGS[protocol.reference]}" if floats else ""
+        found.append(Deviation(moved, f"Geometry: {GEOMETRIES[protocol.geometry]}{rounded}."))
+    if protocol.reference != own.reference and not floats:
         found.append(Deviation(("reference",), f"Original: {ROUNDINGS[protocol.reference]}."))
     if protocol.reconstruction != own.reconstruction:
         found.append(Deviation(("reconstruction",), f"Reconstruction: {ROUNDINGS[protocol.reconstruction]}."))

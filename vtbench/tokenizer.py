@@ -273,6 +273,6 @@ def pick_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
         raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto") from error
     return device

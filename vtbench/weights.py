@@ -134,7 +134,7 @@ def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: s
             f"{card.name}: {repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
         ) from error
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
         raise WeightsError(f"{_missing(card, card.weights)} ({reason})") from error
 
 

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vtbench.reading import LINE_RATES, LINE_SIZES, text_totals
+
+NAMES = ("cer_micro", "legibility")
+
+
+def row(height: float, rates: list[float], sizes: list[float], strings: str = "language") -> dict[str, Any]:
+    texts = {LINE_RATES: np.array(rates), LINE_SIZES: np.array(sizes)}
+    return {**texts, "attribute/cap_height": height, "attribute/strings": strings}
+
+
+def test_micro_average_weighs_characters_and_counts_pages() -> None:
+    rows = [row(8, [0.5, 0.0], [10, 30]), row(16, [1.0], [10]), {}]
+    found = text_totals(rows, ["cer_micro"])
+    assert set(found) == {"cer_micro"}
+    assert found["cer_micro"].value == pytest.approx(15 / 50)
+    assert (found["cer_micro"].scored, found["cer_micro"].expected) == (2, 3)
+
+
+def test_lines_without_text_are_not_scored() -> None:
+    found = text_totals([row(8, [float("nan"), 0.5], [0, 10])], NAMES)
+    assert found["cer_micro"].value == 0.5
+
+
+def test_threshold_is_that_of_words() -> None:
+    rows = [row(8, [0.5], [10]), row(16, [0.02], [10]), row(48, [0.9], [10], "random")]
+    found = text_totals(rows, NAMES)["legibility"]
+    assert 8 < (found.value or 0) < 16
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= (found.value or 0) <= found.high
+
+
+def test_text_that_is_never_legible_has_a_reason() -> None:
+    found = text_totals([row(8, [0.9], [10]), row(48, [0.6], [10])], NAMES)["legibility"]
+    assert found.value is None
+    assert "CER is 60.0% at 48 px" in (found.reason or "")
+    empty = text_totals([{}], NAMES)
+    assert empty["cer_micro"].reason == empty["legibility"].reason == "no text was scored"
