@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -261,6 +261,20 @@ class Protocol:
         return {None: (), "against-original": ("cer_page", "wer_page"), "words": ("word_accuracy", "ned")}[self.text]
 
 
+_SEED_VOKEN = Protocol(
+    name="seed-voken",
+    title="SEED-Voken's evaluation of IBQ (ImageNet configurations)",
+    source="TencentARC/SEED-Voken b9a17eac8e2c0779c12a5429b0bfd6c502788484",
+    geometry="cv2-bilinear",
+    reference="truncate",
+    reconstruction="truncate",
+    ssim=Ssim(window="uniform-7"),
+    lpips=Lpips(nets=("alex", "vgg"), on="floats"),
+    rfid=Rfid(on="floats", resize="bilinear"),
+    batch_means=("psnr", "ssim"),
+    batch=4,
+)
+
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
@@ -296,31 +310,12 @@ PROTOCOLS: dict[str, Protocol] = {
                 "Its single-picture values use that picture's own range.",
             ),
         ),
-        Protocol(
-            name="seed-voken",
-            title="SEED-Voken's evaluation of IBQ (ImageNet configurations)",
-            source="TencentARC/SEED-Voken b9a17eac8e2c0779c12a5429b0bfd6c502788484",
-            geometry="cv2-bilinear",
-            reference="truncate",
-            reconstruction="truncate",
-            ssim=Ssim(window="uniform-7"),
-            lpips=Lpips(nets=("alex", "vgg"), on="floats"),
-            rfid=Rfid(on="floats", resize="bilinear"),
-            batch_means=("psnr", "ssim"),
-            batch=4,
-        ),
-        Protocol(
+        _SEED_VOKEN,
+        replace(
+            _SEED_VOKEN,
             name="seed-voken-tv",
             title="SEED-Voken's evaluation of Open-MAGVIT2 and of IBQ's pretrained models",
-            source="TencentARC/SEED-Voken b9a17eac8e2c0779c12a5429b0bfd6c502788484",
             geometry="pil-bilinear",
-            reference="truncate",
-            reconstruction="truncate",
-            ssim=Ssim(window="uniform-7"),
-            lpips=Lpips(nets=("alex", "vgg"), on="floats"),
-            rfid=Rfid(on="floats", resize="bilinear"),
-            batch_means=("psnr", "ssim"),
-            batch=4,
         ),
         Protocol(
             name="lightningdit",

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from builders import inception_state
 from cleanfid.resize import build_resizer
 from pytorch_fid import inception as pytorch_fid
 from skimage import data
@@ -15,7 +16,6 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kernel_mmd
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from vtbench import weights
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics import FrechetDistance
 from vtbench.metrics.frechet import (
@@ -32,21 +32,7 @@ from vtbench.metrics.frechet import (
 @pytest.fixture(scope="module")
 def state():
     """Made-up weights with which the features neither die nor explode."""
-    with torch.device("meta"):
-        shapes = _Bare("inception-v3-compat", ["2048"], feature_extractor_weights_path=_file({})).state_dict()
-    found = {}
-    for name, tensor in shapes.items():
-        if tensor.is_floating_point():
-            gain = math.sqrt(2) if tensor.ndim == 4 else 1.0
-            found[name] = torch.from_numpy(weights.fill_values(name, tuple(tensor.shape)) * np.float32(gain))
-        else:
-            found[name] = torch.zeros((), dtype=torch.int64)
-    return found
-
-
-class _Bare(FeatureExtractorInceptionV3):
-    def load_state_dict(self, state_dict, strict=True, assign=False):
-        """Keep what is there: only the names and shapes are wanted."""
+    return inception_state()
 
 
 def _file(state):

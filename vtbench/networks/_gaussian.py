@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtbench.types import Strict
+from vtbench.errors import DataError
+from vtbench.types import Codes, Strict
 
 
 class Posterior(Strict):
@@ -40,3 +41,14 @@ def code(mean: Tensor, log_variance: Tensor, config: Posterior, *, limits: tuple
     if limits is not None:
         log_variance = log_variance.clamp(*limits)
     return (mean + torch.exp(0.5 * log_variance) * noise).contiguous()
+
+
+def latent_of(codes: Codes, name: str) -> Tensor:
+    """Return the latent (B, C, h, w) that a decoder is given.
+
+    Raises:
+        DataError: if the codes hold none.
+    """
+    if codes.latent is None:
+        raise DataError(f"the codes hold no latent; {name} decodes a latent of (B, channels, h, w)")
+    return codes.latent

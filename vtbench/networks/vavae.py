@@ -10,8 +10,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from vtbench.errors import DataError
-from vtbench.networks._gaussian import Posterior, code
+from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.networks._taming import Autoencoder, Layout
 from vtbench.types import Codes
 
@@ -44,6 +43,4 @@ class Network(Autoencoder):
         Raises:
             DataError: if the codes hold no latent.
         """
-        if codes.latent is None:
-            raise DataError("the codes hold no latent; VA-VAE decodes a latent of (B, channels, h, w)")
-        return self.pixels(codes.latent)
+        return self.pixels(latent_of(codes, "VA-VAE"))

@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vtbench.errors import DataError, VtbenchError
-from vtbench.networks._gaussian import Posterior, code
+from vtbench.errors import VtbenchError
+from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.types import Codes, Strict
 
 LAYERS_A_STEP = (3, 3, 3, 3, 2, 2)
@@ -508,8 +508,6 @@ class Network(nn.Module):
         Raises:
             DataError: if the codes hold no latent.
         """
-        if codes.latent is None:
-            raise DataError("the codes hold no latent; VFM-VAE decodes a latent of (B, channels, h, w)")
-        z = self.ldm_adapter.decompress(codes.latent)
+        z = self.ldm_adapter.decompress(latent_of(codes, "VFM-VAE"))
         out: Tensor = self.synthesis(z, self.mapping(z))
         return out
