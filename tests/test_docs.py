@@ -120,7 +120,7 @@ def test_committed_results_say_what_they_must(committed: Path) -> None:
 def test_text_gets_legible_with_its_height(committed: Path) -> None:
     """CER of the small tokenizer falls from the smallest letters to the largest, and the originals are read."""
     text = {run.tokenizer: run for run in results.read(committed) if run.task == "text"}
-    groups = text["tiny-fsq-f8"].groups["cap_height"]
+    groups = text["tiny-fsq-f8"].groups["plain_height"]
     by_height = {float(height): scores["cer"].value or 0 for height, scores in groups.items()}
     heights = sorted(by_height)
     small, large = heights[: len(heights) // 2], heights[len(heights) // 2 :]

@@ -37,6 +37,18 @@ def test_threshold_is_that_of_words() -> None:
     assert found.low <= (found.value or 0) <= found.high
 
 
+def test_pages_that_differ_in_height_alone_decide_the_threshold() -> None:
+    plain = [
+        row(8, [0.5], [10]) | {"attribute/plain_height": 8.0},
+        row(16, [0.0], [10]) | {"attribute/plain_height": 16.0},
+    ]
+    pale = row(32, [0.9], [10])  # in a language, and illegible for its contrast
+    assert 8 < (text_totals([*plain, pale], NAMES)["legibility"].value or 0) < 16
+    assert text_totals([plain[1], pale], NAMES)["legibility"].value == 16.0
+    without = [{key: value for key, value in one.items() if "plain" not in key} for one in plain]
+    assert text_totals([*without, pale], NAMES)["legibility"].value is None
+
+
 def test_text_that_is_never_legible_has_a_reason() -> None:
     found = text_totals([row(8, [0.9], [10]), row(48, [0.6], [10])], NAMES)["legibility"]
     assert found.value is None

@@ -544,7 +544,7 @@ def _scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
 def _text_scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
     """What needs all lines of text together."""
     wanted = [name for name in TEXT_TOTALS if name in plan.metrics and name not in plan.unavailable]
-    columns = [reading.LINE_RATES, reading.LINE_SIZES, "attribute/cap_height", "attribute/strings"]
+    columns = [reading.LINE_RATES, reading.LINE_SIZES, *reading.HEIGHTS]
     rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
     return reading.text_totals(rows, wanted) if wanted else {}
 
@@ -586,7 +586,7 @@ def _groups(plan: _Plan, table: pa.Table) -> dict[str, dict[str, dict[str, Score
             for name in names:
                 found = _summaries(part, name, interval=name == plan.task.card.primary)
                 scores |= {key: score for key, score in found.items() if score.value is not None}
-            if attribute != "cap_height":  # a threshold over heights says nothing of one height
+            if not attribute.endswith("_height"):  # a threshold over heights says nothing of one height
                 scores |= _text_scores(plan, part)
             groups.setdefault(attribute, {})[label] = scores
     return groups

@@ -36,26 +36,31 @@ LINE_RATES, LINE_SIZES = "_line_rates", "_line_sizes"
 """Columns that hold a list a picture: CER and characters of each of its lines."""
 
 
+HEIGHTS = ("attribute/plain_height", "attribute/cap_height", "attribute/strings")
+"""Columns that say how high the letters of a page are, and what its text is."""
+
+
 def text_totals(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Score]:
     """Score what needs all lines together: the micro average, and the glyph height from which on text is legible.
 
+    The threshold is taken over the pages that have a `plain_height`, which differ in nothing but the height; where none
+    has, over those in a language by their `cap_height`, since random strings are harder at any height.
+
     Args:
-        rows: of each picture LINE_RATES, LINE_SIZES, "attribute/cap_height" and "attribute/strings", as far as it has
-            them.
+        rows: of each picture LINE_RATES, LINE_SIZES and HEIGHTS, as far as it has them.
         names: metrics, as `protocols.METRICS` calls them; others than TEXT_TOTALS are passed over.
     """
+    plain, cap, strings = HEIGHTS
+    read = [row for row in rows if row.get(LINE_RATES) is not None]
+    like = any(row.get(plain) is not None for row in read)
     lines: list[tuple[float | None, float | None, float]] = []  # height, rate and size
-    scored = 0
-    for row in rows:
-        if row.get(LINE_RATES) is None:
-            continue
-        scored += 1
-        # The threshold is that of words: random strings are harder at any height.
-        language = row.get("attribute/strings", "language") == "language"
-        height = row.get("attribute/cap_height") if language else None
+    for row in read:
+        height = row.get(plain if like else cap)
+        if not like and row.get(strings, "language") != "language":
+            height = None
         for rate, size in zip(row[LINE_RATES], row[LINE_SIZES], strict=True):
             lines.append((height, None if math.isnan(rate) else float(rate), float(size)))
-    counts = {"scored": scored, "expected": len(rows)}
+    counts = {"scored": len(read), "expected": len(rows)}
     found: dict[str, Score] = {}
     if "cer_micro" in names:
         value = text.micro([rate for _, rate, _ in lines], [size for _, _, size in lines])

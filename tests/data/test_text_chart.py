@@ -66,6 +66,8 @@ def test_three_pages_a_height_and_what_is_on_them(small):
     for third in (small[1::3], small[2::3]):
         assert {page.attributes["contrast"] for page in third} == {"high", "medium", "low"}
     assert len({page.attributes["font"] for page in small}) == 6
+    assert [page.attributes.get("plain_height") for page in small[::3]] == [float(height) for height in HEIGHTS]
+    assert not any("plain_height" in page.attributes for page in (*small[1::3], *small[2::3]))
 
 
 @pytest.mark.parametrize("attribute", ["background", "contrast", "strings"])

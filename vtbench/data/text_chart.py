@@ -8,8 +8,10 @@ that the H is that high exactly. Every height has three pages:
   contrast of high, medium and low by turns;
 * page 2: random or confusable strings, which alternate, on plain grounds, in other fonts, at the same contrasts.
 
-Page 0 differs between heights in nothing else, so it compares like with like. The levels of the other attributes lie
-interleaved over the heights; compare them by their legibility thresholds, which account for the heights.
+Page 0 differs between heights in nothing else, so it compares like with like; it alone has the attribute
+`plain_height`, its cap height, by which results are grouped and the legibility threshold is found. The levels of the
+other attributes lie interleaved over the heights; compare them by their legibility thresholds, which account for the
+heights.
 
 * language: English or English-looking words from a fixed list, lower case, capitalised or in capitals, with numbers
   of two to four digits between them. Words that begin with "i" or "l" are lower case always (a capital I and a small
@@ -184,7 +186,7 @@ class Source:
 
     def read(self, index: int) -> Sample:
         """Render one page."""
-        height, _ = _height_and_page(index)
+        height, page = _height_and_page(index)
         style = style_of(index)
         picture, lines = _render(self.size, height, style, seed=SEED + index)
         attributes: dict[str, str | float] = {
@@ -194,6 +196,8 @@ class Source:
             "background": style.background,
             "contrast": style.contrast,
         }
+        if page == 0:
+            attributes["plain_height"] = float(height)
         return Sample(self.sample_id(index), images.from_pil(picture), lines, attributes)
 
     @cached_property
