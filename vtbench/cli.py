@@ -296,6 +296,7 @@ def run(
     results.check_writable(out)
     results.check_writable(work)
     required = tuple(name.strip() for name in require.split(",") if name.strip())
+    _check_required(required, task_cards)
 
     from vtbench import evaluate, load_task, load_tokenizer
 
@@ -377,6 +378,17 @@ def _check_sizes(chosen: list[TokenizerCard], task_cards: list[TaskCard]) -> Non
                     f"{card.name} takes {wanted} pixels only, {task.name} has {found}; "
                     "choose a task of that size (`vtbench list tasks`)"
                 )
+
+
+def _check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
+    """Refuse required metrics whose backbone is not here, before torch is loaded."""
+    from vtbench import backbones
+
+    for name in names:
+        needs = protocols.find_metric(name).needs
+        for need in {card.ocr if need == "easyocr" else need for need in needs for card in task_cards}:
+            if backbones.find(need) is None:
+                raise VtbenchError(f"--require {name}: {backbones.missing(need)}")
 
 
 class _Bar:
