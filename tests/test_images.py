@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as tv2
 
 from vtbench import images
 from vtbench.errors import DataError
+from vtbench.protocols import GEOMETRIES, Geometry
 
 LEVELS = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 3, 16, 16)
 
@@ -302,3 +303,35 @@ def test_damaged_bytes_end_in_a_picture_or_in_one_line(kind: str) -> None:
             assert images.read(bytes(damaged[: generator.integers(1, len(damaged))]), "x").mode == "RGB"
         except DataError as error:
             assert "\n" not in str(error)
+
+
+def test_adm_halves_large_pictures_before_it_resizes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    halved = pixels.reshape(550, 2, 650, 2, 3).mean((1, 3)).reshape(275, 2, 325, 2, 3).mean((1, 3))
+    found = images.fit(picture, "adm", 256).permute(1, 2, 0).numpy().astype(float)
+    again = Image.fromarray(np.floor(halved + 0.5).astype(np.uint8)).resize((303, 256), Image.Resampling.BICUBIC)
+    wanted = np.asarray(again.crop((23, 0, 279, 256))).astype(float)
+    assert np.abs(found - wanted).max() <= 4  # Pillow rounds to levels after each halving
+    straight = np.asarray(picture.resize((303, 256), Image.Resampling.BICUBIC).crop((23, 0, 279, 256))).astype(float)
+    assert np.abs(found - straight).mean() > 3
+
+
+@pytest.mark.parametrize("geometry", [name for name in GEOMETRIES if name != "native-padded"])
+@pytest.mark.parametrize("shape", [(300, 301), (301, 300), (256, 256), (700, 256), (90, 120)])
+def test_every_geometry_gives_the_size_that_was_asked(geometry: Geometry, shape: tuple[int, int]) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    found = images.fit(picture, geometry, 256)
+    assert found.shape == (3, 256, 256)
+    if shape == (256, 256) and geometry != "tensor-bilinear":
+        assert torch.equal(found, images.from_pil(picture)), "a picture of the right size was changed"
+
+
+def test_native_padding_is_black_and_half_of_it_before() -> None:
+    picture = Image.fromarray(np.full((33, 47, 3), 200, dtype=np.uint8))
+    found = images.fit(picture, "native-padded", 256)
+    assert found.shape == (3, 48, 48)
+    left, top = images.padded_window(47, 33)
+    assert (left, top) == (0, 7)
+    assert (found[:, top : top + 33, left : left + 47] == 200).all()
+    assert found.sum() == 3 * 33 * 47 * 200

@@ -220,3 +220,12 @@ def test_ssim_under_every_window_equals_its_library(window: Window) -> None:
         options = gaussian if window == "gaussian-11" else {}
         wanted = structural_similarity(first, second, data_range=2.0, channel_axis=0, **options)
     assert found == pytest.approx(wanted, abs=1e-6)  # the pictures travel as float32
+
+
+def test_full_scale_of_dark_and_pale_pictures_starts_at_zero() -> None:
+    picture = np.random.default_rng(0).integers(60, 201, (256, 256, 3), dtype=np.uint8)
+    picture[0, 0] = 200
+    rule = replace(PROTOCOLS["canonical"], ssim=None, lpips=None, rfid=None, psnr=Psnr(pooled=True, peak="data"))
+    x = prepare(rule, picture)
+    found = score(rule, [picture], [x], [x + 8 / 255])  # four levels up
+    assert found.totals["psnr"] == pytest.approx(10 * math.log10(200**2 / 16))

@@ -104,3 +104,18 @@ def test_holm_steps_down() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_many_documents_of_unequal_size_do_not_widen_a_constant() -> None:
+    generator = np.random.default_rng(6)
+    sizes = generator.integers(1, 9, 6000)
+    clusters = [f"document {index}" for index in np.repeat(np.arange(6000), sizes)]
+    low, high = mean_interval(list(1.0 + generator.normal(0, 1e-3, len(clusters))), clusters)
+    assert 0 < high - low < 1e-4  # a standard error of 1e-3 / sqrt(27,000) or so, not that of the sizes
+
+
+def test_wilcoxon_takes_a_document_by_its_mean() -> None:
+    first = list(np.random.default_rng(8).normal(0.3, 1, 24))
+    clusters = [f"document {index // 3}" for index in range(24)]
+    wanted = stats.wilcoxon(np.reshape(first, (8, 3)).mean(1)).pvalue
+    assert compare(first, [0.0] * 24, clusters).wilcoxon == pytest.approx(wanted)
