@@ -271,6 +271,25 @@ def test_published_protocol_through_the_engine_equals_the_arrays_alone(folder: P
     assert run.scores["psnr"].value != pytest.approx(table["psnr"].mean(), abs=0.01)  # pooled, not averaged
 
 
+def test_batches_are_those_of_the_protocol(tmp_path: Path) -> None:
+    """VTBench's SSIM takes its range from the batch: pale pictures score otherwise beside strong ones."""
+    (tmp_path / "p").mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(8):
+        coarse = generator.integers(*((110, 140) if index < 5 else (0, 256)), (8, 8, 3)).astype(np.uint8)
+        large = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        large.save(tmp_path / "p" / f"{index}.png")
+    task = native_task(tmp_path / "p")
+    scores = []
+    for size in (1, 3, 8):
+        places = {"out": tmp_path / f"r{size}", "work": tmp_path / f"w{size}", "batch_size": size}
+        run = evaluate(load_tokenizer("jpeg-q10"), task, protocol="vtbench-2025", **places)
+        table = images_of(places["work"], run)
+        scores.append(run.scores["ssim"].value or 0)
+        assert abs(scores[-1] - table["ssim"].mean()) > 0.01  # single pictures take their own range
+    assert scores[0] == pytest.approx(scores[1]) == pytest.approx(scores[2])
+
+
 def test_protocols_keep_apart(folder: Path, tmp_path: Path) -> None:
     tokenizer, task = load_tokenizer("jpeg-q10"), native_task(folder)
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 8}
