@@ -269,6 +269,8 @@ def test_published_protocol_through_the_engine_equals_the_arrays_alone(folder: P
     assert list(table["psnr"]) == pytest.approx([image["psnr"] for image in wanted.images])
     assert not [column for column in table.columns if column.startswith("_")]
     assert run.scores["psnr"].value != pytest.approx(table["psnr"].mean(), abs=0.01)  # pooled, not averaged
+    assert run.scores["psnr"].low is None  # an interval of the mean would be another quantity's
+    assert (run.scores["lpips"].low or 1) < (run.scores["lpips"].value or 0) < (run.scores["lpips"].high or 0)
 
 
 def test_batches_are_those_of_the_protocol(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def test_infinite_psnr_counts_the_cap_beside_finite_values() -> None:
     mixed = summarise([math.inf, 20.0], 2, "no", cap=100.0)
     assert (mixed.value, mixed.infinite) == (60.0, 1)
     assert summarise([math.inf, math.inf], 2, "no", cap=100.0).value == math.inf
-    assert summarise([math.inf, 20.0], 2, "no").value == math.inf  # a metric without a cap
+    uncapped = summarise([math.inf, 20.0], 2, "no")  # a metric without a cap
+    assert (uncapped.value, uncapped.low, uncapped.infinite) == (math.inf, None, 1)
 
 
 def test_only_whole_runs_with_real_weights_are_ranked() -> None:

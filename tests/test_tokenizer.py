@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vtbench import cards
+from vtbench import cards, images
 from vtbench.cards import Input, TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.tokenizer import Tokenizer, load_tokenizer, pick_device
@@ -170,3 +170,16 @@ def test_codecs_keep_every_level_at_any_precision(precision: str, photographs: T
 def test_cards_config_is_json() -> None:
     for known in cards.tokenizers().values():
         json.dumps(known.config)
+
+
+def test_floats_come_back_in_the_range_that_was_fed() -> None:
+    """A decoder may have a range of its own; protocols get all floats in the encoder's."""
+    plain = load_tokenizer("tiny")
+    card = plain.card.model_copy(update={"input": plain.card.input.model_copy(update={"decoded_range": (-3.0, 5.0)})})
+    tokenizer = Tokenizer(card, plain.network)
+    pictures = torch.randint(0, 256, (2, 3, 32, 40), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    codes = tokenizer.encode(pictures)
+    floats = tokenizer.decode_floats(codes, (32, 40))
+    assert floats.shape == (2, 3, 32, 40)
+    assert torch.equal(images.to_uint8(floats, tokenizer.span), tokenizer.decode(codes, (32, 40)))
+    assert not torch.equal(tokenizer.decode(codes, (32, 40)), plain.decode(codes, (32, 40)))
