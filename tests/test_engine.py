@@ -395,3 +395,10 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
     assert scores["rfid"].scored == count
     # Under 20 pictures groups of a jackknife would hold one each: no interval, and no crash.
     assert (scores["rfid"].low is None) == (scores["kid"].low is None) == (count < 20)
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "detail", "text", "stability"])
+def test_every_column_of_a_table_has_a_name_of_its_own(name: str) -> None:
+    task = load_task(name)
+    attributes = {key for index in range(len(task)) for key in task.read(index).attributes}
+    assert not attributes & {*task.card.metrics, "bpp", "id", "index", "reason", "characters", "words"}

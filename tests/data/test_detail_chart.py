@@ -64,13 +64,13 @@ def test_parts_of_a_grid_tile_the_picture():
 def test_attributes_say_what_a_chart_holds():
     said = {chart.id: Source(size=64).read(index).attributes for index, chart in enumerate(CHARTS)}
     assert said["slanted-edge-h-12-50"] == {
-        "chart": "slanted-edge", "orientation": "h", "degrees": 12.0, "contrast": 0.5, "colour": "luminance",
+        "chart": "slanted-edge", "orientation": "h", "degrees": 12.0, "michelson": 0.5, "colour": "luminance",
     }  # fmt: skip
     assert said["line-pairs-red-green-135"] == {
         "chart": "line-pairs", "colour": "red-green", "degrees": 135.0, "grid": "3x3",
         "frequencies": "1/64 1/32 1/16 1/12 1/8 1/6 1/4 1/3 1/2",
     }  # fmt: skip
-    assert said["lines-faint"] == {"chart": "lines", "contrast": 0.125, "grid": "5x4", "widths": "0.25 0.5 1 2 3"}
+    assert said["lines-faint"] == {"chart": "lines", "michelson": 0.125, "grid": "5x4", "widths": "0.25 0.5 1 2 3"}
 
 
 def test_the_documentation_shows_every_chart_as_it_is():

@@ -12,7 +12,7 @@ A sample's attributes say what is known of its chart, so that `vtbench.metrics.d
 c covers the pixel rows r * H // rows up to (r + 1) * H // rows, and the columns likewise. `frequencies` are the cycles
 a pixel of the parts in reading order, with a crest at each part's top left pixel and a phase that grows along the
 direction `degrees` (from x towards y, which points down). `widths` are those of the lines in pixels, one for each row
-of parts. An edge has an `orientation` (v or h), the `degrees` by which it leans, and its `contrast` (Michelson).
+of parts. An edge has an `orientation` (v or h), the `degrees` by which it leans, and its contrast, `michelson`.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ CHARTS = (
         Chart(
             f"slanted-edge-{orientation}-{degrees}-{round(100 * contrast)}",
             "slanted-edge",
-            {"orientation": orientation, "degrees": float(degrees), "contrast": contrast, "colour": "luminance"},
+            {"orientation": orientation, "degrees": float(degrees), "michelson": contrast, "colour": "luminance"},
             _slanted_edge(contrast, orientation == "v", lean),
         )
         for orientation in ("v", "h")
@@ -383,7 +383,11 @@ CHARTS = (
         Chart(
             f"lines-{name}",
             "lines",
-            {"contrast": abs(ink - paper) / (ink + paper), "grid": "5x4", "widths": " ".join(f"{w:g}" for w in WIDTHS)},
+            {
+                "michelson": abs(ink - paper) / (ink + paper),
+                "grid": "5x4",
+                "widths": " ".join(f"{w:g}" for w in WIDTHS),
+            },
             _lines(ink, paper),
         )
         for name, ink, paper in (("dark", INK, PAPER), ("light", PAPER, INK), ("faint", 112.0, 144.0))
