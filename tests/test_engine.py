@@ -15,10 +15,11 @@ import pyarrow as pa
 import pytest
 import torch
 from builders import SIDE, small_task, write_pictures
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vtbench import backbones, cards, engine, results, scoring
 from vtbench.cards import Geometry
+from vtbench.data import tokbench
 from vtbench.engine import SHARD, evaluate
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
@@ -28,6 +29,7 @@ from vtbench.statistics import mean_interval
 from vtbench.task import Task, load_task
 from vtbench.tokenizer import load_tokenizer
 
+FONTS = Path(engine.__file__).parent / "assets" / "fonts"
 COUNT = 3 * SHARD + 5  # three whole shards and a part of one
 
 
@@ -402,3 +404,39 @@ def test_every_column_of_a_table_has_a_name_of_its_own(name: str) -> None:
     task = load_task(name)
     attributes = {key for index in range(len(task)) for key in task.read(index).attributes}
     assert not attributes & {*task.card.metrics, "bpp", "id", "index", "reason", "characters", "words"}
+
+
+def tokbench_copy(folder: Path, ratios: tuple[float, ...]) -> Path:
+    """One picture of 800x800 a set, with a word of each relative height, in TokBench's layout."""
+    (folder / "annotations").mkdir(parents=True)
+    for name in tokbench.SETS:
+        picture = Image.new("RGB", (800, 800), "white")
+        words = []
+        for row, ratio in enumerate(ratios):
+            height, top = round(800 * ratio), 60 + 240 * row
+            font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), height)
+            ImageDraw.Draw(picture).text((50, top), "Orange", fill="black", font=font)
+            left, upper, right, lower = font.getbbox("Orange")
+            box = [50 + left, top + upper, 50 + right, top + lower]
+            words.append({"rec": "Orange", "bbox": box, "ratio": ratio})
+        place = folder / "images" / "text_data" / name
+        place.mkdir(parents=True)
+        picture.save(place / "img.png")
+        said = [{"file_name": "img.png", "height": 800, "width": 800, "annotations": words}]
+        (folder / "annotations" / f"text_{name}.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.skipif(backbones.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_tokbench_scores_words_by_bins_of_their_height(tmp_path: Path) -> None:
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "protocol": "tokbench", "limit": 2}
+    task = load_task("text-tokbench", data=tokbench_copy(tmp_path / "all", (0.025, 0.035, 0.1)), native=True)
+    scores = evaluate(load_tokenizer("control-identity"), task, **places).scores
+    # At 256 pixels the large word stays legible and the smallest does not: one to two bins of three.
+    assert 1 / 3 - 1e-9 <= (scores["word_accuracy"].value or 0) <= 2 / 3 + 1e-9
+    assert 0 <= (scores["ned"].value or 0) < 0.5
+    assert scores["psnr"].value is not None
+    task = load_task("text-tokbench", data=tokbench_copy(tmp_path / "few", (0.025, 0.1)), native=True)
+    empty = evaluate(load_tokenizer("control-identity"), task, **places).scores
+    assert empty["word_accuracy"].value is None  # the published code prints nan
+    assert empty["word_accuracy"].reason == "a bin of text sizes is empty"
