@@ -368,6 +368,7 @@ def test_an_interval_of_few_pictures_is_refused():
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")  # pytorch-fid's sqrtm
+@pytest.mark.filterwarnings("ignore:Matrix is singular:scipy.linalg.LinAlgWarning")  # six pictures, 2048 features
 @pytest.mark.parametrize("resize", ["tf1", "bilinear", "antialias"])
 def test_the_whole_chain_equals_the_published_programs(published, state, resize):
     """Pixels to features to statistics to distance, at 2048 features: half a minute each for their matrix roots."""
