@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from vtbench import load_task, load_tokenizer
-from vtbench.metrics.perceptual import network
 from vtbench.protocols import EFFECTS_ON, METRICS, PROTOCOLS, Deviation, Lpips, Protocol, deviations
 from vtbench.scoring import ProtocolScorer, prepare, totals
 from vtbench.tokenizer import Tokenizer
@@ -38,8 +37,6 @@ Pictures = list[np.ndarray[Any, Any]]
 def totals_under(protocol: Protocol, tokenizer: Tokenizer, pictures: Pictures, size: int = 256) -> dict[str, float]:
     """Take pictures through a tokenizer by one protocol's whole way."""
     names = [name for name in protocol.metrics if name in NAMES]
-    if "lpips_vgg" in names:
-        network("vgg", torch.device("cpu"))  # a missing backbone is told before anything is computed
     scorer = ProtocolScorer(protocol, names, torch.device("cpu"))
     columns: dict[str, list[Any]] = {}
     for start in range(0, len(pictures), protocol.batch):

@@ -385,10 +385,9 @@ def _check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
     from vtbench import backbones
 
     for name in names:
-        needs = protocols.find_metric(name).needs
-        for need in {card.ocr if need == "easyocr" else need for need in needs for card in task_cards}:
-            if backbones.find(need) is None:
-                raise VtbenchError(f"--require {name}: {backbones.missing(need)}")
+        for card in task_cards:
+            if reason := backbones.lacking(name, card.ocr):
+                raise VtbenchError(f"--require {name}: {reason}")
 
 
 class _Bar:

@@ -33,7 +33,7 @@ from torch import Tensor
 from vtbench import __version__, backbones, cards, ocr, reading, results, scoring
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.metrics import stability
-from vtbench.metrics.codes import code_usage, entropy_bits, perplexity
+from vtbench.metrics.codes import code_usage, entropy_bits
 from vtbench.metrics.frechet import GROUPS, frechet_distance, frechet_interval, kernel_distance, kernel_interval
 from vtbench.protocols import CODE_METRICS, METRICS, SET_METRICS, TEXT_TOTALS, Protocol, find_metric, find_protocol
 from vtbench.results import Run, Score, Timing
@@ -544,9 +544,11 @@ def _scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
 def _text_scores(plan: _Plan, table: pa.Table) -> dict[str, Score]:
     """What needs all lines of text together."""
     wanted = [name for name in TEXT_TOTALS if name in plan.metrics and name not in plan.unavailable]
+    if not wanted:
+        return {}
     columns = [reading.LINE_RATES, reading.LINE_SIZES, *reading.HEIGHTS]
     rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
-    return reading.text_totals(rows, wanted) if wanted else {}
+    return reading.text_totals(rows, wanted)
 
 
 def _summaries(table: pa.Table, name: str, *, interval: bool = True) -> dict[str, Score]:
@@ -628,7 +630,7 @@ def _code_scores(plan: _Plan, table: pa.Table, expected: int) -> dict[str, Score
         fixed += math.log2(size) * len(indices)
         each["code_usage"].append(code_usage(indices, size))
         each["code_entropy"].append(entropy)
-        each["code_perplexity"].append(perplexity(indices, size))
+        each["code_perplexity"].append(math.pow(2.0, entropy))
     values = {"bpp_entropy": float(np.mean(table.column("bpp").drop_null())) * ideal / fixed}
     for name, scales in each.items():
         values[name] = float(np.mean(scales))

@@ -266,25 +266,31 @@ def letterbox_window(width: int, height: int, size: int) -> tuple[int, int, int,
     return (size - inner_width) // 2, (size - inner_height) // 2, inner_width, inner_height
 
 
+def centre_window(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Left and top of the centre square of `size`, and width and height of the resized picture that it is cut from.
+
+    torchvision's rule: the short side becomes `size`, the long side is truncated, the offset rounded half to even.
+    """
+    other = int(size * max(width, height) / min(width, height))
+    wide, high = (size, other) if width <= height else (other, size)
+    return round((wide - size) / 2.0), round((high - size) / 2.0), wide, high
+
+
 def padded_window(width: int, height: int, multiple: int = 16) -> tuple[int, int]:
     """Left and top of a picture inside its black padding to whole multiples: half of it before, rounded down."""
     return (-width % multiple) // 2, (-height % multiple) // 2
 
 
 def _torchvision(picture: Image.Image, size: int, filter_: Image.Resampling) -> Image.Image:
-    width, height = picture.size
-    short, long = min(width, height), max(width, height)
-    if short != size:
-        other = int(size * long / short)
-        target = (size, other) if width <= height else (other, size)
-        picture = picture.resize(target, filter_)
-    left, top = round((picture.width - size) / 2.0), round((picture.height - size) / 2.0)
+    left, top, width, height = centre_window(picture.width, picture.height, size)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), filter_)
     return picture if picture.size == (size, size) else picture.crop((left, top, left + size, top + size))
 
 
-def _cover(picture: Image.Image, size: int) -> Tensor:
-    scale = max(size / picture.width, size / picture.height)
-    resized = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+def _cover(picture: Image.Image, size: int, filter_: Image.Resampling) -> Tensor:
+    scale = size / min(picture.size)
+    resized = picture.resize((round(picture.width * scale), round(picture.height * scale)), filter_)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return from_pil(resized.crop((left, top, left + size, top + size)))
 
@@ -305,21 +311,14 @@ def _cv2_bilinear(picture: Image.Image, size: int) -> Tensor:
 def _adm(picture: Image.Image, size: int) -> Tensor:
     while min(picture.size) >= 2 * size:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    resized = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    return from_pil(resized.crop((left, top, left + size, top + size)))
+    return _cover(picture, size, Image.Resampling.BICUBIC)
 
 
 def _tensor_bilinear(picture: Image.Image, size: int) -> Tensor:
-    height, width = picture.height, picture.width
-    short, long = min(height, width), max(height, width)
+    left, top, width, height = centre_window(picture.width, picture.height, size)
     values = from_pil(picture).float() / 255.0
-    if short != size:
-        other = int(size * long / short)
-        target = (other, size) if width <= height else (size, other)
-        values = F.interpolate(values[None], target, mode="bilinear", align_corners=False, antialias=True)[0]
-    top, left = round((values.shape[-2] - size) / 2.0), round((values.shape[-1] - size) / 2.0)
+    if picture.size != (width, height):
+        values = F.interpolate(values[None], (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
     return values[:, top : top + size, left : left + size].contiguous()
 
 
@@ -341,7 +340,7 @@ _RULES: Mapping[Geometry, Callable[[Image.Image, int], Tensor]] = {
     "pil-lanczos": lambda picture, size: from_pil(resize_and_crop(picture, size)),
     "pil-bilinear": lambda picture, size: from_pil(_torchvision(picture, size, Image.Resampling.BILINEAR)),
     "pil-bicubic": lambda picture, size: from_pil(_torchvision(picture, size, Image.Resampling.BICUBIC)),
-    "pil-lanczos-cover": _cover,
+    "pil-lanczos-cover": lambda picture, size: _cover(picture, size, Image.Resampling.LANCZOS),
     "cv2-bilinear": _cv2_bilinear,
     "adm": _adm,
     "tensor-bilinear": _tensor_bilinear,

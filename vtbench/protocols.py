@@ -202,6 +202,10 @@ class Lpips:
     """Whether floats are clamped to their range first."""
 
 
+LPIPS_NAMES: dict[Literal["alex", "vgg"], str] = {"alex": "lpips", "vgg": "lpips_vgg"}
+"""What METRICS calls LPIPS by each network."""
+
+
 @dataclass(frozen=True)
 class Rfid:
     """How a protocol computes rFID, and the Inception score where it does."""
@@ -250,7 +254,7 @@ class Protocol:
         names = ["psnr"] if self.psnr else []
         names += ["ssim"] if self.ssim else []
         if self.lpips:
-            names += ["lpips" if net == "alex" else "lpips_vgg" for net in self.lpips.nets]
+            names += [LPIPS_NAMES[net] for net in self.lpips.nets]
         if self.rfid:
             names += ["rfid", *(["inception_score"] if self.rfid.inception_score else [])]
         return tuple(names)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from vtbench.metrics import detail, perceptual, text
 from vtbench.metrics.frechet import frechet_distance, inception_score
 from vtbench.protocols import (
     DETAIL_METRICS,
+    LPIPS_NAMES,
     METRICS,
     RFID_MINIMUM,
     Backbone,
@@ -35,7 +36,6 @@ from vtbench.protocols import (
     Rounding,
     Ssim,
     Window,
-    find_metric,
     find_protocol,
 )
 from vtbench.reading import Reader
@@ -74,10 +74,8 @@ def unavailable(names: Sequence[str], expected: int, engine: Backbone = "easyocr
     """
     reasons = {}
     for name in names:
-        needs = [engine if need == "easyocr" else need for need in find_metric(name).needs]
-        missing = [backbones.missing(need) for need in needs if backbones.find(need) is None]
-        if missing:
-            reasons[name] = missing[0]
+        if reason := backbones.lacking(name, engine):
+            reasons[name] = reason
         elif name == "rfid" and expected < RFID_MINIMUM:
             reasons[name] = f"rFID needs at least {RFID_MINIMUM} pictures, the task has {expected}"
     return reasons
@@ -310,6 +308,8 @@ class ProtocolScorer:
         self.device = device
         self.engine = engine
         rule = protocol.rfid
+        nets = protocol.lpips.nets if protocol.lpips else ()
+        self._lpips_networks = {net: perceptual.network(net, device) for net in nets if LPIPS_NAMES[net] in names}
         self._frechet: metrics.FrechetDistance | None = None
         if rule and "rfid" in names:
             self._frechet = metrics.FrechetDistance(
@@ -346,9 +346,8 @@ class ProtocolScorer:
         if rule.ssim and "ssim" in self.names:
             columns |= _ssim_columns(rule.ssim, pairs)
         if rule.lpips:
-            nets = {"alex": "lpips", "vgg": "lpips_vgg"}
-            wanted = [net for net in rule.lpips.nets if nets[net] in self.names]
-            columns |= {nets[net]: [self._lpips(rule.lpips, net, *pair) for pair in pairs] for net in wanted}
+            for net, network in self._lpips_networks.items():
+                columns[LPIPS_NAMES[net]] = [self._lpips(rule.lpips, network, *pair) for pair in pairs]
         if self.engine is not None and rule.text == "against-original":
             columns |= self._against_original(self.engine, pairs)
         elif self.engine is not None and rule.text == "words":
@@ -384,14 +383,14 @@ class ProtocolScorer:
             columns["ned"].append(float(np.mean(far)) if far else None)
         return columns
 
-    def _lpips(self, rule: Lpips, net: Literal["alex", "vgg"], reference: _Side, reconstruction: _Side) -> float:
-        network = perceptual.network(net, self.device)
+    def _lpips(
+        self, rule: Lpips, network: Callable[[Tensor, Tensor], Tensor], reference: _Side, reconstruction: _Side
+    ) -> float:
         both = []
         for side in (reference, reconstruction):
             unit = pixels.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
             both.append(pixels.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span)[None].to(self.device))
-        with torch.inference_mode():
-            return float(network(*both))
+        return float(network(*both))
 
 
 def _fitted(rule: Protocol, image: np.ndarray[Any, Any], size: int | None) -> Tensor:

@@ -211,10 +211,8 @@ def _window(width: int, height: int, size: int | None, crop: Crop) -> tuple[int,
         return 0, 0, width, height
     if crop == "letterbox":
         return images.letterbox_window(width, height, size)
-    short, long = min(width, height), max(width, height)
-    other = int(size * long / short)
-    wide, high = (size, other) if width <= height else (other, size)
-    return -round((wide - size) / 2.0), -round((high - size) / 2.0), wide, high
+    left, top, wide, high = images.centre_window(width, height, size)
+    return -left, -top, wide, high
 
 
 def _moved(

@@ -61,11 +61,8 @@ def lpips(reference: Tensor, reconstruction: Tensor, *, net: Literal["alex", "vg
     height, width = reference.shape[-2:]
     if min(height, width) < _SMALLEST[net]:
         raise DataError(f"LPIPS of {width}x{height} pixels: {net} needs at least {_SMALLEST[net]}x{_SMALLEST[net]}")
-    package = network(net, reference.device)
-    # TensorFloat-32 (on by default for convolutions) would move the value in the fourth digit from one GPU to another.
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(), exact:
-        return package(images.to_float(reference), images.to_float(reconstruction)).flatten().double()
+    measure = network(net, reference.device)
+    return measure(images.to_float(reference), images.to_float(reconstruction)).flatten().double()
 
 
 @functools.cache
@@ -101,7 +98,16 @@ def network(net: Literal["alex", "vgg"], device: torch.device) -> Callable[[Tens
     published |= {name.replace("lin", "lins.", 1): tensor for name, tensor in published.items() if name[:3] == "lin"}
     published |= scaling.state_dict(prefix="scaling_layer.")
     built.load_state_dict(published, assign=True)
-    return built.requires_grad_(False).eval().to(device)
+    module = built.requires_grad_(False).eval().to(device)
+
+    def measure(reference: Tensor, reconstruction: Tensor) -> Tensor:
+        # TensorFloat-32 (the default of convolutions) would move the value in the fourth digit from one GPU to another.
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            found: Tensor = module(reference, reconstruction)
+        return found
+
+    return measure
 
 
 def flip(reference: Tensor, reconstruction: Tensor) -> Tensor:

@@ -101,6 +101,12 @@ def grown(box: Box, image: Tensor, share: float) -> Box:
     return max(0, left - margin), max(0, top - margin), min(width, right + margin), min(height, bottom + margin)
 
 
+def around(corners: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the upright box around the corners (x, y) of a piece of text."""
+    across, down = [float(corner[0]) for corner in corners], [float(corner[1]) for corner in corners]
+    return min(across), min(down), max(across), max(down)
+
+
 def reading_order(found: Sequence[tuple[tuple[float, float, float, float], str]]) -> str:
     """Join pieces of text as one reads them: lines from the top, each from the left.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vtbench import backbones, images
-from vtbench.ocr import Box, check_image, grown, reading_order
+from vtbench.ocr import Box, around, check_image, grown, reading_order
 
 MARGIN = 0.15
 """What a box is enlarged by on each side, as a share of its height.
@@ -91,11 +91,7 @@ class Engine:
         with _quiet():
             horizontal, free = self._reader.detect(image.permute(1, 2, 0).cpu().numpy(), reformat=False)
         found = self._recognize(_grey(image), horizontal[0], free[0], 1)
-        pieces = []
-        for corners, text, _ in found:
-            (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
-            pieces.append(((float(left), float(top), float(right), float(bottom)), str(text)))
-        return reading_order(pieces)
+        return reading_order([(around(corners), str(text)) for corners, text, _ in found])
 
     def _recognize(self, grey: np.ndarray[Any, Any], horizontal: list[Any], free: list[Any], batch: int) -> list[Any]:
         with _quiet(), torch.random.fork_rng(devices=[]):  # its data loader draws a seed that it does not use

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vtbench import backbones
-from vtbench.ocr import Box, check_image, grown, reading_order
+from vtbench.ocr import Box, around, check_image, grown, reading_order
 
 MARGIN = 0.15
 """What a box is enlarged by on each side, as a share of its height: the same as for EasyOCR."""
@@ -84,11 +84,8 @@ class Engine:
         found = self._reader(_bgr(image))
         if found.boxes is None or found.txts is None:
             return ""
-        pieces = []
-        for corners, text in zip(found.boxes, found.txts, strict=True):
-            (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
-            pieces.append(((float(left), float(top), float(right), float(bottom)), str(text)))
-        return reading_order(pieces)
+        pieces = zip(found.boxes, found.txts, strict=True)
+        return reading_order([(around(corners), str(text)) for corners, text in pieces])
 
 
 def _bgr(image: Tensor) -> np.ndarray[Any, Any]:
