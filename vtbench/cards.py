@@ -141,8 +141,8 @@ class Geometry(Strict):
     size: Annotated[int, Field(ge=1)] | Literal["native"]
     """Height and width in pixels; "native" keeps each picture as it is, one picture a batch."""
     crop: Literal["center", "letterbox"] = "center"
-    """center: PIL-Lanczos resize of the short side, then the centre square (`images.resize_and_crop`). letterbox: the
-    whole picture by the same filter inside a black square (`images.letterbox_window`), for known text."""
+    """center: PIL-Lanczos resize of the short side, then the centre square (`geometry.resize_and_crop`). letterbox: the
+    whole picture by the same filter inside a black square (`geometry.letterbox_window`), for known text."""
 
     @property
     def side(self) -> int | None:

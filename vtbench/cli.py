@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vtbench import __version__, cards, protocols
+from vtbench import __version__, cards, files, protocols
 from vtbench.errors import CardError, ResultError, VtbenchError
 
 if TYPE_CHECKING:
@@ -286,15 +286,13 @@ def run(
     cards_folder: CardsOption = None,
 ) -> None:
     """Run tokenizers through tasks: the main job."""
-    from vtbench import results
-
     task_cards = [_with_metrics(card, metric) for card in _tasks(task, cards_folder)]
     chosen = _tokenizers(tokenizer, weights, cards_folder)
     for name in protocol:
         protocols.find_protocol(name)
     _check_sizes(chosen, task_cards)
-    results.check_writable(out)
-    results.check_writable(work)
+    files.check_writable(out)
+    files.check_writable(work)
     required = tuple(name.strip() for name in require.split(",") if name.strip())
     _check_required(required, task_cards)
 
@@ -456,7 +454,7 @@ def leaderboard(
     if not runs:
         raise ResultError(f"{results_folder}: holds no runs; `vtbench run -t tiny --task reconstruction` makes one")
     for name, content in (("leaderboard.csv", tables.to_csv(runs)), ("LEADERBOARD.md", tables.to_markdown(runs))):
-        results.write_atomic(results_folder / name, content.encode())
+        files.write_atomic(results_folder / name, content.encode())
         console.print(str(results_folder / name), highlight=False)
 
 
@@ -533,7 +531,7 @@ def check(
     console.print(table)
     if junit:
         name = f"vtbench.{ours[0].task}.{ours[0].tokenizer}"
-        results.write_atomic(junit, tables.to_junit(name, checks).encode())
+        files.write_atomic(junit, tables.to_junit(name, checks).encode())
     if any(one.failed for one in checks):
         raise typer.Exit(1)
 
@@ -571,7 +569,7 @@ def sheet(
         raise CardError(f"the tasks have pictures of these sizes: {shown}; a sheet takes one")
     import io
 
-    from vtbench import load_task, load_tokenizer, results
+    from vtbench import load_task, load_tokenizer
     from vtbench.sheet import contact_sheet, pick
 
     rows = [sample for card in task_cards for sample in pick(load_task(card), samples)]
@@ -581,7 +579,7 @@ def sheet(
     if suffix not in ("png", "webp"):
         raise ResultError(f"--out {out}: expected a name that ends in .png or .webp")
     drawn.save(content, suffix, lossless=True)
-    results.write_atomic(out, content.getvalue())
+    files.write_atomic(out, content.getvalue())
     console.print(str(out), highlight=False)
 
 
@@ -623,6 +621,7 @@ def doctor() -> None:
     from huggingface_hub import constants
 
     from vtbench import backbones, engine, weights
+    from vtbench import device as compute
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -631,9 +630,9 @@ def doctor() -> None:
         table.add_row(name, version)
     import torch
 
-    table.add_row("device", engine.device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
-    table.add_row("cache", str(weights.cache_folder()))
-    table.add_row("hub", weights.unreachable(constants.ENDPOINT) or f"{constants.ENDPOINT} answers")
+    table.add_row("device", compute.name(torch.device(compute.pick("auto"))))
+    table.add_row("cache", str(files.cache_folder()))
+    table.add_row("hub", files.unreachable(constants.ENDPOINT) or f"{constants.ENDPOINT} answers")
     for backbone in get_args(protocols.Backbone):
         table.add_row(backbone, str(backbones.find(backbone) or backbones.missing(backbone)))
     for card in cards.tokenizers().values():

@@ -30,7 +30,8 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
-from vtbench import __version__, backbones, cards, ocr, reading, results, scoring
+from vtbench import __version__, backbones, cards, files, ocr, reading, results, scoring
+from vtbench import device as compute
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.metrics import stability
 from vtbench.metrics.codes import code_usage, entropy_bits
@@ -171,8 +172,8 @@ def evaluate(
     stem = results.file_stem(tokenizer.card.name, rule.name)
     summary = out / task.card.name / f"{stem}.json"
     folder = work / task.card.name / stem
-    results.check_writable(summary.parent)
-    results.check_writable(folder)
+    files.check_writable(summary.parent)
+    files.check_writable(folder)
     plan = _plan(tokenizer, task, limit, rule, require)
     _protect(summary, plan, overwrite)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -190,7 +191,7 @@ def evaluate(
         return _wait(lambda: None if shards.is_dir() else _finished(folder, plan))
     _wait(lambda: True if all(_shard_path(shards, index).is_file() for index in range(plan.shards)) else None)
     run, table = _merge(plan, shards, batch_size)
-    results.write_atomic(folder / results.IMAGES, _to_bytes(table))
+    files.write_atomic(folder / results.IMAGES, _to_bytes(table))
     results.write(run, folder / results.RUN)
     results.write(run, summary)
     _remove(shards)
@@ -295,7 +296,7 @@ def _compute(
         clock.total = time.perf_counter() - started
         table = pa.Table.from_pylist(rows, schema=_schema(rows))
         table = table.replace_schema_metadata({"clock": json.dumps(vars(clock))})
-        results.write_atomic(_shard_path(folder, index), _to_bytes(table))
+        files.write_atomic(_shard_path(folder, index), _to_bytes(table))
 
 
 @dataclass(frozen=True)
@@ -421,13 +422,10 @@ def _equal_shapes(arrays: Sequence[np.ndarray[Any, Any]], most: int) -> Iterator
 
 
 def _timed(tokenizer: Tokenizer, call: Callable[[], T]) -> tuple[T, float]:
-    cuda = tokenizer.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(tokenizer.device)
+    compute.synchronise(tokenizer.device)
     started = time.perf_counter()
     result = call()
-    if cuda:
-        torch.cuda.synchronize(tokenizer.device)
+    compute.synchronise(tokenizer.device)
     return result, time.perf_counter() - started
 
 
@@ -506,7 +504,7 @@ def _merge(plan: _Plan, folder: Path, batch_size: int) -> tuple[Run, pa.Table]:
         commit=_git("rev-parse", "HEAD"),
         dirty=None if (changes := _git("status", "--porcelain", "--", *CODE)) is None else bool(changes),
         versions=library_versions(),
-        device=device_name(plan.tokenizer.device),
+        device=compute.name(plan.tokenizer.device),
         precision=plan.tokenizer.precision,
         batch_size=batch_size,
         timing=_timing(clocks),
@@ -677,13 +675,6 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def device_name(device: torch.device) -> str:
-    """Say which device it was, as its maker calls it."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _git(*arguments: str) -> str | None:

@@ -145,7 +145,7 @@ GEOMETRIES: dict[Geometry, str] = {
     "native-padded": "native size, padded with black to multiples of 16, half before and the rest after",
     "letterbox": "PIL's Lanczos filter to fit inside a black square, in its middle",
 }
-"""How a raw picture becomes what a tokenizer is fed (`vtbench.images.fit`)."""
+"""How a raw picture becomes what a tokenizer is fed (`vtbench.geometry.fit`)."""
 
 Rounding = Literal["pixels", "floats", "half-up", "half-even", "truncate"]
 

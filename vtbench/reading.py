@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vtbench import ocr, results
+from vtbench import files, ocr
 from vtbench.metrics import text
 from vtbench.protocols import TEXT_TOTALS
 from vtbench.results import Score
@@ -152,5 +152,5 @@ class Reader:
             else:
                 self._known[key] = read()
                 if file is not None:
-                    results.write_atomic(file, json.dumps(self._known[key]).encode())
+                    files.write_atomic(file, json.dumps(self._known[key]).encode())
         return self._known[key]

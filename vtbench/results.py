@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from vtbench import files
 from vtbench.cards import explain
 from vtbench.errors import ResultError
 from vtbench.statistics import mean_interval
@@ -166,44 +163,9 @@ def summarise(
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: temporary file in the same folder, fsync, rename.
-
-    Raises:
-        ResultError: if the place can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise ResultError(f"{path.parent}: can't be written ({error.strerror}); choose a folder that can") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise ResultError(f"{path}: can't be written ({error.strerror}); what was there is unchanged") from error
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be written, before anything is computed.
-
-    Raises:
-        ResultError: naming the folder.
-    """
-    probe = folder / ".vtbench-probe"
-    write_atomic(probe, b"")
-    probe.unlink(missing_ok=True)
-
-
 def write(run: Run, path: Path) -> None:
     """Write the summary of a run, indented so that its differences can be read."""
-    write_atomic(path, (run.model_dump_json(indent=2, exclude_defaults=False) + "\n").encode())
+    files.write_atomic(path, (run.model_dump_json(indent=2, exclude_defaults=False) + "\n").encode())
 
 
 def read_run(path: Path) -> Run:
@@ -265,11 +227,3 @@ def read_images(path: Path) -> pandas.DataFrame:
         return pandas.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ResultError(f"{path}: not a whole per-image table ({error}); run it again with --overwrite") from error
-
-
-def digest_of(parts: Iterable[str]) -> str:
-    """sha256 over a list of strings, each with its length, so that no two lists run together."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part)}:{part}".encode())
-    return total.hexdigest()

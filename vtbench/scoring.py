@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from vtbench import backbones, metrics, ocr
+from vtbench import backbones, geometry, metrics, ocr
 from vtbench import images as pixels
 from vtbench.errors import DataError
 from vtbench.metrics import detail, perceptual, text
@@ -396,7 +396,7 @@ class ProtocolScorer:
 def _fitted(rule: Protocol, image: np.ndarray[Any, Any], size: int | None) -> Tensor:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"a picture of {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
-    return pixels.fit(Image.fromarray(np.ascontiguousarray(image)), rule.geometry, size or rule.size or 256)
+    return geometry.fit(Image.fromarray(np.ascontiguousarray(image)), rule.geometry, size or rule.size or 256)
 
 
 def _side(
@@ -414,13 +414,13 @@ def _side(
         levels = (scaled + 0.5 if rounding == "half-up" else scaled).floor().to(torch.uint8)
     height, width = image.shape[:2]
     if rule.geometry == "native-padded":
-        left, top = pixels.padded_window(width, height)
+        left, top = geometry.padded_window(width, height)
         levels, floats = (x[:, top : top + height, left : left + width] for x in (levels, floats))
     elif rule.geometry == "letterbox":
         if fitted is not None:
             levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         else:
-            left, top, inner_width, inner_height = pixels.letterbox_window(width, height, levels.shape[-1])
+            left, top, inner_width, inner_height = geometry.letterbox_window(width, height, levels.shape[-1])
             window = pixels.to_pil(levels[:, top : top + inner_height, left : left + inner_width])
             levels = pixels.from_pil(window.resize((width, height), Image.Resampling.LANCZOS))
     if rule.scored_at and levels.shape[-2:] != (rule.scored_at, rule.scored_at):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vtbench import cards as card_files
-from vtbench import images
+from vtbench import device as compute
+from vtbench import files, images
 from vtbench import weights as weight_files
 from vtbench.cards import TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
@@ -94,7 +94,7 @@ class Tokenizer:
         """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
         x = images.pad_to_multiple(pictures.to(self.device), self.card.input.multiple_of)
-        with _exact_convolutions():
+        with compute.exact():
             return self.network.encode(x.to(DTYPES[self.precision]))
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class Tokenizer:
         return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
     def _decode(self, codes: Codes, size: tuple[int, int]) -> Tensor:
-        with _exact_convolutions():
+        with compute.exact():
             decoded = self.network.decode(codes).to(self.device)
         if decoded.shape[-2] < size[0] or decoded.shape[-1] < size[1]:
             found = f"{decoded.shape[-1]}x{decoded.shape[-2]}"
@@ -138,12 +138,6 @@ class Tokenizer:
                 f"{self.card.name} takes {wanted} pixels only, the task has {size[1]}x{size[0]}; "
                 "choose a task of that size (`vtbench list tasks`)"
             )
-
-
-def _exact_convolutions() -> AbstractContextManager[None]:
-    """Keep fp32 what it says: cuDNN rounds the inputs of convolutions to 10 bits (TF32) unless told otherwise."""
-    context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return context
 
 
 def check_pictures(pictures: Tensor) -> None:
@@ -191,7 +185,7 @@ def load_tokenizer(
     return Tokenizer(
         card,
         cast("Network", network),
-        device=pick_device(device),
+        device=compute.pick(device),
         precision=precision,
         state=origin,
         digest=digest,
@@ -219,7 +213,7 @@ def _read_weights(
     if path is None:
         return None, "none", None
     state = weight_files.read(path, card.weights)
-    digest = weight_files.sha256(path)
+    digest = files.sha256(path)
     if digest == card.weights.sha256:
         origin = "published"
     return state, origin, digest
@@ -260,19 +254,3 @@ def _json(config: object) -> str:
     import json
 
     return json.dumps(config, default=str)
-
-
-def pick_device(device: str) -> str:
-    """Resolve "auto" and refuse a device that this machine does not have.
-
-    Raises:
-        VtbenchError: naming the device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto") from error
-    return device

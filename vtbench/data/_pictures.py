@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from vtbench import images
+from vtbench import geometry, images, pictures
 from vtbench.errors import DataError
 from vtbench.protocols import METRICS
 from vtbench.types import Sample, TextLine
@@ -138,9 +138,9 @@ class Pictures:
         return frozenset(name for known in self._known.values() for name in known.attributes)
 
     def read(self, index: int) -> Sample:
-        """Read one picture (`images.read` says how) and bring it to the task's size."""
+        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
         name = self.ids[index]
-        picture = images.read(self._files.content(self.names[index]), name, plain=self.crop == "plain")
+        picture = pictures.read(self._files.content(self.names[index]), name, plain=self.crop == "plain")
         return fitted(name, picture, self._known_of(index), self.size, self.crop)
 
     @cached_property
@@ -192,14 +192,14 @@ def fitted(name: str, picture: Image.Image, known: Known, size: int | None, crop
     if known.size not in (None, (width, height)):
         raise DataError(f"{name}: is {width}x{height}, but its text was marked on {known.size}; it is another picture")
     window = _window(width, height, size, crop)
-    if window[2] * window[3] > images.MAX_PIXELS:
+    if window[2] * window[3] > pictures.MAX_PIXELS:
         raise DataError(f"{name}: {width}x{height} is too long and narrow to be brought to {size}x{size}")
     if size is None:
         image = images.from_pil(picture)
     elif crop == "letterbox":
-        image = images.fit(picture, "letterbox", size)
+        image = geometry.fit(picture, "letterbox", size)
     else:
-        image = images.from_pil(images.resize_and_crop(picture, size))
+        image = images.from_pil(geometry.resize_and_crop(picture, size))
     shape = (image.shape[-1], image.shape[-2])
     lines = tuple(line for said in known.lines if (line := _moved(said, (width, height), window, shape)) is not None)
     return Sample(name, image, lines, known.attributes)
@@ -210,8 +210,8 @@ def _window(width: int, height: int, size: int | None, crop: Crop) -> tuple[int,
     if size is None:
         return 0, 0, width, height
     if crop == "letterbox":
-        return images.letterbox_window(width, height, size)
-    left, top, wide, high = images.centre_window(width, height, size)
+        return geometry.letterbox_window(width, height, size)
+    left, top, wide, high = geometry.centre_window(width, height, size)
     return -left, -top, wide, high
 
 

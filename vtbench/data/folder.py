@@ -1,6 +1,6 @@
 """Pictures of the user's own: every picture file below a folder, in the order of their names.
 
-Each is brought to the task's size by the canonical rule (`images.resize_and_crop`): the short side is resized, the
+Each is brought to the task's size by the canonical rule (`geometry.resize_and_crop`): the short side is resized, the
 centre square is kept. A picture smaller than the task's size is enlarged by the same rule, as torchvision does it; its
 detail is then softer than the size suggests, so prefer a task of the pictures' own size.
 

@@ -19,13 +19,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from vtbench import images
+from vtbench import files, pictures
 from vtbench.cards import Data
 from vtbench.data._pictures import MAX_BYTES, SUFFIXES, Crop, Known, fitted, known_of_row, printable, short
 from vtbench.errors import DataError
-from vtbench.results import write_atomic
 from vtbench.types import Sample
-from vtbench.weights import unreachable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,7 +95,7 @@ class Source:
         return {"split"} if len(self._parts) > 1 else set()
 
     def read(self, index: int) -> Sample:
-        """Read one picture (`images.read` says how) and bring it to the task's size."""
+        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
         part, number = self._place(index)
         split, rows = self._parts[part]
         name = self.sample_id(index)
@@ -109,7 +107,7 @@ class Source:
             raise DataError(f"{name}: its text can't be read ({short(error)})") from error
         if self._split_name:
             known = Known(known.lines, {**known.attributes, "split": split})
-        return fitted(name, images.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
+        return fitted(name, pictures.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
 
     @cached_property
     def digest(self) -> str:
@@ -177,13 +175,13 @@ def bring(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, s
     if constants.HF_HUB_OFFLINE:
         raise DataError(f"{_missing(data)} (HF_HUB_OFFLINE is set)")
     # The hub client retries for 25 s without a network and hangs on a silent server, so ask first.
-    if reason := unreachable(constants.ENDPOINT):
+    if reason := files.unreachable(constants.ENDPOINT):
         raise DataError(f"{_missing(data)} ({reason})")
     about = _download(data, data.revision, [ABOUT])
     wanted = patterns or [pattern for part in _configured(about, data, _name(data)).values() for pattern in part]
     folder = _download(data, about.name, [ABOUT, *wanted] if wanted else None)
-    files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
-    write_atomic(_marker(folder, data, patterns), json.dumps(sorted(files)).encode())
+    there = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    files.write_atomic(_marker(folder, data, patterns), json.dumps(there).encode())
     return folder, folder.name
 
 

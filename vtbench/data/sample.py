@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vtbench import images
+from vtbench import images, pictures
 from vtbench.errors import DataError
 from vtbench.types import Sample, Strict
 
@@ -86,7 +86,7 @@ class Source:
     def read(self, index: int) -> Sample:
         """Read one picture and compare its pixels with the index."""
         entry = self.index.pictures[index]
-        picture = images.read(self.folder / entry.file)
+        picture = pictures.read(self.folder / entry.file)
         found = hashlib.sha256(picture.tobytes()).hexdigest()
         if found != entry.sha256:
             raise DataError(
