@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from vtbench import geometry, images, pictures
+from vtbench.catalogue import metrics
 from vtbench.errors import DataError
-from vtbench.protocols import METRICS
 from vtbench.types import Sample, TextLine
 
 SUFFIXES = frozenset({
@@ -289,7 +289,7 @@ def known_of_row(row: Mapping[str, Any]) -> Known:
         if isinstance(value, str | int | float) and name not in ("file_name", "text", "lines")
     }
     # Columns of the per-image table that are its own.
-    own = {"index", "id", "reason", *METRICS}
+    own = {"index", "id", "reason", *metrics()}
     return Known(lines, {name: value for name, value in plain.items() if name not in own and "/" not in name})
 
 
