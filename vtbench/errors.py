@@ -29,7 +29,7 @@ class DataError(VtbenchError):
 
 
 class ChangedError(VtbenchError):
-    """Pictures changed or vanished while a run read them: what it would score is no set that anybody has."""
+    """Pictures changed or vanished since their digest was computed; the whole run ends, never one picture alone."""
 
 
 class ResultError(VtbenchError):
