@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -592,11 +592,14 @@ def fetch(
     cards_folder: CardsOption = None,
 ) -> None:
     """Bring weights, data and metric backbones ahead of time, for machines without a network."""
-    from vtbench import backbones, weights
+    from vtbench import backbones, ocr, weights
 
     tasks = cards.tasks(cards_folder)
     others = [name for name in names if name not in tasks]
-    wanted = {name: None if name in backbones.GROUPS else cards.find_tokenizer(name, cards_folder) for name in others}
+    wanted = {
+        name: None if name in (*backbones.GROUPS, "ocr") else cards.find_tokenizer(name, cards_folder)
+        for name in others
+    }
     for name in names:
         if name in tasks:
             from vtbench.task import fetch as fetch_task
@@ -605,7 +608,8 @@ def fetch(
             continue
         card = wanted[name]
         if card is None:
-            for part, path in backbones.fetch_group(name).items():
+            brought = {"easyocr": ocr.fetch("easyocr")} if name == "ocr" else backbones.fetch_group(name)
+            for part, path in brought.items():
                 console.print(f"{part}: {path}", highlight=False, markup=False)
             continue
         if card.weights and card.weights.package is None:
@@ -620,7 +624,7 @@ def doctor() -> None:
     """Say what is installed, cached and reachable, and the command that mends each gap."""
     from huggingface_hub import constants
 
-    from vtbench import backbones, engine, weights
+    from vtbench import backbones, engine, ocr, weights
     from vtbench import device as compute
 
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -633,15 +637,15 @@ def doctor() -> None:
     table.add_row("device", compute.name(torch.device(compute.pick("auto"))))
     table.add_row("cache", str(files.cache_folder()))
     table.add_row("hub", files.unreachable(constants.ENDPOINT) or f"{constants.ENDPOINT} answers")
-    for backbone in get_args(protocols.Backbone):
-        table.add_row(backbone, str(backbones.find(backbone) or backbones.missing(backbone)))
+    for place, names in ((backbones, backbones.names()), (ocr, ocr.names())):
+        for name in names:
+            table.add_row(name, str(place.find(name) or place.missing(name)))
     for card in cards.tokenizers().values():
         if card.weights is not None:
             path = weights.cached(card.weights)
             table.add_row(card.name, str(path) if path else f"not cached; `vtbench fetch {card.name}`")
     for metric in protocols.METRICS.values():
-        lacking = [need for need in metric.needs if backbones.find(need) is None]
-        table.add_row(f"metric {metric.name}", f"lacks {', '.join(lacking)}" if lacking else "can be scored")
+        table.add_row(f"metric {metric.name}", backbones.lacking(metric.name) or "can be scored")
     console.print(table, markup=False)
 
 

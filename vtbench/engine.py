@@ -221,7 +221,9 @@ def _plan(tokenizer: Tokenizer, task: Task, limit: int | None, protocol: Protoco
         "code": code_digest(),
     }
     for need in sorted({need for name in names if name not in unavailable for need in METRICS[name].needs}):
-        digests |= {f"{need}/{file}": value for file, value in backbones.digests(need).items()}
+        own = task.card.ocr if need == "easyocr" else need
+        found = ocr.digests(own) if need == "easyocr" else backbones.digests(own)
+        digests |= {f"{own}/{file}": value for file, value in found.items()}
     return _Plan(tokenizer, task, names, unavailable, count, limit, protocol, digests)
 
 

@@ -29,7 +29,6 @@ from vtbench.protocols import (
     LPIPS_NAMES,
     METRICS,
     RFID_MINIMUM,
-    Backbone,
     Lpips,
     Protocol,
     Psnr,
@@ -64,7 +63,7 @@ LOGITS = "rfid/logits"
 """Column with the Inception logits of a reconstruction; the Inception score comes from all of them together."""
 
 
-def unavailable(names: Sequence[str], expected: int, engine: Backbone = "easyocr") -> dict[str, str]:
+def unavailable(names: Sequence[str], expected: int, engine: str = "easyocr") -> dict[str, str]:
     """Say which metrics can't be scored here and why, each with the command that mends it.
 
     Args:
@@ -89,7 +88,7 @@ class Scorer:
         names: Sequence[str],
         device: torch.device,
         *,
-        engine: Backbone = "easyocr",
+        engine: str = "easyocr",
         normalisation: str = "text",
         readings: Path | None = None,
     ) -> None:
