@@ -136,10 +136,9 @@ def _file(name: str) -> tuple[File, tuple[str, ...]]:
         DataError: if there is no such engine, or it has no languages to choose from.
     """
     base, colon, languages = name.partition(":")
-    outside = _outside()
     if base in _own():
         file = cast(File, importlib.import_module(f"{__name__}.{base}"))
-    elif base in outside:
+    elif base in (outside := _outside()):
         file = cast(File, outside[base].load())
     else:
         raise DataError(f"{name}: no such OCR engine; expected one of {', '.join(names())}")
