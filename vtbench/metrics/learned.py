@@ -55,6 +55,22 @@ def network(net: Literal["alex", "vgg"], device: torch.device) -> Callable[[Tens
     Raises:
         WeightsError: if the backbone is not on this machine; names the command that brings it.
     """
+    module = build(net).to(device)
+
+    def measure(reference: Tensor, reconstruction: Tensor) -> Tensor:
+        with torch.inference_mode(), compute.exact():
+            found: Tensor = module(reference, reconstruction)
+        return found
+
+    return measure
+
+
+def build(net: Literal["alex", "vgg"]) -> nn.Module:
+    """Put the `lpips` package's module together from its own heads and the backbone's file, on the CPU.
+
+    Raises:
+        WeightsError: as `network`.
+    """
     state = weights.read(backbones.require("lpips-alex" if net == "alex" else "lpips-vgg"))
     with warnings.catch_warnings():
         # The package calls torchvision's constructors as they were before release 0.13.
@@ -78,11 +94,4 @@ def network(net: Literal["alex", "vgg"], device: torch.device) -> Callable[[Tens
     published |= {name.replace("lin", "lins.", 1): tensor for name, tensor in published.items() if name[:3] == "lin"}
     published |= scaling.state_dict(prefix="scaling_layer.")
     built.load_state_dict(published, assign=True)
-    module = built.requires_grad_(False).eval().to(device)
-
-    def measure(reference: Tensor, reconstruction: Tensor) -> Tensor:
-        with torch.inference_mode(), compute.exact():
-            found: Tensor = module(reference, reconstruction)
-        return found
-
-    return measure
+    return built.requires_grad_(False).eval()
