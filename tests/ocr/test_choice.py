@@ -37,7 +37,8 @@ def test_neither_torch_nor_an_engine_is_loaded_to_ask_about_them():
     code = (
         "import sys; from vtbench import ocr\n"
         "for name in ocr.names():\n"
-        "    ocr.missing(name), ocr.digests(name), ocr.find(name) and ocr.unreadable(name, 'plain')\n"
+        "    ocr.missing(name), ocr.digests(name)\n"
+        "    ocr.find(name) and (ocr.version(name), ocr.unreadable(name, 'plain'))\n"
         "print([name for name in ('torch', 'easyocr', 'rapidocr') if name in sys.modules])"
     )
     assert _run(code) == "[]"
@@ -214,15 +215,19 @@ def digests():
     return {"greek.py": "0" * 64}
 
 
+def version():
+    return "1"
+
+
 def characters():
     return frozenset("Ελλάδα ")
 
 
 class Engine:
-    name, version = "greek", "1"
+    name = "greek"
 
     def __init__(self, device):
-        self.digests = digests()
+        self.digests, self.version = digests(), version()
 
     def read_boxes(self, image, boxes):
         return ["Ελλάδα" for _ in boxes]
@@ -249,6 +254,7 @@ def outside(monkeypatch, tmp_path):
 def test_an_engine_comes_from_another_package(outside):
     assert ocr.names() == ("easyocr", "rapidocr", "tesseract", "greek")
     assert ocr.find("greek").name == "greek.py" and ocr.fetch("greek") == ocr.find("greek")
+    assert ocr.version("greek") == ocr.load("greek").version == "1"
     assert ocr.digests("greek") == {"greek.py": "0" * 64}
     assert ocr.unreadable("greek", "Ελλάδα") is None
     assert ocr.load("greek").read_boxes(torch.zeros(3, 8, 8, dtype=torch.uint8), [(0, 0, 8, 8)]) == ["Ελλάδα"]

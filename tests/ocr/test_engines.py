@@ -47,6 +47,7 @@ def test_clean_text_is_read_without_an_error_and_says_with_what(engine):
     assert engine.digests == ocr.digests(engine.name)
     assert all(len(digest) == 64 for digest in engine.digests.values()) and engine.digests
     assert any(letter.isdigit() for letter in engine.version)
+    assert ocr.version(engine.name) == engine.version
 
 
 def test_a_page_is_read_in_reading_order(engine):

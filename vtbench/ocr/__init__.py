@@ -75,9 +75,9 @@ class Engine(Protocol):
 class File(Protocol):
     """What the file of an engine says of itself. None of it builds the engine, loads torch or touches a network.
 
-    Functions take the languages as they stand in the name, in one string, where the name chooses any. `fetch() -> Path`
-    brings the files, where `vtbench fetch` can; `languages() -> tuple[str, ...]` says which there are on this machine
-    beside the default, where they are installed one by one.
+    Functions but `version` take the languages as they stand in the name, in one string, where it chooses any. Two more
+    may be there: `fetch() -> Path` brings the files, where `vtbench fetch` can; `languages() -> tuple[str, ...]` says
+    which there are on this machine beside the default, where they are installed one by one.
     """
 
     SCRIPTS: tuple[str, ...]
@@ -100,6 +100,10 @@ class File(Protocol):
     @staticmethod
     def digests(*languages: str) -> dict[str, str]:
         """File name to sha256 of what it reads with; empty where it is not on this machine."""
+
+    @staticmethod
+    def version() -> str:
+        """Version of the program that reads; asked only where `find` found it."""
 
     @staticmethod
     def characters(*languages: str) -> frozenset[str]:
@@ -197,6 +201,17 @@ def digests(name: str) -> dict[str, str]:
     """
     file, languages = _file(name)
     return file.digests(*languages)
+
+
+def version(name: str) -> str:
+    """The version of the program that reads, for the record of a run; asked without building the engine.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: if it is not on this machine.
+    """
+    require(name)
+    return _file(name)[0].version()
 
 
 def fetch(name: str = "easyocr") -> Path:

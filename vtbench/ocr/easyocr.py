@@ -68,6 +68,11 @@ def missing() -> str:
     return f"easyocr is not on this machine (looked for {looked}): run `vtbench fetch ocr`"
 
 
+def version() -> str:
+    """EasyOCR's release."""
+    return importlib.metadata.version("easyocr")
+
+
 def characters() -> frozenset[str]:
     """What its English model writes: ASCII and the euro sign."""
     return _CHARACTERS
@@ -135,7 +140,7 @@ class Engine:
 
         folder = ocr.require("easyocr")
         self.digests: Mapping[str, str] = digests()
-        self.version = importlib.metadata.version("easyocr")
+        self.version = version()
         # Not quantised: on a CPU the reader would compute in 8 bits, and read other texts than on a GPU.
         options = {"gpu": False if device == "cpu" else device, "quantize": False}
         quiet = {"download_enabled": False, "verbose": False}

@@ -63,6 +63,11 @@ def missing() -> str:
     )
 
 
+def version() -> str:
+    """The releases of RapidOCR and of what runs its models."""
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES)
+
+
 def characters() -> frozenset[str]:
     """The dictionary in its model: Latin letters with nearly all accents, Chinese, Japanese, many signs."""
     return _dictionary(ocr.require("rapidocr") / _RECOGNISER)
@@ -98,7 +103,7 @@ class Engine:
 
         folder = ocr.require("rapidocr")
         self.digests: Mapping[str, str] = digests()
-        self.version = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES)
+        self.version = version()
         rapidocr: Any = importlib.import_module("rapidocr")
         threads = torch.get_num_threads()
         self._reader: Any = rapidocr.RapidOCR(

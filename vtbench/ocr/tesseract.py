@@ -82,6 +82,12 @@ def missing(languages: str = ENGLISH) -> str:
     )
 
 
+def version() -> str:
+    """The program's release, as it says it."""
+    said = _run(["--version"], os.environ).splitlines()
+    return said[0].removeprefix("tesseract ") if said else "unknown"
+
+
 def languages() -> tuple[str, ...]:
     """The languages beside English that are installed, asked of the program; `osd` only tells which way is up."""
     return tuple(name for name in _said(*_surroundings())[1] if name not in (ENGLISH, "osd"))
@@ -160,11 +166,9 @@ class Engine:
         self.name = _name(languages)
         self.digests: Mapping[str, str] = place.digests()
         self._languages = languages
-        self._program = str(shutil.which("tesseract"))
         # One thread: on lines of text it is as fast, and takes nothing from what runs beside it.
         self._environment = {**os.environ, "OMP_THREAD_LIMIT": "1", "TESSDATA_PREFIX": str(place.folder)}
-        said = self._run("--version").splitlines()
-        self.version = said[0].removeprefix("tesseract ") if said else "unknown"
+        self.version = version()
 
     def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
         """Read one line of text in each box, all in one call of the program; see `vtbench.ocr.Engine`."""
@@ -201,26 +205,28 @@ class Engine:
                 picture.save(names[-1])
             listed = Path(folder) / "list.txt"
             listed.write_text("\n".join(names) + "\n")
-            said = self._run(str(listed), "stdout", "-l", self._languages, "--oem", "1", "--psm", mode, "--dpi", "70")
+            how = ("-l", self._languages, "--oem", "1", "--psm", mode, "--dpi", "70")
+            said = _run([str(listed), "stdout", *how], self._environment)
         return parted(said, len(pictures))
 
-    def _run(self, *arguments: str) -> str:
-        try:
-            done = subprocess.run(
-                [self._program, *arguments],
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                check=False,
-                timeout=_PATIENCE,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise WeightsError(f"tesseract could not be run ({error}); try `tesseract --version` by hand") from error
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise WeightsError(f"tesseract ended with {done.returncode}: {reason}; try `tesseract --version` by hand")
-        return done.stdout
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            [str(shutil.which("tesseract")), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise WeightsError(f"tesseract could not be run ({error}); try `tesseract --version` by hand") from error
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise WeightsError(f"tesseract ended with {done.returncode}: {reason}; try `tesseract --version` by hand")
+    return done.stdout
 
 
 def parted(said: str, count: int) -> list[str]:
