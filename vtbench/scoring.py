@@ -458,7 +458,7 @@ def _peak(lows: Sequence[float], highs: Sequence[float]) -> float:
 
 
 def _decibel(error: float, top: float) -> float:
-    return float(peak.decibels(torch.tensor(error, dtype=torch.float64), top))
+    return float(peak.decibels(torch.tensor(error, dtype=torch.float64), top**2))
 
 
 def _ssim_columns(rule: Ssim, pairs: Pairs) -> dict[str, list[float]]:

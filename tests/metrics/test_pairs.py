@@ -177,8 +177,15 @@ def test_squared_errors_of_bytes_are_those_of_whole_numbers_and_equal_those_of_f
     assert transposed.item() == pytest.approx(found.item(), rel=4e-16)
 
 
+def test_psnr_of_floats_has_the_peak_that_it_is_given():
+    x, y = (_tensor(side) for side in PAIRS["noise"])
+    halves = (side.double() / 255.0 for side in (x, y))
+    assert float(peak.psnr_of(*halves, peak=1.0)) == pytest.approx(psnr(x, y).item(), abs=1e-10)
+    assert float(peak.psnr_of(x, y, peak=510.0)) == pytest.approx(psnr(x, y).item() + 20 * math.log10(2), abs=1e-10)
+
+
 def test_decibels_of_nothing_wrong_are_infinite_whatever_the_peak():
-    assert peak.decibels(torch.tensor([0.0, 1.0, 100.0], dtype=torch.float64), 10.0).tolist() == [math.inf, 20.0, 0.0]
+    assert peak.decibels(torch.tensor([0.0, 1.0, 100.0], dtype=torch.float64), 100.0).tolist() == [math.inf, 20.0, 0.0]
     assert peak.decibels(torch.zeros(1, dtype=torch.float64), 0.0).item() == math.inf
 
 
