@@ -67,6 +67,8 @@ def _round_trip(card: TokenizerCard, network: nn.Module) -> None:
         codes = tokenizer.network.encode(images.to_float(pictures, tokenizer.span))
         given = [*codes.indices, *([] if codes.latent is None else [codes.latent])]
         assert given and all(map(_is_cuda, given))
+        if card.kind == "understanding":
+            return  # has no decoder
         decoded = tokenizer.network.decode(codes)
         assert _is_cuda(decoded) and decoded.shape[:2] == (2, 3)
         assert _is_cuda(images.to_uint8(decoded.float(), tokenizer.span))
