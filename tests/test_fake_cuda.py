@@ -80,7 +80,9 @@ def test_a_network_stays_on_its_device_and_never_waits_for_it(card: TokenizerCar
         try:
             network = build_network(card)
         except VtbenchError as error:
-            pytest.skip(str(error))
+            if type(error) is not VtbenchError:
+                raise
+            pytest.skip(str(error))  # its package is not installed
     _round_trip(card, network)
 
 
