@@ -136,16 +136,6 @@ def word_accuracy(truth: str, read: str, *, normalisation: str = "text") -> floa
     return LCSseq.similarity(words, normalise(read, normalisation).split()) / len(words) if words else None
 
 
-def exact(truth: str, read: str, *, normalisation: str = "text") -> float | None:
-    """1 where a box was read without any error, 0 otherwise: TokBench's T-ACC for boxes of any number of words.
-
-    Returns:
-        1 or 0; None where the truth is empty.
-    """
-    known = normalise(truth, normalisation)
-    return float(known == normalise(read, normalisation)) if known else None
-
-
 def characters(truth: str, *, normalisation: str = "text") -> int:
     """Code points that a CER is a rate of: what weighs it in `micro`."""
     return len(normalise(truth, normalisation))
@@ -165,12 +155,6 @@ def _rate(truth: str | list[str], read: str | list[str]) -> float | None:
 # --- many texts -------------------------------------------------------------------------------------------------------
 
 
-def macro(rates: Sequence[float | None]) -> float | None:
-    """Mean over texts, each counting the same; those that were not scored (None) are left out."""
-    scored = [rate for rate in rates if rate is not None]
-    return math.fsum(scored) / len(scored) if scored else None
-
-
 def micro(rates: Sequence[float | None], sizes: Sequence[float]) -> float | None:
     """Mean over characters or words, each counting the same: all errors over all there is.
 
@@ -184,14 +168,6 @@ def micro(rates: Sequence[float | None], sizes: Sequence[float]) -> float | None
     scored = [(rate, size) for rate, size in zip(rates, sizes, strict=True) if rate is not None and size]
     total = math.fsum(size for _, size in scored)
     return math.fsum(rate * size for rate, size in scored) / total if total else None
-
-
-def excess(rate: float | None, floor: float | None) -> float | None:
-    """What a rate is above its floor, the rate of the same engine on the original: what the tokenizer alone destroyed.
-
-    Negative where the reconstruction happens to be read better. None where one of the two is missing.
-    """
-    return None if rate is None or floor is None else rate - floor
 
 
 # --- legibility -------------------------------------------------------------------------------------------------------
