@@ -107,7 +107,7 @@ class Pictures(data.Source):
             files: the folder or archive.
             size: height and width that a task asks for; None gives each picture as it is.
             crop: how a picture is brought to that size.
-            flat: pictures are known and sorted by their file names alone.
+            flat: pictures are known and sorted by their file names alone, where no two have the same.
             text: whether known text is needed; where not, nothing that is wrong with it stops a picture.
             shown: what errors call the folder or archive.
             known: what is known of each picture; where left out, tables and files beside it say so.
@@ -121,12 +121,9 @@ class Pictures(data.Source):
         self._passed_over = _names.counted(files.left_out, left_out.values())
         if not found:
             raise DataError(f"{shown}: holds no picture{_instead(self._passed_over)}")
-        key = (lambda name: os.fsencode(name.name)) if flat else (lambda name: os.fsencode(str(name)))
-        self.names = tuple(sorted(found, key=key))
+        flat = flat and len({name.name for name in found}) == len(found)
+        self.names = tuple(sorted(found, key=lambda name: os.fsencode(name.name if flat else str(name))))
         self.ids = [printable(PurePosixPath(name.name) if flat else name) for name in self.names]
-        if flat and len(set(self.ids)) < len(self.ids):
-            twice = next(name for name, after in zip(self.ids, self.ids[1:], strict=False) if name == after)
-            raise DataError(f"{shown}: {twice} is there more than once; expected each file name once")
         self._contents = Contents(files.content)
         self._needs_text = text
         self._known = self._tables(files, left_out) if known is None else known

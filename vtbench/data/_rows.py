@@ -1,7 +1,7 @@
 """Tables of pictures, memory-mapped by the `datasets` library: .parquet files, and what `save_to_disk` wrote.
 
 `datasets` lays parquet files out in its cache for access by number, so that 50,000 pictures never sit in memory. It
-knows a file again by its time in whole seconds; here the layout is also named after size, time to the nanosecond and
+knows a file again by its path and time alone; here the layout is also named after size, times to the nanosecond and
 inode, so a file that was replaced is never mistaken for the one before.
 """
 

@@ -213,7 +213,7 @@ def _plain(name: str) -> str:
 def folded(name: str) -> str:
     """Bring a file's name to a form in which case, normal form, direction of slashes and outer spaces don't count."""
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").casefold().split("/")
-    return "/".join(part.strip() for part in parts)
+    return "/".join(part.strip() for part in parts if part != ".")
 
 
 class Names:

@@ -110,14 +110,20 @@ def open_archive(path: Path) -> Files:
     if not is_archive(path):
         raise DataError(f"{printable(path)}: expected a name that ends in {', '.join(SUFFIXES)}")
     try:
-        with path.open("rb") as file:
-            begin = file.read(6)
-        return Zip(path) if begin[:2] == b"PK" else Tar(path)
+        return Zip(path) if _is_zip(path) else Tar(path)
     except (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as e:
         reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
         raise DataError(f"{printable(path)}: not a whole archive ({reason})") from e
     except (struct.error, OverflowError, MemoryError) as error:  # lengths that a damaged head claims
         raise DataError(f"{printable(path)}: not a whole archive ({type(error).__name__})") from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(tarfile.BLOCKSIZE)
+    is_tar = begin[:2] == b"\x1f\x8b" or begin[257:262] == b"ustar"
+    # One that unpacks itself begins with a program.
+    return begin[:2] == b"PK" or (path.suffix.lower() == ".zip" and not is_tar)
 
 
 # --- members ----------------------------------------------------------------------------------------------------------
@@ -302,31 +308,30 @@ _OTHERS = {b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "Zstandard"}
 
 
 def _plain(path: Path) -> IO[bytes]:
-    """Open a .tar; one under gzip is unpacked to a temporary file first, which goes when it is closed."""
-    file = path.open("rb")
-    begin = file.read(2)
-    file.seek(0)
+    """Open a .tar; one under gzip is unpacked to a temporary file first, which goes when it is closed.
+
+    Raises:
+        DataError: if it is packed in another way, or there is no room.
+    """
+    with path.open("rb") as file:
+        begin = file.read(2)
+    if begin in _OTHERS:
+        raise DataError(f"{printable(path)}: is packed by {_OTHERS[begin]}; unpack it to a .tar")
     if begin != b"\x1f\x8b":
-        if begin in _OTHERS:
-            file.close()
-            raise ValueError(f"it is packed by {_OTHERS[begin]}; unpack it to a .tar")
-        return file
-    log.info("%s: unpacking once to a temporary file in %s, which goes at the end", path, tempfile.gettempdir())
-    target = tempfile.TemporaryFile()  # noqa: SIM115  it is kept open
+        return path.open("rb")
+    where = tempfile.gettempdir()
+    log.info("%s: unpacking it once to a temporary file in %s, which goes at the end", path, where)
+    target = tempfile.TemporaryFile()  # noqa: SIM115  it stays open
     try:
-        with file, gzip.GzipFile(fileobj=file) as packed:
+        with gzip.open(path) as packed:
             shutil.copyfileobj(packed, target, 1 << 20)
             target.seek(0)
-    except OSError as error:
+    except BaseException as error:
         target.close()
-        if error.errno == errno.ENOSPC:
-            where = tempfile.gettempdir()
-            raise ValueError(
-                f"no room to unpack it once in {where}; set TMPDIR to a larger disk or give a .tar"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{printable(path)}: no room to unpack it in {where}; set TMPDIR to a larger disk or give a .tar"
             ) from error
-        raise
-    except (EOFError, zlib.error):
-        target.close()
         raise
     return target
 
