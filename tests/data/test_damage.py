@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,3 +47,30 @@ def test_flipped_bytes_are_an_error_of_one_line_or_another_picture(kind: str) ->
             assert pictures.read(bytes(content), "a").mode == "RGB"
         except DataError as error:
             assert str(error).startswith("a: ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "it is a Git-LFS pointer; `git lfs pull` brings",
+        ),
+        (b"\n<!DOCTYPE html><html></html>", "it is an HTML page"),
+        (b"<svg xmlns='x'/>", "it is an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC; convert it"),
+        (b"%PDF-1.7", "it is a PDF document"),
+        (b"hello", "it is damaged or in none of the formats AVIF, BMP"),
+        (b"\x89PNG\r\n\x1a\nxx", "it is damaged or in none of the formats"),
+    ],
+)
+def test_reason_says_what_the_file_is_and_is_the_same_every_time(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a").write_bytes(content)
+    said = []
+    for source in (content, io.BytesIO(content), tmp_path / "a"):
+        with pytest.raises(DataError) as caught:
+            pictures.read(source, "a")
+        said.append(str(caught.value))
+    assert said[0].startswith(f"a: not a readable picture ({reason}")
+    assert len(set(said)) == 1 and "0x" not in said[0]

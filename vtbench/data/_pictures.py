@@ -199,9 +199,10 @@ class Pictures(data.Source):
 
     def _tables(self, files: Files, left_out: Mapping[PurePosixPath, str]) -> dict[PurePosixPath, Known]:
         found: dict[PurePosixPath, Known] = {}
-        names = _tables.Names(map(str, self.names))
+        tables = sorted(name for name in files.names if name.name.lower() in _known.TABLES)
+        names = _tables.Names(map(str, self.names if tables else ()))
         others = _tables.Names(map(str, left_out))
-        for table in sorted(name for name in files.names if name.name.lower() in _known.TABLES):
+        for table in tables:
             try:
                 content = self._contents.read(table)
                 said = _known.of_table(
