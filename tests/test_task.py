@@ -156,6 +156,10 @@ def test_pictures_without_text_are_refused_for_a_text_task(tmp_path: Path) -> No
         ("a.pdf", "is a file of another kind"),
         ("no.parquet", "does not exist"),
         ("hub:justaname", "expected hub:OWNER/NAME"),
+        ("https://example.org/a.tar", "is an address; download it"),
+        ("https://example.org/a/", "is an address; download it"),
+        ("S3://bucket/x-{0..9}.parquet", "is an address; download it"),
+        ("", "no place is given"),
         ("empty", "holds no picture"),
         ("empty.zip", "not a whole archive"),
     ],
@@ -165,7 +169,7 @@ def test_what_is_wrong_with_a_place_is_one_line(tmp_path: Path, place: str, mess
     for name in ("a.pdf", "empty.zip"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match=message) as caught:
-        load_task("reconstruction", data=place if place.startswith("hub:") else tmp_path / place)
+        load_task("reconstruction", data=tmp_path / place if place and ":" not in place else place)
     assert "\n" not in str(caught.value)
 
 

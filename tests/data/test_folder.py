@@ -210,20 +210,23 @@ def test_hubs_own_cache_is_followed_within_its_repository(tmp_path):
 def test_what_is_passed_over_is_counted_by_kind(tmp_path):
     for name in (
         "a.png", "._a.png", "__MACOSX/a.png", "__MACOSX/._a.png", ".ipynb_checkpoints/a-checkpoint.png", "b/0001.jpg",
-        "b/0001.seg.png", "b/0001.Depth.PNG", "c.heic", "c.DNG", "d.svg", "v1.0.png", "v1.1.png", "only.mask.png",
+        "b/0001.seg.png", "b/0001.Depth.PNG", "@eaDir/a.png", "c.heic", "c.DNG", "d.svg", "v1.0.png", "v1.1.png",
+        "only.mask.png",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         picture().save(tmp_path / name, "PNG")
     for name in ("notes.txt", "._notes.txt", "a.pdf", "c.mp4"):  # never meant as pictures
         (tmp_path / name).write_text("x")
+    (tmp_path / "more.tar.gz").write_bytes(b"x")
     source = Source(size=16, path=tmp_path)
     assert ids(source) == ["a.png", "b/0001.jpg", "only.mask.png", "v1.0.png", "v1.1.png"]
     assert source.passed_over == {
         "companions (._*)": 2, "masks beside their pictures": 2, ".dng files, which are not read": 1,
         ".heic files, which are not read": 1, ".svg files, which are not read": 1, "files in .ipynb_checkpoints": 1,
-        "files in __MACOSX": 1,
+        "files in __MACOSX": 1, "files in @eaDir": 1,
+        "archives and tables of pictures, which are read on their own": 1,
     }  # fmt: skip
-    assert source.found == 14
+    assert source.found == 16
     (tmp_path / "phone").mkdir()
     for index in range(2):
         (tmp_path / "phone" / f"{index}.HEIC").write_bytes(b"x")

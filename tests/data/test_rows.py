@@ -81,6 +81,13 @@ def test_what_could_be_several_things_is_refused_by_name(tmp_path: Path) -> None
         Source(size=None, path=tmp_path / "b.parquet")
 
 
+def test_table_without_a_row_is_no_set(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="can't be opened") as caught:
+        Source(size=None, path=tmp_path / "a.parquet")
+    assert "\n" not in str(caught.value)
+
+
 def test_first_rows_may_be_broken_or_empty(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [None, b"", b"no picture", png(3)]}), tmp_path / "a.parquet")
     source = Source(size=None, path=tmp_path / "a.parquet")

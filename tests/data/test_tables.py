@@ -53,6 +53,7 @@ ROWS = [{"file_name": "a.png", "text": NORTH}, {"file_name": "b.png", "text": LA
         ("metadata.csv", PLAIN.encode("utf-16-be")),
         ("metadata.csv", PLAIN.encode("utf-32")),
         ("metadata.csv", PLAIN.replace("\n", "\r\n").encode()),
+        ("metadata.csv", PLAIN.replace("\n", "\r").encode()),
         ("metadata.csv", SEMICOLON.encode()),
         ("metadata.csv", TABS.encode()),
         ("metadata.csv", SEMICOLON.replace(";", "|").encode()),
@@ -73,6 +74,7 @@ ROWS = [{"file_name": "a.png", "text": NORTH}, {"file_name": "b.png", "text": LA
         ("metadata.json", "\n".join(map(json.dumps, ROWS)).encode()),
         ("metadata.jsonl", "\n".join(map(json.dumps, ROWS)).encode("utf-8-sig")),
         ("metadata.jsonl", "\r\n\r\n".join(map(json.dumps, ROWS)).encode()),
+        ("metadata.jsonl", "\r".join(map(json.dumps, ROWS)).encode()),
         ("metadata.jsonl", json.dumps(ROWS).encode()),
         ("metadata.jsonl", json.dumps([{"File_Name": "a.png", "Lines": [NORTH]}, ROWS[1]]).encode()),
     ],
@@ -194,6 +196,18 @@ def test_what_is_wrong_is_one_line_with_the_row(tmp_path: Path, name: str, conte
     with pytest.raises(DataError, match=message) as caught:
         folder.Source(size=None, path=tmp_path)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{name}: ")
+
+
+def test_table_in_another_folder_is_told_where_the_picture_is(tmp_path: Path) -> None:
+    (pictures(tmp_path, "images/a.png") / "metadata.csv").write_text("file_name,text\nA.png,x\n")
+    with pytest.raises(DataError, match=r"names 'A.png', .* \(there is 'images/a.png': write it so"):
+        folder.Source(size=None, path=tmp_path)
+
+
+def test_columns_that_are_there_are_named_where_the_text_is_not(tmp_path: Path) -> None:
+    (pictures(tmp_path) / "metadata.csv").write_text("file_name,caption\na.png,x\n")
+    with pytest.raises(DataError, match=r"has none \(it has caption\); put a metadata\.csv with the columns file_name"):
+        load_task("text", data=tmp_path)
 
 
 def test_text_that_is_not_needed_never_stops_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

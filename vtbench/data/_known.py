@@ -183,7 +183,9 @@ def of_table(
             if name is None:
                 if left_out.find(named) is not None:
                     continue
-                raise ValueError(f"names {said!r}, which is not among the pictures{hint}")
+                near = pictures.elsewhere(said)
+                there = f" (there is {near!r}: write it so, from the table's folder on)" if near else ""
+                raise ValueError(f"names {said!r}, which is not among the pictures{there}{hint}")
             if PurePosixPath(name) in found:
                 raise ValueError(f"names {said!r}, which is there twice; expected one row a picture")
             found[PurePosixPath(name)] = known_of_row(row, text=text)

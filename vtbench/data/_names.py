@@ -25,6 +25,12 @@ MASKS = frozenset({
 })  # fmt: skip
 """0001.seg.png beside 0001.jpg is no picture of its own but what WebDataset calls another entry of the sample."""
 
+PACKED = (".parquet", ".tar", ".tar.gz", ".tgz", ".zip")
+"""What lies beside pictures and holds further ones is read on its own or not at all."""
+
+NOBODYS = ("__MACOSX", ".ipynb_checkpoints", ".AppleDouble", ".thumbnails", "@eaDir")
+"""Folders that programs make for themselves; what lies in them are copies of pictures, or no pictures."""
+
 HINTS = {
     "links that lead out": "follow_links (--follow-links) reads them",
     "links to folders": "follow_links (--follow-links) reads what lies below them",
@@ -33,8 +39,8 @@ HINTS = {
 
 
 def was_meant(name: PurePosixPath) -> bool:
-    """Tell whether a file was meant as a picture, by the end of its name."""
-    return name.suffix.lower() in SUFFIXES or name.suffix.lower() in NOT_READ
+    """Tell whether a file was meant as a picture, or as several, by the end of its name."""
+    return name.suffix.lower() in SUFFIXES or name.suffix.lower() in NOT_READ or name.name.lower().endswith(PACKED)
 
 
 def sort_out(names: Iterable[PurePosixPath]) -> tuple[list[PurePosixPath], dict[PurePosixPath, str]]:
@@ -58,9 +64,10 @@ def sort_out(names: Iterable[PurePosixPath]) -> tuple[list[PurePosixPath], dict[
 def _kind(name: PurePosixPath, stems: set[str]) -> str | None:
     if name.name.startswith("._"):
         return "companions (._*)"
-    for folder in ("__MACOSX", ".ipynb_checkpoints"):
-        if folder in name.parts[:-1]:
-            return f"files in {folder}"
+    if folder := next((part for part in name.parts[:-1] if part in NOBODYS), None):
+        return f"files in {folder}"
+    if name.name.lower().endswith(PACKED):
+        return "archives and tables of pictures, which are read on their own"
     if name.suffix.lower() in NOT_READ:
         return f"{name.suffix.lower()} files, which are not read"
     first, *entry = name.with_suffix("").name.split(".")

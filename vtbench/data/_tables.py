@@ -11,6 +11,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -122,7 +123,7 @@ def _objects(said: str) -> list[Row]:
         whole = loads(said)
     except ValueError:
         rows: list[tuple[str, Any]] = []
-        for number, line in enumerate(said.split("\n"), start=1):
+        for number, line in enumerate(re.split(r"\r\n|\n|\r", said), start=1):
             if line.strip():
                 rows.append((f"row {len(rows) + 1} (line {number})", _line(line, number)))
     else:
@@ -237,3 +238,9 @@ class Names:
         if len(found) > 1:
             raise ValueError(f"{name!r} could be {' or '.join(map(repr, sorted(found)))}; write it as the file has it")
         return found[0] if found else None
+
+    def elsewhere(self, name: str) -> str | None:
+        """Find the only file of a name in another folder; None where there is none, or several."""
+        last = folded(name).rsplit("/", 1)[-1]
+        found = [one for key, names in self._alike.items() if key.rsplit("/", 1)[-1] == last for one in names]
+        return found[0] if len(found) == 1 else None

@@ -68,7 +68,7 @@ def takes(place: str, data: Data) -> bool:
     del data
     path = Path(place)
     if not path.is_dir():
-        return is_archive(path)
+        return is_archive(path) and "://" not in place
     return bool(_in_folder(path)) and not any(file.suffix.lower() in PICTURES for file in path.rglob("*"))
 
 

@@ -46,9 +46,9 @@ class Source(Pictures):
 
 
 def takes(place: str, data: Data) -> bool:
-    """Take every place that is no file: what is not there is told as a folder that is missing."""
+    """Take every place that is no file and no address: what is not there is told as a folder that is missing."""
     del data
-    return not Path(place).is_file()
+    return not Path(place).is_file() and "://" not in place
 
 
 def is_here(data: Data) -> bool:

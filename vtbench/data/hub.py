@@ -214,7 +214,7 @@ def takes(place: str, data: Data) -> bool:
     A folder of both is the hub's where the card's own data is.
     """
     path = Path(place)
-    if place.startswith("hub:") or place.lower().endswith(".parquet"):
+    if place.startswith("hub:") or (place.lower().endswith(".parquet") and "://" not in place):
         return True
     if not path.is_dir():
         return False
