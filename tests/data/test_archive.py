@@ -92,7 +92,7 @@ def test_files_of_a_stem_belong_together(tmp_path: Path, kind: str) -> None:
         "s/0004.png": png(3), "s/0004.json": b"{broken", "t/0001.png": png(4),
     }  # fmt: skip
     source = Source(size=None, path=pack(tmp_path / kind, members))
-    assert source.text == "page"
+    assert source.text == "page" and source.attributes == {"class"}
     first = source.read(0)
     assert [line.text for line in first.lines] == ["hello", "world"] and first.attributes == {"class": "7"}
     assert [(line.text, line.box) for line in source.read(1).lines] == [("x", (0, 0, 9, 9))]

@@ -166,6 +166,8 @@ def test_file_of_the_users_needs_no_split_of_the_cards_name(tmp_path: Path) -> N
         primary="psnr", data=Data(source="hub", hub="a/b", config="c", split="val"),
     )  # fmt: skip
     assert len(load_task(card, data=write(tmp_path / "a.parquet", range(2)))) == 2
+    write(tmp_path / "set" / "b.parquet", range(3))
+    assert len(load_task(card, data=tmp_path / "set")) == 3
 
 
 # --- files that change ------------------------------------------------------------------------------------------------

@@ -197,6 +197,14 @@ def test_what_is_wrong_with_a_package_is_one_line(tmp_path: Path, monkeypatch: p
         assert "\n" not in str(caught.value)
 
 
+def test_no_source_is_named_outside_its_file() -> None:
+    """A source more is one file: neither the task nor the other sources know it by name."""
+    package = Path(data.__file__).parent
+    names = {file.stem for file in package.glob("[a-z]*.py")} - {"sample"}  # which is a word as well
+    code = (package.parent / "task.py").read_text()
+    assert len(names) > 5 and not [name for name in names if f'"{name}"' in code or f"import {name}" in code]
+
+
 def test_every_card_of_the_suite_says_whether_its_pictures_are_here() -> None:
     for card in cards.tasks().values():
         assert is_here(card) == (card.data.source in ("sample", "text_chart", "detail_chart"))

@@ -214,6 +214,12 @@ class Companions:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of the attributes that they give."""
+        classed = any(name.suffix.lower() == ".cls" for names in self._found.values() for name in names)
+        return frozenset({"class"} if classed else ())
+
     def of(self, picture: PurePosixPath) -> Sequence[PurePosixPath]:
         """Return the companions of a picture."""
         for stem in (picture, picture.with_suffix(""), picture.parent / picture.name.split(".", 1)[0]):

@@ -162,8 +162,9 @@ class Pictures(data.Source):
 
     @property
     def attributes(self) -> frozenset[str]:
-        """Names of the attributes that the tables give."""
-        return frozenset(name for known in self._known.values() for name in known.attributes)
+        """Names of the attributes that tables and companions give."""
+        said = frozenset(name for known in self._known.values() for name in known.attributes)
+        return said | self._companions.attributes
 
     def read(self, index: int) -> Sample:
         """Read one picture (`pictures.read` says how) and bring it to the task's size."""

@@ -1,5 +1,9 @@
 """Tables of pictures, memory-mapped by the `datasets` library: .parquet files, and what `save_to_disk` wrote.
 
+The column of pictures is the first of type Image, else one of bytes that are pictures. A column `text` (text, a number
+or several) is known text; `lines` (each with its `text` and its `box`) is known text with its place; columns of plain
+values are what results can be grouped by.
+
 `datasets` lays parquet files out in its cache for access by number, so that 50,000 pictures never sit in memory. It
 knows a file again by its path and time alone; here the layout is also named after size, times to the nanosecond and
 inode, so a file that was replaced is never mistaken for the one before.
@@ -7,17 +11,24 @@ inode, so a file that was replaced is never mistaken for the one before.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from vtbench import data as sources
 from vtbench import pictures
 from vtbench.data import _shards
-from vtbench.data._names import SUFFIXES, short
+from vtbench.data._known import Known, known_of_row
+from vtbench.data._names import SUFFIXES, printable, short
+from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
 from vtbench.data._tables import own_names
 from vtbench.errors import ChangedError, DataError
+from vtbench.types import Sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,7 +61,9 @@ class Part(NamedTuple):
 class Table:
     """The rows of one split or several, and the files that they come from."""
 
-    def __init__(self, root: Path, splits: Mapping[str, Sequence[Path]], split: str | None, shown: str) -> None:
+    def __init__(
+        self, root: Path, splits: Mapping[str, Sequence[Path]], split: str | None, shown: str, *, lenient: bool = False
+    ) -> None:
         """Open it.
 
         Args:
@@ -58,6 +71,7 @@ class Table:
             splits: files by split, where it is known which those are.
             split: which one; several with + between them; None for the only one.
             shown: what errors call it.
+            lenient: where there is one split alone, it is the one that is meant, whatever its name.
 
         Raises:
             DataError: if it can't be opened, holds no pictures or no such split.
@@ -74,9 +88,12 @@ class Table:
             )
         if not root.is_file():
             _shards.check_whole(self.files)
-        self._shown = shown
+        self.shown = shown
         self._stamp = self._now(opening=True)
         loaded = self._load(root, splits, images)
+        if lenient and len(loaded) == 1:
+            split = None
+        self.split = split
         names = split.split("+") if split else list(loaded)
         if split is None and len(names) > 1:
             raise DataError(f"{shown}: which split? Expected one of {', '.join(names)}, or several with + between them")
@@ -92,7 +109,7 @@ class Table:
             ChangedError: if one is another file now.
         """
         if self._now() != self._stamp:
-            raise ChangedError(f"{self._shown}: changed or vanished while it was being used; start the run again")
+            raise ChangedError(f"{self.shown}: changed or vanished while it was being used; start the run again")
 
     def _now(self, *, opening: bool = False) -> str | None:
         try:
@@ -118,7 +135,7 @@ class Table:
                 return dict(datasets.load_dataset("imagefolder", drop_labels=True, **where))
             return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", **where))
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
-            raise DataError(f"{self._shown}: can't be opened ({short(error.__cause__ or error)})") from error
+            raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
 
 
 def _part(name: str, rows: Dataset, shown: str) -> Part:
@@ -176,7 +193,7 @@ def _is_picture(rows: Dataset, column: str) -> bool:
     return False
 
 
-def named_files(part: Part) -> Iterator[str]:
+def _named_files(part: Part) -> Iterator[str]:
     """Give the files that rows name in place of holding their bytes."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -188,3 +205,118 @@ def named_files(part: Part) -> Iterator[str]:
         bare = pc.and_(pc.is_null(pc.struct_field(chunk, "bytes")), pc.is_valid(pc.struct_field(chunk, "path")))
         for path in pc.struct_field(chunk, "path").filter(bare):
             yield str(path.as_py())
+
+
+class Pictures(sources.Source):
+    """The rows of a table by number, as pictures."""
+
+    revision: str | None = None
+
+    def __init__(self, table: Table, *, size: int | None, crop: Crop, home: Path, text: bool) -> None:
+        """Read a table.
+
+        Args:
+            table: the rows.
+            size: height and width that a task asks for; None gives each picture as it is.
+            crop: how a picture is brought to that size.
+            home: the folder in which files lie that rows may name in place of holding their bytes.
+            text: whether known text is needed.
+        """
+        self.size = size
+        self.crop: Crop = crop
+        self._table = table
+        self._home = home.resolve()
+        self._needs_text = text
+        self._contents = Contents(self._named)
+        self._ends = list(itertools.accumulate(len(part.rows) for part in table.parts))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self._ends[-1]
+
+    def sample_id(self, index: int) -> str:
+        """Return the number of the row, after the name of its split where there are several."""
+        part, row = self._place(index)
+        return f"{part.name}/{row:05d}" if len(self._ends) > 1 else f"{row:05d}"
+
+    @property
+    def text(self) -> Literal["none", "page", "boxes"]:
+        """Whether text is known, and where on the picture."""
+        found = set()
+        for part in self._table.parts:
+            kinds = own_names(part.rows.features)
+            listed = kinds.get("lines")
+            inner = listed[0] if isinstance(listed, list) else getattr(listed, "feature", None)
+            if inner is not None:
+                found.add("boxes" if isinstance(inner, Mapping) and "box" in inner else "page")
+            elif "text" in kinds:
+                found.add("page")
+        return "page" if "page" in found else "boxes" if found else "none"
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of the columns of plain values."""
+        names = {name for part in self._table.parts for name in own_names(dict.fromkeys(part.plain))}
+        return frozenset(names - {"text", "file_name"} | ({"split"} if len(self._ends) > 1 else set()))
+
+    def read(self, index: int) -> Sample:
+        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
+        self._table.check()
+        part, number = self._place(index)
+        name = self.sample_id(index)
+        row = dict(part.rows[number])
+        content = self._content(row.pop(part.picture), name)
+        row |= {column: str(row[column]) for column in part.as_text if row[column] is not None}
+        try:
+            known = known_of_row(row, text=self._needs_text)
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{name}: its text can't be read ({short(error)})") from error
+        if len(self._ends) > 1:
+            known = Known(known.lines, {**known.attributes, "split": part.name})
+        return fitted(name, pictures.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the contents of the files that are read, the split and the geometry."""
+        said: list[object] = [self.size, self.crop, self._table.split]
+        for file in self._table.files:
+            try:
+                with file.open("rb") as stream:
+                    said.append(hashlib.file_digest(stream, "sha256").hexdigest())
+            except OSError as error:
+                raise ChangedError(f"{printable(file)}: vanished ({error.strerror}); start the run again") from error
+        self._table.check()
+        for path in (path for part in self._table.parts for path in _named_files(part)):
+            try:
+                said.append(hashlib.sha256(self._contents.read(PurePosixPath(path))).hexdigest())
+            except DataError as error:
+                said.append(str(error))
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def _place(self, index: int) -> tuple[Part, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        return self._table.parts[part], index - (self._ends[part - 1] if part else 0)
+
+    def _content(self, cell: object, name: str) -> bytes:
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(content, bytes):
+            return content
+        if not isinstance(cell, Mapping) or not cell.get("path"):
+            raise DataError(f"{name}: the row holds no picture")
+        try:
+            return self._contents.read(PurePosixPath(cell["path"]))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def _named(self, path: PurePosixPath) -> bytes:
+        """Read a file that a row names: one that came with the data set, no other on this machine."""
+        file = Path(path)
+        try:
+            if not file.is_file() or not file.resolve().is_relative_to(self._home):
+                raise DataError(f"the row names {printable(file)}, which is not among the data set's files")
+            with file.open("rb") as stream:
+                return stream.read(MAX_BYTES)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            raise DataError(f"the row names {printable(file)}, which can't be read ({short(error)})") from error

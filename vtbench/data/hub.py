@@ -4,33 +4,25 @@ The cache is asked first. Only what is not there is downloaded, and only the fil
 for; `datasets` then lays them out for access by number, so that 50,000 pictures never sit in memory. Without a network
 this ends within seconds, saying what is missing and how to bring it.
 
-The column of pictures is the first of type Image. A column `text` (a string, or several) is known text; `lines` (each
-with its `text` and its `box`) is known text with its place; columns of plain values are what results can be grouped by.
+`_rows` says which columns are read.
 """
 
 from __future__ import annotations
 
-import bisect
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vtbench import data as sources
-from vtbench import files, pictures
+from vtbench import files
 from vtbench.cards import Data
 from vtbench.data import _rows, _shards
-from vtbench.data._known import Known, known_of_row
 from vtbench.data._names import SUFFIXES as PICTURES
 from vtbench.data._names import printable, short
-from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
-from vtbench.data._tables import own_names
-from vtbench.errors import ChangedError, DataError
-from vtbench.types import Sample
+from vtbench.data._pictures import Crop
+from vtbench.errors import DataError
 
 if TYPE_CHECKING:
     from datasets.utils.metadata import MetadataConfigs
@@ -41,10 +33,8 @@ PLACE = re.compile(r"hub:(?P<hub>\w[\w.-]*/\w[\w.-]*)(/(?P<config>[^@:]+))?(@(?P
 ABOUT = "README.md"
 
 
-class Source(sources.Source):
+class Source(_rows.Pictures):
     """The rows of one split, or of several one after the other, by number."""
-
-    revision: str | None = None
 
     def __init__(
         self,
@@ -65,131 +55,36 @@ class Source(sources.Source):
             data: which data set, configuration, revision and split.
             text: whether known text is needed.
         """
+        data = data or Data(source="hub")
         if path is not None and str(path).startswith("hub:"):
             data, path = parse(str(path)), None
-        self.size = size
-        self.crop: Crop = crop
-        self.data = data or Data(source="hub")
-        self._needs_text = text
-        self._contents = Contents(self._named)
-        if path is None:
-            if self.data.hub is None:
-                raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
-            self._shown = self.data.hub
-            self._root, self.revision = snapshot(self.data)
-            self._table = _rows.Table(self._root, _splits(self._root, self.data), self.data.split, self._shown)
-        else:
-            self._shown, self._root = printable(path), path.resolve()
-            self._table = _of_user(path, self.data, self._shown)
-        self._ends = list(itertools.accumulate(len(part.rows) for part in self._table.parts))
-        if path is None and self.data.images not in (None, len(self)):
+        if path is not None:
+            super().__init__(_of_user(path, data), size=size, crop=crop, home=path, text=text)
+            return
+        if data.hub is None:
+            raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
+        root, commit = snapshot(data)
+        table = _rows.Table(root, _splits(root, data), data.split, data.hub)
+        super().__init__(table, size=size, crop=crop, home=root.parent.parent, text=text)  # links lead to ../../blobs
+        self.revision = commit
+        if data.images not in (None, len(self)):
             raise DataError(
-                f"{self._shown} at {self.revision} has {len(self)} pictures, the card expects {self.data.images}; "
-                "the data set has changed, or part of it is missing"
+                f"{data.hub} at {commit} has {len(self)} pictures, the card expects {data.images}; the data set has "
+                "changed, or part of it is missing"
             )
 
-    def __len__(self) -> int:
-        """Count the rows."""
-        return self._ends[-1]
 
-    def sample_id(self, index: int) -> str:
-        """Return the number of the row, after the name of its split where there are several."""
-        part, row = self._place(index)
-        return f"{part.name}/{row:05d}" if len(self._ends) > 1 else f"{row:05d}"
-
-    @property
-    def text(self) -> Literal["none", "page", "boxes"]:
-        """Whether text is known, and where on the picture."""
-        found = set()
-        for part in self._table.parts:
-            kinds = own_names(part.rows.features)
-            listed = kinds.get("lines")
-            inner = listed[0] if isinstance(listed, list) else getattr(listed, "feature", None)
-            if inner is not None:
-                found.add("boxes" if isinstance(inner, Mapping) and "box" in inner else "page")
-            elif "text" in kinds:
-                found.add("page")
-        return "page" if "page" in found else "boxes" if found else "none"
-
-    @property
-    def attributes(self) -> frozenset[str]:
-        """Names of the columns of plain values."""
-        names = {name for part in self._table.parts for name in own_names(dict.fromkeys(part.plain))}
-        return frozenset(names - {"text", "file_name"} | ({"split"} if len(self._ends) > 1 else set()))
-
-    def read(self, index: int) -> Sample:
-        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
-        self._table.check()
-        part, number = self._place(index)
-        name = self.sample_id(index)
-        row = dict(part.rows[number])
-        content = self._content(row.pop(part.picture), name)
-        row |= {column: str(row[column]) for column in part.as_text if row[column] is not None}
-        try:
-            known = known_of_row(row, text=self._needs_text)
-        except (ValueError, OverflowError) as error:
-            raise DataError(f"{name}: its text can't be read ({short(error)})") from error
-        if len(self._ends) > 1:
-            known = Known(known.lines, {**known.attributes, "split": part.name})
-        return fitted(name, pictures.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over the contents of the files that are read, the split and the geometry."""
-        said: list[object] = [self.size, self.crop, self.data.split]
-        for file in self._table.files:
-            try:
-                with file.open("rb") as stream:
-                    said.append(hashlib.file_digest(stream, "sha256").hexdigest())
-            except OSError as error:
-                raise ChangedError(f"{printable(file)}: vanished ({error.strerror}); start the run again") from error
-        self._table.check()
-        for path in (path for part in self._table.parts for path in _rows.named_files(part)):
-            try:
-                said.append(hashlib.sha256(self._contents.read(PurePosixPath(path))).hexdigest())
-            except DataError as error:
-                said.append(str(error))
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-    def _place(self, index: int) -> tuple[_rows.Part, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = bisect.bisect_right(self._ends, index)
-        return self._table.parts[part], index - (self._ends[part - 1] if part else 0)
-
-    def _content(self, cell: object, name: str) -> bytes:
-        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
-        if isinstance(content, bytes):
-            return content
-        if not isinstance(cell, Mapping) or not cell.get("path"):
-            raise DataError(f"{name}: the row holds no picture")
-        try:
-            return self._contents.read(PurePosixPath(cell["path"]))
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
-
-    def _named(self, path: PurePosixPath) -> bytes:
-        """Read a file that a row names: one that came with the data set, no other on this machine."""
-        file = Path(path)
-        home = self._root.parent.parent if self.revision else self._root  # a snapshot's files are links to ../../blobs
-        if not file.is_file() or not file.resolve().is_relative_to(home.resolve()):
-            raise DataError(f"the row names {printable(file)}, which is not among the data set's files")
-        with file.open("rb") as stream:
-            return stream.read(MAX_BYTES)
-
-
-def _of_user(path: Path, data: Data, shown: str) -> _rows.Table:
+def _of_user(path: Path, data: Data) -> _rows.Table:
     """Open a table of the user's; what the card says of its own data holds where the table has such."""
+    shown = printable(path)
     if path.is_dir():
         splits = _splits(path, data) if _head(path) else {}
-        named = bool(splits)
-    else:
-        named = False
-        if not path.exists() and not _shards.is_pattern(str(path)):
-            raise DataError(f"{shown}: does not exist; expected a parquet file or a folder of them")
-        splits = {"train": [path] if path.exists() else _shards.expand(str(path))}
-    split = data.split if named or len(splits) != 1 else None
-    return _rows.Table(path if path.exists() else path.parent, splits, split, shown)
+        return _rows.Table(path, splits, data.split, shown, lenient=not splits)
+    if path.exists():
+        return _rows.Table(path, {"train": [path]}, None, shown)
+    if not _shards.is_pattern(str(path)):
+        raise DataError(f"{shown}: does not exist; expected a parquet file or a folder of them")
+    return _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown)
 
 
 def parse(place: str) -> Data:
