@@ -24,7 +24,7 @@ from PIL import Image
 from vtbench import load_task
 from vtbench.data import archive, folder
 from vtbench.data.archive import Source
-from vtbench.errors import DataError
+from vtbench.errors import ChangedError, DataError
 
 KINDS = ["a.tar", "a.tar.gz", "a.tgz", "a.ZIP"]
 
@@ -437,6 +437,24 @@ def test_missing_and_damaged_shards_are_one_line(tmp_path: Path) -> None:
         pack(other / f"v-{number:05d}-of-00003.tar", {"a.png": png(number)})
     with pytest.raises(DataError, match="2 of 3 parts are there"):
         load_task("kodak", data=other)
+
+
+def test_shards_of_one_name_are_refused(tmp_path: Path) -> None:
+    for kind in ("tar", "zip"):
+        pack(tmp_path / f"x.{kind}", {"a.png": png(0)})
+    with pytest.raises(DataError, match="two archives are called x"):
+        Source(size=16, path=tmp_path)
+
+
+def test_archive_that_is_cut_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
+    for after in (False, True):
+        tar_of(tmp_path / "a.tar", 3)
+        source = Source(size=16, path=tmp_path / "a.tar")
+        if after:
+            assert len(source.digest) == 64
+        os.truncate(tmp_path / "a.tar", 1000)
+        with pytest.raises(ChangedError if after else DataError, match=r"^1\.png: \d+ of its bytes are missing"):
+            source.read(1)
 
 
 def test_member_that_fails_names_its_shard(tmp_path: Path) -> None:

@@ -220,3 +220,20 @@ def test_saved_data_set_that_changes_ends_the_run(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(ChangedError):
         source.read(0)
+
+
+def test_files_that_rows_name_belong_to_the_digest(tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    place.mkdir()
+    for seed in range(2):
+        picture(seed).save(place / f"{seed}.png")
+    first = Source(size=None, path=place)
+    assert same(first, 1, 1)
+    before = first.digest
+    picture(9).save(place / "1.png")
+    with pytest.raises(ChangedError, match=r"1\.png: changed"):
+        first.read(1)
+    assert Source(size=None, path=place).digest != before
+    (place / "1.png").unlink()
+    with pytest.raises(ChangedError, match="could be read before"):
+        first.read(1)

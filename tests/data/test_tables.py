@@ -118,6 +118,20 @@ def test_names_are_found_in_another_normal_form_and_case(tmp_path: Path, picture
     assert texts(tmp_path) == ["word"]
 
 
+def test_two_tables_may_not_say_the_same(tmp_path: Path) -> None:
+    (pictures(tmp_path) / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "y"}')
+    with pytest.raises(DataError, match=r"metadata\.jsonl: a\.png is in another table too"):
+        folder.Source(size=None, path=tmp_path)
+
+
+def test_lines_may_be_json_in_a_cell(tmp_path: Path) -> None:
+    table = 'file_name;lines\na.png;"[{""text"": ""x"", ""box"": [1, 2, 30, 40]}]"\nb.png;[]\n'
+    (pictures(tmp_path) / "metadata.csv").write_text(table)
+    source = folder.Source(size=None, path=tmp_path)
+    assert [(line.text, line.box) for line in source.read(0).lines] == [("x", (1, 2, 30, 40))]
+
+
 def test_names_that_differ_in_case_alone_are_never_mixed_up(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "A.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,small\nA.png,large\n")
@@ -176,6 +190,8 @@ def test_attribute_of_numbers_and_text_is_text_with_the_numbers_digits(tmp_path:
         ("metadata.csv", PLAIN.encode("utf-16")[:-1], "not whole UTF-16"),
         ("metadata.csv", b"\x00\x01\x02\x03" * 50, "UTF-16|zero bytes|its head"),
         ("metadata.csv", b"image,caption\na.png,x\n", "its head is 'image,caption'; expected a column file_name"),
+        ("metadata.csv", b"x" * 200_000, "its head can't be read"),
+        ("metadata.csv", b"file_name,text\n" + b"a.png,x\n" * 200 + b"\0", "it holds zero bytes"),
         ("metadata.csv", b"", "its head is ''"),
         ("metadata.csv", b"file_name,text,text\na.png,x,y\n", "its head has 'text' twice"),
         ("metadata.csv", b"file_name,Text,TEXT\na.png,x,y\n", "columns 'Text' and 'TEXT' could both be text"),

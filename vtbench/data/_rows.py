@@ -79,7 +79,11 @@ class Table:
         listed = [file for part in splits.values() for file in part] or [
             file for file in sorted(root.rglob("*")) if file.is_file()
         ]
-        self.files = [file for file in listed if file.suffix.lower() in (".parquet", ".arrow")]
+        self._saved = not splits and any((root / name).is_file() for name in SAVED)
+        if self._saved:  # beside its files lies what `datasets` computed from them
+            self.files = [file for file in listed if file.suffix == ".arrow" and not file.name.startswith("cache-")]
+        else:
+            self.files = [file for file in listed if file.suffix.lower() == ".parquet"]
         images = [] if self.files else [file for file in listed if file.suffix.lower() in SUFFIXES]
         if not self.files and not images:
             raise DataError(
@@ -128,7 +132,7 @@ class Table:
         if splits:
             where = {"data_files": {split: [str(file) for file in part] for split, part in splits.items() if part}}
         try:
-            if not splits and any((root / name).is_file() for name in SAVED):
+            if self._saved:
                 saved = datasets.load_from_disk(str(root))
                 return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if images:
@@ -291,7 +295,9 @@ class Pictures(sources.Source):
                 said.append(hashlib.sha256(self._contents.read(PurePosixPath(path))).hexdigest())
             except DataError as error:
                 said.append(str(error))
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        if not self._table.files:  # pictures beside a table that `datasets` read
+            said += [part.rows.remove_columns(part.picture).to_dict() for part in self._table.parts]
+        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
     def _place(self, index: int) -> tuple[Part, int]:
         if not 0 <= index < len(self):

@@ -38,6 +38,12 @@ from vtbench.errors import DataError
 
 log = logging.getLogger("vtbench")
 
+_BROKEN = (
+    OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, ArithmeticError,
+    NotImplementedError, struct.error, MemoryError,
+)  # fmt: skip
+"""What the readers of archives let through: the last few where a damaged head claims what can't be."""
+
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -111,11 +117,9 @@ def open_archive(path: Path) -> Files:
         raise DataError(f"{printable(path)}: expected a name that ends in {', '.join(SUFFIXES)}")
     try:
         return Zip(path) if _is_zip(path) else Tar(path)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as e:
-        reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
-        raise DataError(f"{printable(path)}: not a whole archive ({reason})") from e
-    except (struct.error, OverflowError, MemoryError) as error:  # lengths that a damaged head claims
-        raise DataError(f"{printable(path)}: not a whole archive ({type(error).__name__})") from error
+    except _BROKEN as error:
+        reason = getattr(error, "strerror", None) or short(error)
+        raise DataError(f"{printable(path)}: not a whole archive ({reason})") from error
 
 
 def _is_zip(path: Path) -> bool:

@@ -266,7 +266,10 @@ def _configured(folder: Path, data: Data) -> dict[str, list[str]]:
         if data.config is not None:
             raise DataError(f"{shown}: the data set names no configurations; leave {data.config!r} out")
         return {}
-    chosen = data.config or configs.get_default_config_name()
+    try:
+        chosen = data.config or configs.get_default_config_name()
+    except ValueError as error:
+        raise DataError(f"{shown}: names no default configuration ({short(error)}); name one of its") from error
     if chosen not in configs:
         what = f"has no configuration {chosen!r}" if chosen else "which configuration"
         raise DataError(f"{shown}: {what}; expected one of {', '.join(configs)}")
