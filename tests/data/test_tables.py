@@ -192,6 +192,7 @@ def test_attribute_of_numbers_and_text_is_text_with_the_numbers_digits(tmp_path:
         ("metadata.csv", b"image,caption\na.png,x\n", "its head is 'image,caption'; expected a column file_name"),
         ("metadata.csv", b"x" * 200_000, "its head can't be read"),
         ("metadata.csv", b"file_name,text\n" + b"a.png,x\n" * 200 + b"\0", "it holds zero bytes"),
+        ("metadata.csv", b"PK\3\4" + bytes(100), "packed, as spreadsheets are; save it as CSV in UTF-8"),
         ("metadata.csv", b"", "its head is ''"),
         ("metadata.csv", b"file_name,text,text\na.png,x,y\n", "its head has 'text' twice"),
         ("metadata.csv", b"file_name,Text,TEXT\na.png,x,y\n", "columns 'Text' and 'TEXT' could both be text"),
@@ -267,6 +268,14 @@ def test_companions_lie_beside_pictures_in_a_folder_too(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["upper", "whole name", "é", "WebDataset", "first", "second"]
 
 
+def test_a_companion_may_be_a_list_of_lines(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "a.json").write_text('["one", "two"]')
+    (tmp_path / "b.json").write_text('[{"text": "three", "box": [1, 2, 30, 40]}]')
+    (tmp_path / "c.json").write_text("[1, 2]")  # anything else
+    assert texts(tmp_path) == ["one/two", "three", ""]
+
+
 def test_an_empty_companion_is_a_picture_without_text_and_the_others_are_scored(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "a.txt").write_text("\n \n")
@@ -301,9 +310,10 @@ def test_box_wholly_outside_is_an_error_of_its_picture(tmp_path: Path, box: list
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ([0.01, 0.06, 0.78, 0.2], "boxes are in pixels, this one is within 0 to 1"),
-        ([0, 0, 1, 1], "within 0 to 1"),
-        (["0.1", "0.1", "0.5", "0.5"], "within 0 to 1"),
+        ([0.01, 0.06, 0.78, 0.2], "boxes are in pixels, this one is relative"),
+        ([0.5, 0.5, 1.02, 1.1], "this one is relative"),
+        ([0, 0, 1, 1], "this one is relative"),
+        (["0.1", "0.1", "0.5", "0.5"], "this one is relative"),
         ([100, 40, 30, 12], r"it looks like left, top, width, height"),
         ([100, 10, 30, 12], r"it looks like left, top, width, height"),
         ([[0, 0], [9, 0], [9, 9], [0, 9]], "expected left, top, right, bottom in pixels"),

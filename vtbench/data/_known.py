@@ -88,8 +88,10 @@ def _box(said: object) -> Box:
     shown = f"box [{left:g}, {top:g}, {right:g}, {bottom:g}]"
     if not math.isfinite(left + top + right + bottom):
         raise ValueError(f"{shown}: expected left, top, right, bottom in pixels")
-    if max(map(abs, (left, top, right, bottom))) <= 1:
-        raise ValueError(f"{shown}: boxes are in pixels, this one is within 0 to 1; multiply it by the picture's size")
+    if max(map(abs, (left, top, right, bottom))) < 2:  # relative ones may stand out a little; no text is so small
+        raise ValueError(
+            f"{shown}: boxes are in pixels, this one is relative (0 to 1); multiply it by the picture's size"
+        )
     if left >= right or top >= bottom:
         like = " (it looks like left, top, width, height)" if right > 0 and bottom > 0 else ""
         raise ValueError(f"{shown}: expected left, top, right, bottom in pixels{like}")
@@ -249,12 +251,23 @@ class Companions:
                     attributes["class"] = said.strip()
                 elif suffix == ".txt":
                     lines = lines or page(said)
-                elif isinstance(row := _tables.loads(said), dict):
-                    # Its other entries are of no fixed type from picture to picture, so they can't be columns.
-                    lines = lines or known_of_row(row).lines
+                else:
+                    # Other entries are of no fixed type from picture to picture, so they can't be columns.
+                    lines = lines or known_of_row(_row(_tables.loads(said))).lines
             except (ValueError, OverflowError) as error:
                 what = "class" if suffix == ".cls" else "text"
                 raise DataError(
                     f"{printable(name)}: can't be read ({short(error)}); expected a picture's {what}"
                 ) from error
         return Known(lines, attributes)
+
+
+def _row(said: object) -> dict[str, Any]:
+    """Take what a picture's .json says as a row: an object, or a list of lines; anything else says nothing."""
+    if isinstance(said, dict):
+        return said
+    if isinstance(said, list) and all(
+        isinstance(one, str) or (isinstance(one, dict) and "text" in one) for one in said
+    ):
+        return {"lines": said}
+    return {}

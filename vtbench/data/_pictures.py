@@ -84,6 +84,11 @@ class Contents:
             raise ChangedError(f"{printable(name)}: {how}; start the run again")
         return content
 
+    def digest(self, name: PurePosixPath) -> str:
+        """sha256 of one file; raises as `read` does."""
+        self.read(name)
+        return (self._seen[name] or b"").hex()
+
 
 class Pictures(data.Source):
     """Picture files in a fixed order: the base of every source that reads pictures of somebody's."""
@@ -178,7 +183,7 @@ class Pictures(data.Source):
         total = hashlib.sha256(json.dumps([self.size, self.crop]).encode())
         for index, name in enumerate(self.names):
             try:
-                content = hashlib.sha256(self._contents.read(name)).hexdigest()
+                content = self._contents.digest(name)
                 known = self._known_of(index)
             except DataError as error:
                 content, known = str(error), Known()

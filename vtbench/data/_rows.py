@@ -292,7 +292,7 @@ class Pictures(sources.Source):
         self._table.check()
         for path in (path for part in self._table.parts for path in _named_files(part)):
             try:
-                said.append(hashlib.sha256(self._contents.read(PurePosixPath(path))).hexdigest())
+                said.append(self._contents.digest(PurePosixPath(path)))
             except DataError as error:
                 said.append(str(error))
         if not self._table.files:  # pictures beside a table that `datasets` read

@@ -47,6 +47,8 @@ def decode(content: bytes) -> str:
     for mark, name in _MARKS:
         if content.startswith(mark):
             return _decoded(content[len(mark) :], name)
+    if content.startswith((b"PK\3\4", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")):
+        raise ValueError("it is no text but packed, as spreadsheets are; save it as CSV in UTF-8")
     if b"\0" in content[:1000]:  # what is written in Latin letters has a zero in every second byte
         later = content[1:1000:2].count(0) >= content[0:1000:2].count(0)
         return _decoded(content, "utf-16-le" if later else "utf-16-be")
