@@ -97,6 +97,14 @@ def test_first_rows_may_be_broken_or_empty(tmp_path: Path) -> None:
             source.read(index)
 
 
+def test_row_whose_text_is_no_utf8_fails_alone(tmp_path: Path) -> None:
+    broken = pa.array([b"whole", b"\xff\xfe"], pa.binary()).cast(pa.string(), safe=False)
+    source = Source(size=None, path=write(tmp_path / "a.parquet", range(2), text=broken))
+    assert source.read(0).lines[0].text == "whole"
+    with pytest.raises(DataError, match="00001: its row can't be read"):
+        source.read(1)
+
+
 def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.parquet", range(2), psnr=[1, 2], wide=[5, 2**53 + 1], ok=[True, False], Text=[4711, 98],

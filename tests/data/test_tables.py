@@ -276,6 +276,14 @@ def test_a_companion_may_be_a_list_of_lines(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["one/two", "three", ""]
 
 
+def test_half_a_character_in_a_companion_is_one_line(tmp_path: Path) -> None:
+    (pictures(tmp_path) / "a.json").write_text('{"text": "\\ud83d"}')
+    (tmp_path / "b.txt").write_text("x")
+    with pytest.raises(DataError, match=r"a\.json: can't be read .*ud83d.*expected text") as caught:
+        folder.Source(size=None, path=tmp_path).read(0)
+    assert str(caught.value).isascii()
+
+
 def test_an_empty_companion_is_a_picture_without_text_and_the_others_are_scored(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "a.txt").write_text("\n \n")

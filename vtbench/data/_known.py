@@ -63,11 +63,11 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
 
 
 def _text(said: object) -> str:
-    if isinstance(said, str):
+    if isinstance(said, str) and not _tables.has_half(said):
         return said
     if isinstance(said, int | float | Decimal) and not isinstance(said, bool):
         return str(said)
-    raise ValueError(f"text is {str(said)[:50]!r}; expected text")
+    raise ValueError(f"text is {str(said)[:50]!a}; expected text")
 
 
 def _line(said: object) -> tuple[Line, ...]:

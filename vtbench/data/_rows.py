@@ -268,7 +268,10 @@ class Pictures(sources.Source):
         self._table.check()
         part, number = self._place(index)
         name = self.sample_id(index)
-        row = dict(part.rows[number])
+        try:
+            row = dict(part.rows[number])
+        except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
+            raise DataError(f"{name}: its row can't be read ({short(error)})") from error
         content = self._content(row.pop(part.picture), name)
         row |= {column: str(row[column]) for column in part.as_text if row[column] is not None}
         try:

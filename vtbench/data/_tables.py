@@ -83,7 +83,7 @@ def read(content: bytes, suffix: str) -> list[Row]:
     said = decode(content)
     rows = _objects(said) if suffix in (".json", ".jsonl") else _cells(said, suffix)
     for row in rows:
-        if broken := next((name for name, value in row.cells.items() if _has_half(name) or _has_half(value)), None):
+        if broken := next((name for name, value in row.cells.items() if has_half(name) or has_half(value)), None):
             raise ValueError(f"{row.place}: column {broken!a} holds half a character (a lone surrogate)")
     return rows
 
@@ -107,13 +107,14 @@ def _digits(said: str) -> Decimal:
         raise ValueError(f"{said[:50]} is no number that can be held") from error
 
 
-def _has_half(value: object) -> bool:
+def has_half(value: object) -> bool:
+    """Tell whether text somewhere in a JSON value holds a lone surrogate, which no file can be written with."""
     if isinstance(value, str):
         return any("\ud800" <= sign <= "\udfff" for sign in value)
     if isinstance(value, list):
-        return any(_has_half(one) for one in value)
+        return any(has_half(one) for one in value)
     if isinstance(value, dict):
-        return any(_has_half(one) for pair in value.items() for one in pair)
+        return any(has_half(one) for pair in value.items() for one in pair)
     return False
 
 
