@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from vtbench.cards import Data, Geometry
+from vtbench.data._names import HINTS
 from vtbench.errors import CardError, DataError
 from vtbench.types import Sample
+
+__all__ = [
+    "HINTS", "Module", "Source", "bring", "find", "is_here", "label_of", "open_place", "open_source", "source_of",
+]  # fmt: skip
 
 GROUP = "vtbench.data"
 """Entry points of this group are data sources too."""
