@@ -241,6 +241,17 @@ def test_zips_that_were_joined_are_no_smaller_set(tmp_path: Path) -> None:
     assert Source(size=16, path=tmp_path / "d.zip").ids == ["1.png"]
 
 
+def test_zip_that_lists_fewer_members_than_it_has_is_no_smaller_set(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", {f"{seed}.png": png(seed) for seed in range(3)})
+    content = bytearray(path.read_bytes())
+    first = content.index(b"PK\1\2")
+    second = content.index(b"PK\1\2", first + 4)
+    content[first + 32] = second - first  # its comment takes in the second entry
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"not a whole archive \(it lists 2 members, its end says 3\)"):
+        Source(size=16, path=path)
+
+
 def test_padding_is_no_damage(tmp_path: Path) -> None:
     whole = tar_of(tmp_path / "a.tar", 3)
     expected = Source(size=16, path=tmp_path / "a.tar").digest

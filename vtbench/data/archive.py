@@ -200,6 +200,11 @@ class Zip:
         with path.open("rb") as file:
             if listed and min(member.header_offset for member in listed) > 0 and file.read(4) == b"PK\3\4":
                 raise ValueError("members come before its first one: two archives joined? Pack their pictures together")
+            file.seek(max(file.seek(0, os.SEEK_END) - 65557, 0))  # the end's 22 bytes, and the longest comment
+            end = file.read()
+        (stated,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+        if stated not in (len(listed), 0xFFFF):  # the latter: too many for the field
+            raise ValueError(f"it lists {len(listed)} members, its end says {stated}")
         self.hint = ""
         self.left_out: list[str] = []
         members: list[tuple[str, zipfile.ZipInfo | _Link]] = []
