@@ -313,3 +313,38 @@ def test_tokbench_refuses_what_the_published_code_dies_of():
         as_tokbench([("", "", 0.02)])
     with pytest.raises(DataError, match="256, 512, 1024"):
         as_tokbench(TOKBENCH, size=128)
+
+
+# --- signs that nobody sees -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "\u00ad",
+        "\u200b",
+        "\u200c",
+        "\u200d",
+        "\u200e",
+        "\u200f",
+        "\u202a",
+        "\u202e",
+        "\u2060",
+        "\u2067",
+        "\ufeff",
+        "\ufe0f",
+    ],
+)
+def test_signs_that_nobody_sees_cost_nothing(sign: str) -> None:
+    truth = f"{sign}Har{sign}bour{sign} {sign}12"
+    for name in ("text", "caseless", "alphanumeric", "spaceless"):
+        assert normalise(truth, name) == normalise("Harbour 12", name)
+    assert cer(truth, "Harbour 12") == wer(truth, "Harbour 12") == 0
+    assert cer("Harbour 12", truth) == 0
+    assert cer(truth, "Harbour 12", normalisation="verbatim") == 4 / 14
+    assert cer(sign, "x") is None
+
+
+def test_what_is_seen_stays() -> None:
+    assert normalise("e\u200d\u0301") == "é"  # dropped before marks are joined to their letters
+    assert normalise("a\u00a0b\u2003c\u2014d\u0600") == "a b c\u2014d\u0600"
