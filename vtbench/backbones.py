@@ -32,13 +32,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 
 from vtbench import files
 from vtbench.errors import WeightsError
-from vtbench.protocols import Backbone, find_metric
+
+Backbone = Literal["lpips-alex", "lpips-vgg", "inception", "easyocr", "rapidocr", "tesseract"]
 
 GROUPS: Mapping[str, tuple[Backbone, ...]] = {
     "lpips": ("lpips-alex", "lpips-vgg"),
@@ -152,23 +153,6 @@ def digests(name: Backbone) -> dict[str, str]:
     """Say which files are used for a backbone, for the record of a run: file name to whole sha256; empty if missing."""
     place = _found(name)
     return {file: files.sha256(place.folder / file) for file in place.files} if place else {}
-
-
-def lacking(metric: str, engine: Backbone = "easyocr") -> str | None:
-    """Say what a metric lacks on this machine and the command that mends it; None where it can be scored.
-
-    Args:
-        metric: as `protocols.METRICS` calls it.
-        engine: the OCR engine that reads, where the metric needs one.
-
-    Raises:
-        CardError: if there is no such metric.
-    """
-    for need in find_metric(metric).needs:
-        own = engine if need == "easyocr" else need
-        if find(own) is None:
-            return missing(own)
-    return None
 
 
 def missing(name: Backbone) -> str:

@@ -50,6 +50,10 @@ class Source:
         """
         self.size = size
         self.crop: Crop = crop
+        if path is not None and str(path).startswith("hub:"):
+            data, path = parse(str(path)), None
+        elif path is not None and not path.exists():
+            raise DataError(f"{printable(path)}: does not exist; expected a parquet file or a folder of them")
         self.data = data or Data(source="hub")
         self.revision: str | None = None
         if path is not None:
@@ -58,7 +62,7 @@ class Source:
             if self.data.hub is None:
                 raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
             self.shown = self.data.hub
-            self._root, self.revision = bring(self.data)
+            self._root, self.revision = snapshot(self.data)
         self.files, self._parts = _open(self._root, self.data, self.shown)
         self._ends: list[int] = []
         for _, rows in self._parts:
@@ -154,7 +158,26 @@ def parse(place: str) -> Data:
 # --- bringing ---------------------------------------------------------------------------------------------------------
 
 
-def bring(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, str]:
+def takes(place: str, data: Data) -> bool:
+    """Take the hub's places, .parquet files, and a folder of them where a card asks for the hub."""
+    if place.startswith("hub:") or place.lower().endswith(".parquet"):
+        return True
+    return data.source == "hub" and Path(place).is_dir() and any(Path(place).rglob("*.parquet"))
+
+
+def is_here(data: Data, *, patterns: Sequence[str] | None = None) -> bool:
+    """Tell whether the files that `bring` would give are on this machine; touches no network."""
+    here = _cached(data)
+    return here is not None and _is_whole(here, data, patterns)
+
+
+def bring(data: Data, *, patterns: Sequence[str] | None = None) -> str:
+    """Bring a data set where it is not on this machine, and say where it is; raises as `snapshot` does."""
+    folder, revision = snapshot(data, patterns=patterns)
+    return f"{folder} (revision {revision})"
+
+
+def snapshot(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, str]:
     """Find the files of a data set on this machine, or download them with progress and resume.
 
     Args:
@@ -183,12 +206,6 @@ def bring(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, s
     there = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     files.write_atomic(_marker(folder, data, patterns), json.dumps(there).encode())
     return folder, folder.name
-
-
-def is_here(data: Data, *, patterns: Sequence[str] | None = None) -> bool:
-    """Tell whether the files that `bring` would give are on this machine; touches no network."""
-    here = _cached(data)
-    return here is not None and _is_whole(here, data, patterns)
 
 
 def _name(data: Data) -> str:

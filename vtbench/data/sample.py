@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vtbench import images, pictures
+from vtbench import data, images, pictures
+from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample, Strict
 
@@ -49,7 +50,19 @@ class Index(Strict):
     pictures: tuple[Entry, ...]
 
 
-class Source:
+def is_here(data: Data) -> bool:
+    """They always are."""
+    del data
+    return True
+
+
+def bring(data: Data) -> str:
+    """Say that nothing is to be brought."""
+    del data
+    return "its pictures come with vtbench"
+
+
+class Source(data.Source):
     """The embedded pictures, by id."""
 
     def __init__(self, *, size: int | None, path: Path | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -158,6 +158,15 @@ class FrechetDistance:
         empty = np.empty((0, FEATURES), dtype=np.float32)
         real, fake = (np.concatenate([empty, *self._features[which]]) for which in (True, False))
         return real, fake
+
+
+def inception_features(device: torch.device) -> Callable[[Tensor], Floats]:
+    """Load FID's Inception network; the result gives the features, (B, 2048), of uint8 pictures (B, 3, H, W).
+
+    Raises:
+        WeightsError: if its file is not on this machine.
+    """
+    return FrechetDistance(device=device).features
 
 
 def feed(

@@ -71,8 +71,8 @@ class Network(nn.Module):
         Raises:
             DataError: if a file is damaged.
         """
-        pictures = [images.from_pil(pictures.read(file, f"{self.config.format} file")) for file in codes.bitstream]
-        return torch.stack(pictures).float()
+        read = (pictures.read(file, f"{self.config.format} file") for file in codes.bitstream)
+        return torch.stack([images.from_pil(picture) for picture in read]).float()
 
     def _file(self, picture: Tensor) -> bytes:
         file = io.BytesIO()
