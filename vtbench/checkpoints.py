@@ -230,12 +230,15 @@ _CONVERT = (
 def _read_pickle(path: Path) -> dict[Any, Any]:
     import torch
 
-    harmless: list[Any] = [(_Bystander, name) for name in _BYSTANDERS] + [(_PlainDictionary, name) for name in _DICTIONARIES]
+    harmless: list[Any] = [(_Bystander, name) for name in _BYSTANDERS] + [
+        (_PlainDictionary, name) for name in _DICTIONARIES
+    ]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
             # Newer pickle protocols are read or refused like older ones; warnings add nothing to our errors.
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # by a path's ending torch would choose another reader
+                found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes its reader raise nearly anything
         raise _refused(path, error) from error
     if not isinstance(found, dict):

@@ -19,10 +19,12 @@ from vtbench import checkpoints, files, states
 from vtbench.cards import TokenizerCard, WeightsFile, WeightsSource
 from vtbench.errors import WeightsError
 from vtbench.results import WeightsOrigin
+from vtbench.states import dropped as dropped
 from vtbench.states import few
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -496,5 +498,5 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         tensor = state[name].detach().cpu().contiguous()
         total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode("utf-8", "surrogatepass"))
         if tensor.numel():
-            total.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+            total.update(tensor.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
