@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "types"},
     {"files", "cards", "protocols", "results", "statistics"},
     {"device"},
-    {"images", "pictures", "geometry", "weights", "backbones"},
+    {"images", "pictures", "geometry", "checkpoints", "states", "weights", "backbones"},
     {"networks", "metrics", "ocr", "data"},
     {"reading"},
     {"scoring", "tokenizer", "task"},

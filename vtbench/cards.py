@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vtbench.errors import CardError
 from vtbench.types import Strict
@@ -60,24 +60,60 @@ class Code(Strict):
     """Downsampling factor of each side."""
 
 
+def _inside(path: str | None) -> str | None:
+    """Refuse a path that would lead out of the folder that it is joined to."""
+    if path is not None:
+        parts = path.split("/")
+        if path != path.strip() or "\\" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
+            raise ValueError("expected a path inside its folder: no leading /, no empty part, no .., no \\ and no :")
+        if not path.isprintable():
+            raise ValueError("expected a path of printable characters")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+
+
+class WeightsFile(Strict):
+    """One of several files that hold the weights together."""
+
+    file: Inside
+    prefix: str = ""
+    """What the file's names lack in front, such as "encoder."."""
+    sha256: str | None = None
+
+
 class WeightsSource(Strict):
     """Where the published weights lie and how their file is laid out."""
 
-    package: str | None = None
+    package: Inside | None = None
     """A file that ships inside vtbench (`vtbench/assets/weights/`)."""
     hub: str | None = None
     """A repository on the Hugging Face hub, as owner/name."""
     url: str | None = None
-    """A plain download address, where no hub has the file."""
-    file: str | None = None
-    revision: str | None = None
+    """A plain download address, where no hub has the file; with `files`, the address that their names are joined to."""
+    file: Inside | None = None
+    """One file in the hub's repository, or its name in the cache. A sharded checkpoint is named by its index."""
+    files: tuple[WeightsFile, ...] = ()
+    """Several files instead of one, such as encoder and decoder."""
+    revision: Inside | None = None
     sha256: str | None = None
+    """Digest of `file`; of several files each has its own."""
     key: str | None = None
     """The entry of the container that holds the tensors, such as "state_dict"."""
+    strip: str | None = None
+    """A prefix that the published names of the network lack, such as "module."; an error where no name begins so."""
     ema_prefix: str | None = None
-    """Prefix of an exponential-moving-average copy whose names have lost their dots; the copy is used where present."""
+    """Prefix of an exponential-moving-average copy, whose names may have lost their dots. The copy is used; an error
+    where no name begins so."""
     drop: tuple[str, ...] = ()
     """Prefixes of tensors that training left in the file and the network does not have."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> WeightsSource:
+        if self.files and (self.file or self.package or self.sha256):
+            raise ValueError("[[weights.files]] stands instead of file, package and sha256; remove one of them")
+        return self
 
 
 class Source(Strict):

@@ -1,74 +1,123 @@
-"""Weights: where they are cached, how they are brought, checked, read safely and loaded strictly.
+"""Weights: where they are cached, how they are brought, found, and loaded strictly.
 
-torch is imported inside the functions that need it, so that a missing file is reported before torch has started.
+Files are read by `vtbench.checkpoints`, their names made the published ones by `vtbench.states`. torch is imported
+inside the functions that need it, so that a missing file is reported before torch has started.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import pickle
-import warnings
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtbench import files
-from vtbench.cards import TokenizerCard, WeightsSource
+from vtbench import checkpoints, files, states
+from vtbench.cards import TokenizerCard, WeightsFile, WeightsSource
 from vtbench.errors import WeightsError
+from vtbench.results import WeightsOrigin
+from vtbench.states import dropped as dropped
+from vtbench.states import few
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WeightsState = Literal["published", "local", "synthetic", "none"]
-"""published: the card's own file; local: a file or mapping of the user's; synthetic: made up; none: nothing to load."""
+
+@dataclass(frozen=True)
+class Loaded:
+    """The tensors of a network under their published names, and whose they are."""
+
+    state: Mapping[str, Tensor] | None
+    """None where there is nothing to load."""
+    origin: WeightsOrigin
+    digest: str | None
+    """sha256 of the file; of several files: of their digests in order; of a mapping: `state_digest`."""
+    ema: int = 0
+    """How many tensors came from an averaged copy."""
+    notes: tuple[str, ...] = ()
+    """What was found and done, a sentence each."""
+
 
 # --- finding and bringing files ---------------------------------------------------------------------------------------
 
 
-def locate(card: TokenizerCard, *, download: bool = True) -> Path | None:
+def parts_of(source: WeightsSource) -> tuple[WeightsFile, ...]:
+    """The published files of a card, one or several, in the card's order."""
+    name = source.file or source.package
+    return source.files or ((WeightsFile(file=name, sha256=source.sha256),) if name else ())
+
+
+def locate(card: TokenizerCard) -> Path | None:
+    """Find the published weights of a card as `locate_all` does; the first of its files, or None where it has none."""
+    return next(iter(locate_all(card)), None)
+
+
+def locate_all(card: TokenizerCard) -> tuple[Path, ...]:
     """Find the published weights of a card on this machine; bring them from the hub where they are missing.
 
     Returns:
-        The file, or None where the network has no weights at all.
+        One path a file of the card; empty where the network has no weights at all.
 
     Raises:
         WeightsError: within a few seconds, naming the file, where it is published and both ways to bring it.
     """
     source = card.weights
     if source is None:
-        return None
-    path = cached(source)
-    if path is None and download and (source.hub or source.url):
-        path = bring(card)
-    if path is None:
-        raise WeightsError(_missing(card, source))
-    if source.sha256:
-        files.check_sha256(path, source.sha256)
-    return path
+        return ()
+    found = cached_all(source)
+    if not found:
+        return bring(card)
+    _check(source, found)
+    return found
 
 
 def cached(source: WeightsSource) -> Path | None:
-    """Look for a published file where it would lie on this machine; touches no network."""
+    """Look for published files where they would lie on this machine; the first of them, or None unless all are there.
+
+    Touches no network.
+    """
+    return next(iter(cached_all(source)), None)
+
+
+def cached_all(source: WeightsSource) -> tuple[Path, ...]:
+    """Look for published files where they would lie on this machine; touches no network.
+
+    Returns:
+        One path a file of the card; empty unless all are there, the shards of an index included.
+    """
+    paths = [_cached(source, part.file) for part in parts_of(source)]
+    found = tuple(path for path in paths if path is not None)
+    if len(found) < len(paths):
+        return ()
+    try:
+        for path in found:
+            checkpoints.files_of(path)
+    except WeightsError:
+        return ()
+    return found
+
+
+def _cached(source: WeightsSource, file: str) -> Path | None:
     if source.package:
-        path = Path(__file__).resolve().parent / "assets" / "weights" / source.package
-        return path if path.is_file() else None
-    if source.hub and source.file:
+        path = Path(__file__).resolve().parent / "assets" / "weights" / file
+    elif source.hub:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(source.hub, source.file, revision=source.revision)
+        found = try_to_load_from_cache(source.hub, file, revision=source.revision)
         return Path(found) if isinstance(found, str) else None
-    if source.url and source.file:
-        path = files.cache_folder() / "weights" / source.file
-        return path if path.is_file() else None
-    return None
+    else:
+        path = files.cache_folder() / "weights" / file
+    return path if path.is_file() else None
 
 
-def bring(card: TokenizerCard) -> Path:
-    """Download the published file of a card, with progress and resume.
+def bring(card: TokenizerCard) -> tuple[Path, ...]:
+    """Download the published files of a card, with progress and resume.
+
+    Returns:
+        One path a file of the card.
 
     Raises:
         WeightsError: if the endpoint is out of reach, the file is gated or missing there, or its digest is wrong.
@@ -76,16 +125,34 @@ def bring(card: TokenizerCard) -> Path:
     source = card.weights
     if source is None:
         raise WeightsError(f"{card.name}: needs no weights; there is nothing to fetch")
-    if source.hub and source.file:
-        path = _bring_from_hub(card, source.hub, source.file, source.revision)
-    elif source.url and source.file:
-        path = files.cache_folder() / "weights" / source.file
-        files.download(source.url, path, source.sha256)
-    else:
+    parts = parts_of(source)
+    if source.package or not parts or not (source.hub or source.url):
         raise WeightsError(_missing(card, source))
-    if source.sha256:
-        files.check_sha256(path, source.sha256)
-    return path
+    found = tuple(_bring(card, source, part) for part in parts)
+    _check(source, found)
+    return found
+
+
+def _check(source: WeightsSource, found: Sequence[Path]) -> None:
+    for part, path in zip(parts_of(source), found, strict=True):
+        if part.sha256:
+            files.check_sha256(path, part.sha256)
+
+
+def _bring(card: TokenizerCard, source: WeightsSource, part: WeightsFile) -> Path:
+    if path := _cached(source, part.file):
+        brought = path
+    elif source.hub:
+        brought = _bring_from_hub(card, source.hub, part.file, source.revision)
+    else:
+        brought = files.cache_folder() / "weights" / part.file
+        address = f"{source.url}/{part.file}" if source.files else str(source.url)
+        files.download(address, brought, part.sha256)
+    if source.hub and brought.name.endswith(checkpoints.INDEX):
+        folder = part.file.rpartition("/")[0]
+        for shard in checkpoints.named_shards(brought):
+            _bring_from_hub(card, source.hub, f"{folder}/{shard}".lstrip("/"), source.revision)
+    return brought
 
 
 def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: str | None) -> Path:
@@ -109,112 +176,147 @@ def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: s
 
 
 def _missing(card: TokenizerCard, source: WeightsSource | None) -> str:
-    if source is None or source.file is None:
+    if source is None or source.package:
         return (
             f"{card.name}: the weight file {source.package if source else ''} is not in the package; install it again"
         )
+    names = few(part.file for part in parts_of(source))
     place = f"hub repository {source.hub}" if source.hub else source.url
+    if not names or place is None:
+        return f"{card.name}: its card names no file that could be fetched; give one with --weights PATH"
     return (
-        f"{card.name}: weights {source.file} are not on this machine; they are published in {place}: "
+        f"{card.name}: weights {names} are not on this machine; they are published in {place}: "
         f"run `vtbench fetch {card.name}` where there is a network, or give a file with --weights PATH"
     )
 
 
-# --- reading files ----------------------------------------------------------------------------------------------------
+# --- reading them -----------------------------------------------------------------------------------------------------
+
+
+def find_state(
+    card: TokenizerCard,
+    given: str | Path | Sequence[Path] | Mapping[str, Any] | None = None,
+    *,
+    wanted: Collection[str] = (),
+) -> Loaded:
+    """Find the tensors that a card's network is to be loaded with.
+
+    Args:
+        card: its `[weights]` says where the published files lie and how they are laid out.
+        given: None for the card's own files; the path of a checkpoint, of the index of a sharded one or of a folder
+            that holds one; several such paths; or a mapping of names to tensors or arrays, which may be wrapped in a
+            `state_dict`.
+        wanted: the network's published names (`published_names`); prefixes of wrappers are found by them.
+
+    Raises:
+        WeightsError: if the weights are missing, damaged, or not clearly one network's.
+    """
+    source = card.weights
+    if source is None:
+        if given is not None:
+            raise WeightsError(f"{card.name} has no weights; leave --weights out")
+        return Loaded(None, "none", None)
+    if isinstance(given, Mapping):
+        try:
+            state = states.open_container(given, source, wanted, partial=True)
+        except WeightsError as error:
+            raise WeightsError(f"{card.name}: the given mapping {error}") from error
+        return Loaded(state.tensors, "local", state_digest(state.tensors), state.ema, tuple(state.notes))
+    parts = parts_of(source)
+    if given is None:
+        return _read_parts(source, parts, locate_all(card), wanted, "packaged" if source.package else "published")
+    paths = [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
+    notes: list[str] = []
+    if len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
+        paths = [paths[0] / part.file for part in parts]
+    elif len(parts) > 1 and len(paths) == len(parts):
+        paths = _in_order(paths, parts, notes)
+    elif len(parts) > 1 and len(paths) == 1:
+        notes.append("one file was given for the card's several, and is taken to hold all of their tensors")
+        parts = ()
+    elif len(paths) != len(parts):
+        parts = ()
+    found = _read_parts(source, parts, paths, wanted, "local")
+    return Loaded(found.state, found.origin, found.digest, found.ema, (*notes, *found.notes))
+
+
+def _in_order(paths: Sequence[Path], parts: Sequence[WeightsFile], notes: list[str]) -> list[Path]:
+    """Several files in the card's order: by their names where these are the card's, else as they were given."""
+    by_name = {path.name: path for path in paths}
+    names = [Path(part.file).name for part in parts]
+    if set(by_name) == set(names):
+        return [by_name[name] for name in names]
+    said = ", ".join(f"{path.name} for {name}" for path, name in zip(paths, names, strict=True))
+    notes.append(f"the files were taken in the order in which they were given: {said}")
+    return list(paths)
+
+
+def _read_parts(
+    source: WeightsSource,
+    parts: Sequence[WeightsFile],
+    paths: Sequence[Path],
+    wanted: Collection[str],
+    origin: WeightsOrigin,
+) -> Loaded:
+    """Read one or several checkpoints into one state; `parts` is empty where they are not the card's."""
+    whole: dict[str, Tensor] = {}
+    digests, notes, ema = [], [], 0
+    for place, path in enumerate(paths):
+        prefix = parts[place].prefix if parts else ""
+        names = [name.removeprefix(prefix) for name in wanted if name.startswith(prefix)]
+        if prefix and origin == "local":  # a file of the user's may hold the whole names already
+            names = [*names, *(name for name in wanted if name.startswith(prefix))]
+        state, digest = _read(path, source, names)
+        prefixed = {name: name if wanted and name in wanted else prefix + name for name in state.tensors}
+        twice = [new for new in prefixed.values() if new in whole]
+        if twice:
+            raise WeightsError(f"{path}: holds {few(twice)}, which a file before it holds too")
+        whole |= {prefixed[name]: tensor for name, tensor in state.tensors.items()}
+        digests.append(digest)
+        ema += state.ema
+        notes += state.notes if len(paths) == 1 else [f"{path.name}: {note}" for note in state.notes]
+    expected = [part.sha256 for part in parts]
+    own = [
+        bool(digest and said and digest.startswith(said)) for digest, said in zip(digests, expected, strict=bool(parts))
+    ]
+    if origin == "local" and own and all(own):
+        origin = "packaged" if source.package else "published"
+    return Loaded(whole, origin, _joined(digests), ema, tuple(notes))
+
+
+def _read(path: Path, source: WeightsSource | None, wanted: Collection[str]) -> tuple[states.State, str]:
+    """Read one checkpoint, its shards together, and hash what was read."""
+    shards = checkpoints.files_of(path)
+    container: dict[Any, Any] = {}
+    for shard in shards:
+        held = checkpoints.read(shard)
+        if twice := [name for name in held if name in container]:
+            raise WeightsError(f"{shard}: holds {few(twice)}, which a shard before it holds too")
+        container |= held
+    try:
+        state = states.open_container(container, source, wanted)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if len(shards) > 1:
+        state.notes.insert(0, f"{len(shards)} shards were read")
+    return state, _joined([files.sha256(shard) for shard in shards])
+
+
+def _joined(digests: Sequence[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def read(path: Path, source: WeightsSource | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint file; a pickle may hold nothing but tensors and plain containers.
+    """Read the tensors of a checkpoint; a pickle may hold nothing but tensors and plain containers.
 
     Args:
         path: .safetensors, or anything that `torch.save` wrote.
-        source: the layout that the card describes; where left out, a lone "state_dict" or "model" key is followed.
+        source: the layout that a card describes; where left out, a lone "state_dict" or "model" key is followed.
 
     Raises:
         WeightsError: if the file is missing, truncated, not a checkpoint or would run code.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; expected a checkpoint (.safetensors, .ckpt, .pt or .pth)")
-    container = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = _open_container(container, source, path)
-    if source is None:
-        return state
-    if source.ema_prefix:
-        state = _with_ema(state, source.ema_prefix)
-    return dropped(state, source.drop)
-
-
-def dropped(state: Mapping[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:
-    """Leave out the tensors that a card says are not the network's."""
-    unwanted = tuple(prefixes)
-    return {name: tensor for name, tensor in state.items() if not name.startswith(unwanted)}
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
-
-
-class _TrainerState:
-    """Stands in for classes of a trainer that a checkpoint names beside its tensors; nothing is ever made of it."""
-
-
-_TRAINER_CLASSES = (
-    # Lightning 1 keys the state of its callbacks by their classes.
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
-)
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    import torch
-
-    harmless = torch.serialization.safe_globals([(_TrainerState, name) for name in _TRAINER_CLASSES])
-    try:
-        with warnings.catch_warnings(), harmless:
-            # Newer pickle protocols are read or refused like older ones; the warning adds nothing to our error.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: not a pickle of tensors alone, it is broken or could run code, and was not opened; "
-            "fetch it again, or convert it to safetensors on a machine that you trust it on"
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a whole checkpoint ({reason}); fetch it again") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: holds a {type(found).__name__}, expected a dictionary of tensors")
-    return found
-
-
-def _open_container(container: Mapping[str, Any], source: WeightsSource | None, path: Path) -> dict[str, Tensor]:
-    import torch
-
-    keys = (source.key,) if source and source.key else ("state_dict", "model")
-    for key in keys:
-        if key is not None and isinstance(container.get(key), Mapping):
-            container = container[key]
-            break
-    tensors = {name: value for name, value in container.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(
-            f"{path}: holds no tensors (its keys are {_few(container)}); expected them under {_few(keys)}"
-        )
-    return tensors
-
-
-def _with_ema(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Take the averaged copy of every tensor that has one; its names are the plain ones without their dots."""
-    averages = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    plain = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-    return {name: averages.get(name.replace(".", ""), tensor) for name, tensor in plain.items()}
+    return _read(path, source, ())[0].tensors
 
 
 # --- loading into a network -------------------------------------------------------------------------------------------
@@ -229,11 +331,17 @@ def published_names(network: nn.Module) -> dict[str, str]:
     return {own: rename(own) if rename else own for own in network.state_dict()}
 
 
-def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, copy: bool = True) -> None:
     """Load published tensors into a network: every one must be there, fit, and be wanted.
 
-    Constants that the network computes itself (non-persistent buffers) are not missed; where the state holds them they
-    must be equal to the network's own.
+    The network keeps its own types: a file in half precision becomes float32. Tensors of a network on the meta device
+    (`build_empty`) are replaced. Constants that the network computes itself (non-persistent buffers) are not missed;
+    where the state holds them they must be equal to the network's own.
+
+    Args:
+        network: the network, on a device or empty.
+        state: tensors under their published names.
+        copy: whether an empty network gets copies; False where nobody else holds or changes the state's tensors.
 
     Raises:
         WeightsError: listing missing, unexpected and misshapen tensors by name; nothing is overwritten then.
@@ -244,28 +352,98 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     names = published_names(network)
     persistent = {names[name]: tensor for name, tensor in own.items()}
     constants = {name: buffer for name, buffer in network.named_buffers() if name not in own}
-    missing = [name for name in persistent if name not in state]
-    unexpected = [name for name in state if name not in persistent and name not in constants]
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in persistent.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    changed = [
-        name
-        for name, buffer in constants.items()
-        if name in state
-        and not (
-            state[name].shape == buffer.shape and torch.allclose(state[name].to(buffer), buffer, rtol=1e-5, atol=1e-6)
-        )
-    ]
-    wrong = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen, "another constant": changed}
-    found = [f"{len(names)} {what} ({_few(names)})" for what, names in wrong.items() if names]
+    shared = [name for name in persistent if name in state]
+    wrong = {
+        "missing": [name for name in persistent if name not in state],
+        "unexpected": [name for name in state if name not in persistent and name not in constants],
+        "wrong shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(persistent[name].shape)}"
+            for name in shared
+            if state[name].shape != persistent[name].shape
+        ],
+        "not floating point": [
+            f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+            for name in shared
+            if persistent[name].is_floating_point() and not _is_plain_float(state[name])
+        ],
+        "another constant": [
+            name for name, buffer in constants.items() if name in state and not _same(state[name], buffer)
+        ],
+    }
+    found = [f"{len(names)} {what} ({few(names)})" for what, names in wrong.items() if names]
     if found:
-        raise WeightsError(f"the checkpoint does not fit the network: {'; '.join(found)}; is it another variant's?")
+        question = "is it quantised?" if wrong["not floating point"] else "is it another variant's?"
+        raise WeightsError(f"the checkpoint does not fit the network: {'; '.join(found)}; {question}")
+    empty = {}
     with torch.no_grad():
-        for name, tensor in persistent.items():
-            tensor.copy_(state[name])
+        for name, tensor in own.items():
+            value = state[names[name]].detach()
+            if tensor.is_meta:
+                filled = value.to("cpu", tensor.dtype, copy=copy)
+                empty[name] = filled.contiguous()
+            else:
+                tensor.copy_(value)
+    if empty:
+        # Strict would miss the tensors that are filled already.
+        network.load_state_dict(empty, strict=False, assign=True)
+
+
+def _is_plain_float(tensor: Tensor) -> bool:
+    import torch
+
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_quantized
+
+
+def _same(tensor: Tensor, constant: Tensor) -> bool:
+    import torch
+
+    return tensor.shape == constant.shape and torch.allclose(tensor.to(constant), constant, rtol=1e-5, atol=1e-6)
+
+
+def build_empty(factory: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network without memory for its tensors, which `load_state` then fills.
+
+    A network computes its constants on a named device, `torch.tensor(..., device="cpu")`. One that doesn't, or that
+    needs values while it is built, is built as usual.
+
+    Args:
+        factory: makes the network; called twice where the network can't be built empty.
+
+    Returns:
+        The network, its parameters and persistent buffers on the meta device where that can be.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            network = factory()
+    except Exception:  # a network of anybody's; what is really wrong is raised by the second try
+        return factory()
+    return factory() if _lacks_constants(network) else network
+
+
+def _lacks_constants(network: nn.Module) -> bool:
+    """Whether an empty network holds values that no checkpoint brings back."""
+    import torch
+
+    stored = network.state_dict(keep_vars=True)
+    registered = {id(tensor) for tensor in stored.values()}
+    for name, tensor in stored.items():
+        counter = name.endswith("num_batches_tracked")  # of a normalisation; 0 in every new network
+        if tensor.is_meta and not tensor.is_floating_point() and not counter:
+            return True
+    if any(buffer.is_meta and id(buffer) not in registered for buffer in network.buffers()):
+        return True
+    held = [value for module in network.modules() for value in vars(module).values()]
+    while held:
+        value = held.pop()
+        if isinstance(value, torch.Tensor) and value.is_meta and id(value) not in registered:
+            return True
+        if isinstance(value, list | tuple):
+            held += value
+        elif type(value) is dict:
+            held += [item for item in value.values() if id(item) not in registered]
+    return False
 
 
 def fill_values(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -301,21 +479,24 @@ def synthetic_state(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     state = {}
     for own, tensor in network.state_dict().items():
         name = names[own]
-        made_up = tensor.is_floating_point()
-        state[name] = torch.from_numpy(fill_values(name, tuple(tensor.shape), seed)) if made_up else tensor.clone()
+        if tensor.is_floating_point():
+            state[name] = torch.from_numpy(fill_values(name, tuple(tensor.shape), seed))
+        else:
+            state[name] = torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.clone()
     return state
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """sha256 over the names, shapes and bytes of the tensors: the identity of weights that came as a mapping."""
+    """sha256 over the names, shapes and bytes of the tensors: the identity of weights that came as a mapping.
+
+    Tensors of every type are hashed by their bytes, one after another.
+    """
+    import torch
+
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
-        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        total.update(tensor.flatten().view(-1).numpy().tobytes() if tensor.numel() else b"")
+        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode("utf-8", "surrogatepass"))
+        if tensor.numel():
+            total.update(tensor.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:5]) + (f", … {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -211,9 +211,9 @@ class Quantizer(nn.Module):
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         self.codes = math.prod(levels)
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("levels", torch.tensor(levels, device="cpu"), persistent=False)
         places = [math.prod(levels[:index]) for index in range(len(levels))]  # the first channel is the lowest digit
-        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.register_buffer("places", torch.tensor(places, device="cpu"), persistent=False)
 
     def indices(self, z: Tensor) -> Tensor:
         """(B, h, w, C) -> one index for every len(levels) channels, int64 (B, h, w, C / len(levels))."""

@@ -121,9 +121,11 @@ class Quantizer(nn.Module):
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("levels", torch.tensor(levels, device="cpu"), persistent=False)
         places = [math.prod(levels[:i]) for i in range(len(levels))]
-        self.register_buffer("basis", torch.tensor(places), persistent=False)  # channel 0 is the lowest digit
+        self.register_buffer(
+            "basis", torch.tensor(places, device="cpu"), persistent=False
+        )  # channel 0 is the lowest digit
 
     def bound(self, z: Tensor) -> Tensor:
         """Squash channel c of (B, channels, h, w) so that rounding gives exactly levels[c] different integers."""

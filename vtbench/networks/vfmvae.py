@@ -129,7 +129,7 @@ class ProjectionAttention(nn.Module):
         self.qkv = nn.Linear(before, 3 * wide, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(wide))
         self.v_bias = nn.Parameter(torch.zeros(wide))
-        self.register_buffer("zero_k_bias", torch.zeros(wide), persistent=False)
+        self.register_buffer("zero_k_bias", torch.zeros(wide, device="cpu"), persistent=False)
         self.zero_k_bias: Tensor
         self.proj = nn.Linear(after, after)
 
@@ -274,7 +274,7 @@ class Upsample(nn.Module):
         self.norm = norm(after if norm_last else before)
         self.depthwise = depthwise(before, 3, bias=False)
         self.pointwise = pointwise(before, 4 * after, bias=False)
-        row = torch.tensor([float(math.comb(taps - 1, index)) for index in range(taps)])
+        row = torch.tensor([float(math.comb(taps - 1, index)) for index in range(taps)], device="cpu")
         kernel = torch.outer(row, row) / row.sum().square()
         self.register_buffer("blur_weight", kernel.repeat(after, 1, 1, 1), persistent=False)
         self.blur_weight: Tensor
