@@ -7,6 +7,7 @@ Licence: MIT
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import torch
@@ -18,6 +19,10 @@ from vtbench.types import Strict
 
 SCORES_AT_ONCE = 1 << 24
 """64 MiB of scores, whatever the number of pictures and the size of the codebook."""
+
+
+MIDDLE = ("block_1", "attn_1", "block_2")
+"""The parts of the middle, in the order in which they run."""
 
 
 class Layout(Strict):
@@ -243,6 +248,14 @@ class Autoencoder(nn.Module):
         """(B, code_channels, h, w) -> (B, 3, H, W), unclamped."""
         out: Tensor = self.decoder(self.post_quant_conv(z))
         return out
+
+
+def name_in_running_order(own: str, levels: int) -> str:
+    """Name a tensor of an encoder or decoder as LlamaGen does, which numbers the decoder's levels as they run."""
+    name = re.sub(r"^decoder\.up\.(\d+)", lambda level: f"decoder.conv_blocks.{levels - 1 - int(level[1])}", own)
+    name = re.sub(r"^encoder\.down\.", "encoder.conv_blocks.", name)
+    name = re.sub(r"(conv_blocks\.\d+)\.block\.", r"\1.res.", name)
+    return re.sub(r"\.mid\.(block_1|attn_1|block_2)\.", lambda part: f".mid.{MIDDLE.index(part[1])}.", name)
 
 
 def lookup(indices: Tensor, table: Tensor) -> Tensor:
