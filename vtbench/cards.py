@@ -98,7 +98,8 @@ class TokenizerCard(Strict):
     family: str
     network: ModuleName
     """`ibq` means vtbench/networks/ibq.py; never a class, a dotted path or code."""
-    kind: Literal["discrete", "continuous", "codec"]
+    kind: Literal["discrete", "continuous", "codec", "understanding"]
+    """understanding: tokens that no decoder turns into pixels again."""
     title: str
     description: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
