@@ -34,6 +34,8 @@ class Layout(Strict):
     """Width of each level over `channels`, from full resolution down; each but the last halves the sides."""
     blocks: int = Field(default=2, ge=1)
     """Residual blocks of an encoder level; a decoder level has one more."""
+    attends: bool = True
+    """Whether the blocks of the lowest level attend, beside the middle that always does."""
     z_channels: int = Field(default=256, ge=1)
     """Channels between the encoder or decoder and its 1x1 convolution beside the bottleneck."""
 
@@ -132,8 +134,8 @@ class Level(nn.Module):
 class Down(Level):
     """A level of the encoder: blocks, then half the sides on all but the last."""
 
-    def __init__(self, before: int, after: int, blocks: int, *, last: bool) -> None:
-        super().__init__(before, after, blocks, attention=last)
+    def __init__(self, before: int, after: int, blocks: int, *, attention: bool, last: bool) -> None:
+        super().__init__(before, after, blocks, attention=attention)
         self.downsample = nn.Identity() if last else Downsample(after)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,9 +179,12 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [layout.channels * multiplier for multiplier in layout.multipliers]
         before = [layout.channels, *widths[:-1]]
+        lowest = len(widths) - 1
         self.conv_in = conv3(3, layout.channels)
         self.down = nn.ModuleList(
-            Down(before[level], width, layout.blocks, last=level == len(widths) - 1)
+            Down(
+                before[level], width, layout.blocks, attention=layout.attends and level == lowest, last=level == lowest
+            )
             for level, width in enumerate(widths)
         )
         self.mid = Middle(widths[-1])
@@ -203,10 +208,11 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [layout.channels * multiplier for multiplier in layout.multipliers]
         before = [*widths[1:], widths[-1]]
+        lowest = len(widths) - 1
         self.conv_in = conv3(layout.z_channels, widths[-1])
         self.mid = Middle(widths[-1])
         self.up = nn.ModuleList(
-            Up(before[level], width, layout.blocks + 1, attention=level == len(widths) - 1, last=level == 0)
+            Up(before[level], width, layout.blocks + 1, attention=layout.attends and level == lowest, last=level == 0)
             for level, width in enumerate(widths)
         )
         self.norm_out = norm(widths[0])
