@@ -38,7 +38,7 @@ TINY = {
 
 
 def tempered(config: Config) -> Network:
-    """Fill as the fixtures were: with plain random weights the patches, then the slots become alike and take one code."""
+    """Fill as the fixtures were: with plain random weights patches and slots become alike and take one code."""
     network = Network(config).eval()
     state = synthetic_state(network)
     gains = {".gamma": 0.2, "crossattention.self.query.weight": 6, "attention.output.dense": 0.3}
