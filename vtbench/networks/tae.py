@@ -110,8 +110,9 @@ class Network(nn.Module):
         return _run(self.encoder, x)
 
     def encode(self, x: Tensor) -> Codes:
-        """(B, 3, H, W) in [0, 1] -> latent (B, latent_channels, h, w), as floats: the published demo's eight bits a
-        value, for a PNG of the latent, are its own.
+        """(B, 3, H, W) in [0, 1] -> latent (B, latent_channels, h, w), as floats.
+
+        The published demo keeps eight bits of each value, to write the latent as a PNG; the network itself does not.
         """
         return Codes(latent=self.latent(x))
 
