@@ -182,13 +182,13 @@ def card_for(place: str) -> TokenizerCard:
     drop = tuple(getattr(library_class(class_name), "_keys_to_ignore_on_load_unexpected", None) or ())
     if Path(place).is_dir():
         source = WeightsSource(drop=drop)
-        title = Path(place).resolve().name
+        title = f"diffusers-{Path(place).resolve().name}"  # a folder's name may be a card's
     else:
         repository, subfolder = _split(place)
         source = WeightsSource(hub=repository, file=subfolder + _file_of(repository, subfolder), drop=drop)
         title = f"{repository}/{subfolder}".strip("/")
     return TokenizerCard(
-        name=re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.") or "diffusers",
+        name=re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-."),
         family="diffusers",
         network="diffusers",
         kind="continuous" if codes is None else "discrete",
