@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vtbench import images
+from vtbench import geometry, pictures
 
 SMALL, LARGE = 256, 512
 OUT = Path(__file__).resolve().parent.parent / "vtbench" / "assets" / "sample"
@@ -658,10 +658,10 @@ def make(size: int, folder: Path, originals: dict[str, Path]) -> None:
     for item in PICTURES:
         if size not in item.sizes:
             continue
-        original = images.read(originals[item.package] / item.file)
+        original = pictures.read(originals[item.package] / item.file)
         if size == LARGE and min(original.size) < size:
             raise RuntimeError(f"{item.file} would have to be enlarged from {original.width}x{original.height}")
-        digest, length = save(folder / f"{item.id}.webp", images.resize_and_crop(original, size))
+        digest, length = save(folder / f"{item.id}.webp", geometry.resize_and_crop(original, size))
         total += length
         entries.append({
             "id": item.id, "file": f"{item.id}.webp", "title": item.title, "author": item.author,

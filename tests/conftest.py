@@ -48,7 +48,7 @@ def photographs() -> torch.Tensor:
     """Four natural pictures at 256 px, uint8 (4, 3, 256, 256)."""
     from PIL import Image
 
-    from vtbench import images
+    from vtbench import geometry, images
 
     named = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
-    return torch.stack([images.from_pil(images.resize_and_crop(Image.fromarray(np.array(p)), 256)) for p in named])
+    return torch.stack([images.from_pil(geometry.resize_and_crop(Image.fromarray(np.array(p)), 256)) for p in named])

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import functional as tv2
 
-from vtbench import images
+from vtbench import geometry, images, pictures
 from vtbench.errors import DataError
 from vtbench.protocols import GEOMETRIES, Geometry
 
@@ -60,12 +60,12 @@ def test_geometry_is_that_of_torchvision(shape: tuple[int, int]) -> None:
     picture = Image.fromarray(generator.integers(0, 256, (shape[1], shape[0], 3), dtype=np.uint8))
     resized = tv2.resize(picture, [256], interpolation=tv2.InterpolationMode.LANCZOS)
     expected = tv2.center_crop(resized, [256, 256])
-    assert np.array_equal(np.asarray(images.resize_and_crop(picture, 256)), np.asarray(expected))
+    assert np.array_equal(np.asarray(geometry.resize_and_crop(picture, 256)), np.asarray(expected))
 
 
 def test_picture_of_the_right_size_is_untouched() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
-    assert images.resize_and_crop(picture, 256) is picture
+    assert geometry.resize_and_crop(picture, 256) is picture
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -76,27 +76,27 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 def test_alpha_is_laid_over_white() -> None:
     half = Image.new("RGBA", (2, 1), (0, 0, 0, 128))
-    assert images.read(encoded(half, "PNG")).getpixel((0, 0)) == (127, 127, 127)
+    assert pictures.read(encoded(half, "PNG")).getpixel((0, 0)) == (127, 127, 127)
 
 
 def test_exif_orientation_is_applied() -> None:
     picture = Image.new("RGB", (8, 4), "red")
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    assert images.read(encoded(picture, "JPEG", exif=exif)).size == (4, 8)
+    assert pictures.read(encoded(picture, "JPEG", exif=exif)).size == (4, 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", encoded(Image.new("RGB", (64, 64)), "PNG")[:60]])
 def test_broken_file_is_one_line_with_its_name(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^cat\.png: not a readable picture \([^\n]+\)$"):
-        images.read(content, "cat.png")
+        pictures.read(content, "cat.png")
 
 
 # --- what `read` makes of files ---------------------------------------------------------------------------------------
 
 
 def levels(picture: Image.Image, kind: str = "PNG", **options: object) -> np.ndarray:
-    return np.asarray(images.read(encoded(picture, kind, **options)))
+    return np.asarray(pictures.read(encoded(picture, kind, **options)))
 
 
 RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
@@ -109,19 +109,19 @@ def test_sixteen_bit_greys_are_divided_by_257_and_rounded() -> None:
     for kind in ("PNG", "TIFF"):
         assert np.array_equal(levels(Image.fromarray(values), kind), np.repeat(expected[..., None], 3, -1))
     pgm = b"P5 10 1 65535\n" + values.astype(">u2").tobytes()
-    assert np.array_equal(np.asarray(images.read(pgm))[..., 0], expected)
+    assert np.array_equal(np.asarray(pictures.read(pgm))[..., 0], expected)
     assert np.array_equal(levels(Image.fromarray(RAMP))[..., 1].flatten(), np.arange(256))
 
 
 def test_sixteen_bit_colour_keeps_its_high_byte() -> None:
     ppm = b"P6 1 1 65535\n" + np.array([0x01FF, 0x80FF, 0xFFFF], dtype=">u2").tobytes()
-    assert abs(np.asarray(images.read(ppm)).flatten().astype(int) - [1, 128, 255]).max() <= 1
+    assert abs(np.asarray(pictures.read(ppm)).flatten().astype(int) - [1, 128, 255]).max() <= 1
 
 
 @pytest.mark.parametrize("values", [np.full((2, 2), 70000, np.int32), np.full((2, 2), 0.5, np.float32)])
 def test_32_bits_without_a_white_level_are_refused(values: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"state no white level"):
-        images.read(encoded(Image.fromarray(values), "TIFF"))
+        pictures.read(encoded(Image.fromarray(values), "TIFF"))
 
 
 def test_transparency_of_every_kind_is_laid_over_white() -> None:
@@ -139,7 +139,7 @@ def test_transparency_of_every_kind_is_laid_over_white() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_modes_of_few_colours_become_rgb(mode: str) -> None:
-    picture = images.read(encoded(Image.new("RGB", (2, 2), (255, 255, 255)).convert(mode), "PNG"))
+    picture = pictures.read(encoded(Image.new("RGB", (2, 2), (255, 255, 255)).convert(mode), "PNG"))
     assert picture.mode == "RGB"
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
@@ -148,7 +148,7 @@ def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("#ff0000", "#00ff00")]
     for kind in ("GIF", "PNG", "WEBP"):
         content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=10, lossless=True)
-        assert images.read(content).getpixel((0, 0)) == (255, 0, 0), kind
+        assert pictures.read(content).getpixel((0, 0)) == (255, 0, 0), kind
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -168,13 +168,13 @@ def test_every_exif_orientation_is_undone(turn: int) -> None:
 def test_jpeg_xl_is_turned_by_its_codestream_alone() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert images.read(encoded(Image.new("RGB", (8, 4), "red"), "JXL", exif=exif.tobytes())).size == (8, 4)
+    assert pictures.read(encoded(Image.new("RGB", (8, 4), "red"), "JXL", exif=exif.tobytes())).size == (8, 4)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, where it says the same
 def test_damaged_exif_is_passed_over() -> None:
     content = encoded(Image.new("RGB", (8, 4), "red"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
-    assert images.read(content).size == (8, 4)
+    assert pictures.read(content).size == (8, 4)
 
 
 # --- embedded profiles ------------------------------------------------------------------------------------------------
@@ -278,16 +278,16 @@ def test_cmyk_without_a_profile_follows_pillow() -> None:
 
 def test_pictures_without_pixels_or_with_far_too_many_are_refused() -> None:
     with pytest.raises(DataError, match=r"^a\.ppm: "):
-        images.read(b"P6 0 4 255\n", "a.ppm")
+        pictures.read(b"P6 0 4 255\n", "a.ppm")
     with pytest.raises(DataError, match=r"^b\.ppm: .*pixels"):
-        images.read(b"P6 20000 20000 255\n" + bytes(100), "b.ppm")
+        pictures.read(b"P6 20000 20000 255\n" + bytes(100), "b.ppm")
 
 
 def test_other_formats_stay_closed() -> None:
     """Pillow would start a program to draw EPS."""
     content = encoded(Image.new("RGB", (8, 8)), "EPS")
     with pytest.raises(DataError, match="cannot identify"):
-        images.read(content, "harmless.png")
+        pictures.read(content, "harmless.png")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of much that it then reads
@@ -300,7 +300,7 @@ def test_damaged_bytes_end_in_a_picture_or_in_one_line(kind: str) -> None:
         for place in generator.integers(0, len(damaged), 3):
             damaged[place] = generator.integers(0, 256)
         try:
-            assert images.read(bytes(damaged[: generator.integers(1, len(damaged))]), "x").mode == "RGB"
+            assert pictures.read(bytes(damaged[: generator.integers(1, len(damaged))]), "x").mode == "RGB"
         except DataError as error:
             assert "\n" not in str(error)
 
@@ -309,7 +309,7 @@ def test_adm_halves_large_pictures_before_it_resizes() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     halved = pixels.reshape(550, 2, 650, 2, 3).mean((1, 3)).reshape(275, 2, 325, 2, 3).mean((1, 3))
-    found = images.fit(picture, "adm", 256).permute(1, 2, 0).numpy().astype(float)
+    found = geometry.fit(picture, "adm", 256).permute(1, 2, 0).numpy().astype(float)
     again = Image.fromarray(np.floor(halved + 0.5).astype(np.uint8)).resize((303, 256), Image.Resampling.BICUBIC)
     wanted = np.asarray(again.crop((23, 0, 279, 256))).astype(float)
     assert np.abs(found - wanted).max() <= 4  # Pillow rounds to levels after each halving
@@ -321,7 +321,7 @@ def test_adm_halves_large_pictures_before_it_resizes() -> None:
 @pytest.mark.parametrize("shape", [(300, 301), (301, 300), (256, 256), (700, 256), (90, 120)])
 def test_every_geometry_gives_the_size_that_was_asked(geometry: Geometry, shape: tuple[int, int]) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
-    found = images.fit(picture, geometry, 256)
+    found = geometry.fit(picture, geometry, 256)
     assert found.shape == (3, 256, 256)
     if shape == (256, 256) and geometry != "tensor-bilinear":
         assert torch.equal(found, images.from_pil(picture)), "a picture of the right size was changed"
@@ -329,9 +329,9 @@ def test_every_geometry_gives_the_size_that_was_asked(geometry: Geometry, shape:
 
 def test_native_padding_is_black_and_half_of_it_before() -> None:
     picture = Image.fromarray(np.full((33, 47, 3), 200, dtype=np.uint8))
-    found = images.fit(picture, "native-padded", 256)
+    found = geometry.fit(picture, "native-padded", 256)
     assert found.shape == (3, 48, 48)
-    left, top = images.padded_window(47, 33)
+    left, top = geometry.padded_window(47, 33)
     assert (left, top) == (0, 7)
     assert (found[:, top : top + 33, left : left + 47] == 200).all()
     assert found.sum() == 3 * 33 * 47 * 200

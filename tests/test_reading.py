@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from vtbench.reading import LINE_RATES, LINE_SIZES, text_totals
 
 NAMES = ("cer_micro", "legibility")

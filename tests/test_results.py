@@ -7,7 +7,7 @@ import pytest
 from builders import make_run
 from pydantic import ValidationError
 
-from vtbench import results
+from vtbench import files, results
 from vtbench.errors import ResultError
 from vtbench.results import Score, summarise
 
@@ -60,14 +60,14 @@ def test_only_whole_runs_with_real_weights_are_ranked() -> None:
 
 def test_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
-    results.write_atomic(path, b"old")
+    files.write_atomic(path, b"old")
 
     def broken(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", broken)
+    monkeypatch.setattr(files.os, "fsync", broken)
     with pytest.raises(ResultError, match="No space left on device"):
-        results.write_atomic(path, b"new")
+        files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
@@ -75,7 +75,7 @@ def test_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.
 def test_place_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="can't be written"):
-        results.check_writable(tmp_path / "file" / "results")
+        files.check_writable(tmp_path / "file" / "results")
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema_version": 2}'])

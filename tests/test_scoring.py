@@ -23,7 +23,7 @@ from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from vtbench import images as pixels
+from vtbench import geometry
 from vtbench.errors import CardError, DataError
 from vtbench.protocols import PROTOCOLS, Psnr, Ssim, Window
 from vtbench.scoring import Scores, prepare, score
@@ -169,7 +169,7 @@ def test_tokbench_scores_at_the_original_size() -> None:
     picture = raw(CASES["canonical"])[0]  # 400 x 333
     x = prepare("tokbench", picture)
     assert x.shape == (3, 256, 256)
-    left, top, width, height = pixels.letterbox_window(333, 400, 256)
+    left, top, width, height = geometry.letterbox_window(333, 400, 256)
     assert (left, top, width, height) == (21, 0, 214, 256)
     assert (x[:, :, :left] == -1).all()
     assert (x[:, :, left + width :] == -1).all()

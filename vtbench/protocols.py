@@ -1,4 +1,4 @@
-"""What a number means: the metrics and the protocols, by name. No torch here."""
+"""The published protocols and our own, as data: how pictures become numbers, by name. No torch here."""
 
 from __future__ import annotations
 
@@ -7,120 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from vtbench.catalogue import PSNR_CAP, RFID_MINIMUM
 from vtbench.errors import CardError
-
-Backbone = Literal["lpips-alex", "lpips-vgg", "inception", "easyocr", "rapidocr", "tesseract"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a reader must know of a metric."""
-
-    name: str
-    title: str
-    higher_is_better: bool
-    digits: int
-    """Decimals in a table."""
-    description: str
-    needs: tuple[Backbone, ...] = ()
-    """Backbones without which it can't be scored; `vtbench.backbones` finds and fetches them."""
-    cap: float | None = None
-    """What an infinite value counts in a mean with finite ones; without it one infinite value makes the mean so."""
-
-
-PSNR_CAP = 100.0
-"""dB that an infinite PSNR counts for in a mean with finite ones; a mean of infinite values alone stays infinite."""
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("psnr", "PSNR (dB)", True, 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
-        Metric("ssim", "SSIM", True, 4, "Wang 2004: Gaussian window 11, sigma 1.5, mean over RGB, border dropped"),
-        Metric("ssim_uniform", "SSIM (uniform 7)", True, 4, "scikit-image's default: flat window 7, sample covariance"),
-        Metric("ms_ssim", "MS-SSIM", True, 4, "Wang 2003: SSIM over five scales; from 161 px"),
-        Metric("ciede2000", "ΔE 2000", False, 3, "CIEDE2000 colour difference, mean over pixels; 1 is just visible"),
-        Metric("gmsd", "GMSD", False, 4, "Xue 2014: deviation of the similarity of luma gradients"),
-        Metric("haarpsi", "HaarPSI", True, 4, "Reisenhofer 2018: Haar wavelet similarity, with colour; from 16 px"),
-        Metric("flip", "FLIP", False, 4, "Andersson 2020: difference seen when flipped in place, 67 pixels a degree"),
-        Metric("lpips", "LPIPS", False, 4, "lpips package v0.1, AlexNet, pictures in [-1, 1]", ("lpips-alex",)),
-        Metric("lpips_vgg", "LPIPS (VGG)", False, 4, "lpips package v0.1, VGG16, pictures in [-1, 1]", ("lpips-vgg",)),
-        Metric(
-            "rfid",
-            "rFID",
-            False,
-            3,
-            "Fréchet distance of FID-Inception features, originals against reconstructions, TF1-compatible resize",
-            ("inception",),
-        ),
-        Metric("kid", "KID", False, 5, "kernel distance of the same features, unbiased at any number", ("inception",)),
-        Metric("inception_score", "IS", True, 2, "Inception score of the reconstructions, one split", ("inception",)),
-        Metric("cer", "CER", False, 4, "character error rate against the known text, in known boxes", ("easyocr",)),
-        Metric("cer_micro", "CER (micro)", False, 4, "all errors over all characters, in known boxes", ("easyocr",)),
-        Metric("wer", "WER", False, 4, "word error rate against the known text, in known boxes", ("easyocr",)),
-        Metric("cer_page", "CER (page)", False, 4, "character error rate, text found by the engine", ("easyocr",)),
-        Metric("wer_page", "WER (page)", False, 4, "word error rate, text found by the engine", ("easyocr",)),
-        Metric("ned", "NED", False, 4, "edit distance over the longer text's length, in known boxes", ("easyocr",)),
-        Metric("word_accuracy", "T-ACC", True, 4, "share of words read exactly and in order, in boxes", ("easyocr",)),
-        Metric("legibility", "legible from (px)", False, 1, "cap height from which CER is under 10%", ("easyocr",)),
-        Metric("mtf", "MTF", True, 3, "slanted edges, ISO 12233, over the original's step: mean of five levels"),
-        Metric("mtf50", "MTF50 (c/px)", True, 3, "frequency at which the MTF falls under one half; untouched 0.60"),
-        Metric("contrast", "contrast", True, 4, "share of line pairs' contrast kept, phase-locked, each in [0, 1]"),
-        Metric("acutance", "acutance", True, 4, "dead leaves' transfer under the CSF of IEEE 1858, 60 px/degree"),
-        Metric("spectral_ratio", "energy ratio", True, 3, "energy after over before, by octave; above 1 is false"),
-        Metric("coherence", "coherence", True, 4, "Fourier ring correlation with the original, by octave"),
-        Metric("line_survival", "line survival", True, 4, "share of thin lines' contrast kept, each in [0, 1]"),
-        Metric("smallest_line", "smallest line (px)", False, 2, "thinnest that keeps half its contrast, else infinite"),
-        Metric("flat_noise", "flat noise (levels)", False, 3, "standard deviation of the error within flat fields"),
-        Metric("banding", "banding (levels)", False, 2, "step of the uniform quantiser that would band ramps as much"),
-        Metric("repeat_psnr", "PSNR, 8 passes", True, 2, "PSNR in dB of the original and 8 round trips", cap=PSNR_CAP),
-        Metric(
-            "repeat_drop", "drop (dB)", False, 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent", cap=PSNR_CAP
-        ),
-        Metric("token_agreement", "tokens kept", True, 4, "share of tokens that a second pass leaves as they are"),
-        Metric("shift_psnr", "shift PSNR", True, 2, "PSNR in dB of moved and unmoved reconstruction", cap=PSNR_CAP),
-        Metric("bpp", "bits/pixel", False, 4, "bits of the codes or of the whole file, divided by the task's pixels"),
-        Metric(
-            "bpp_entropy", "entropy bits/pixel", False, 4, "the rate if an ideal order-0 coder packed the codes seen"
-        ),
-        Metric("code_usage", "code usage", True, 4, "share of the codebook seen over the task; grows with n"),
-        Metric("code_entropy", "bits/token", True, 2, "entropy of the codes seen over the task; grows with n"),
-        Metric("code_perplexity", "perplexity", True, 1, "2 to the entropy: codes in effective use; grows with n"),
-    )
-}
-
-CODE_METRICS = ("bpp", "bpp_entropy", "code_usage", "code_entropy", "code_perplexity")
-"""Measured in every run, because quality without its rate is half a result."""
-
-PIXEL_METRICS = (
-    *("psnr", "ssim", "ssim_uniform", "ms_ssim", "lpips", "lpips_vgg"),
-    *("ciede2000", "gmsd", "haarpsi", "flip"),
-)
-"""Metrics of one pair of pictures, which any task can have."""
-
-SET_METRICS = ("rfid", "kid")
-"""Distances between all originals and all reconstructions; single pictures don't have them."""
-
-TEXT_TOTALS = ("cer_micro", "legibility")
-"""Text metrics that come from all lines together; single pictures don't have them."""
-
-DETAIL_METRICS = (
-    "mtf",
-    "mtf50",
-    "contrast",
-    "acutance",
-    "spectral_ratio",
-    "coherence",
-    "line_survival",
-    "smallest_line",
-    "flat_noise",
-    "banding",
-)
-"""Measured on charts of known detail by `metrics.detail.measure`; each applies to some kinds of chart alone."""
-
-RFID_MINIMUM = 2048
-"""rFID is refused under this many pictures: the covariance of 2048 features would be singular."""
-
 
 Geometry = Literal[
     "pil-lanczos",
@@ -145,7 +33,7 @@ GEOMETRIES: dict[Geometry, str] = {
     "native-padded": "native size, padded with black to multiples of 16, half before and the rest after",
     "letterbox": "PIL's Lanczos filter to fit inside a black square, in its middle",
 }
-"""How a raw picture becomes what a tokenizer is fed (`vtbench.images.fit`)."""
+"""How a raw picture becomes what a tokenizer is fed (`vtbench.geometry.fit`)."""
 
 Rounding = Literal["pixels", "floats", "half-up", "half-even", "truncate"]
 
@@ -165,6 +53,10 @@ WINDOWS: dict[Window, str] = {
     "gaussian-11-mirrored": "Gaussian window 11, sigma 1.5, the border mirrored and counted",
     "uniform-7": "uniform window 7, sample covariance, the 3 pixels at the border dropped",
 }
+
+
+OWN = "vtbench"
+"""The source of the suite's own protocol."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +95,7 @@ class Lpips:
 
 
 LPIPS_NAMES: dict[Literal["alex", "vgg"], str] = {"alex": "lpips", "vgg": "lpips_vgg"}
-"""What METRICS calls LPIPS by each network."""
+"""What the catalogue calls LPIPS by each network."""
 
 
 @dataclass(frozen=True)
@@ -249,8 +141,13 @@ class Protocol:
             raise ValueError("tensor-bilinear makes floats: its original needs a rounding other than pixels")
 
     @property
+    def published(self) -> bool:
+        """Whether it is somebody's published evaluation, which brings pictures to their size by rules of its own."""
+        return self.source != OWN
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        """Name the metrics it defines, as `METRICS` does."""
+        """Name the metrics it defines, as the catalogue does."""
         names = ["psnr"] if self.psnr else []
         names += ["ssim"] if self.ssim else []
         if self.lpips:
@@ -285,7 +182,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="canonical",
             title="vtbench's own: the same pixels for everybody",
-            source="vtbench",
+            source=OWN,
             notes=(
                 f"An infinite PSNR counts {PSNR_CAP:.0f} dB in a mean with finite ones.",
                 "The task says the size, and pictures are scored at it.",
@@ -483,14 +380,3 @@ def find_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise CardError(f"no protocol is called {name!r}; expected one of: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
-
-
-def find_metric(name: str) -> Metric:
-    """Find a metric by its exact name.
-
-    Raises:
-        CardError: listing the names there are.
-    """
-    if name not in METRICS:
-        raise CardError(f"no metric is called {name!r}; expected one of: {', '.join(METRICS)}")
-    return METRICS[name]

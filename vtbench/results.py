@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
+from vtbench import files
 from vtbench.cards import explain
 from vtbench.errors import ResultError
 from vtbench.statistics import mean_interval
@@ -24,14 +23,47 @@ if TYPE_CHECKING:
 IMAGES = "images.parquet"
 RUN = "run.json"
 
-CLUSTER = "document"
-"""The attribute that says which pictures show one document: an interval draws them together."""
+CLUSTER = "attribute/document"
+"""The column that says which pictures show one document: an interval draws them together."""
+
+LARGEST = 1 << 26
+"""Bytes of the largest summary that is read."""
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a label of weights looks like: a part of file names."""
+
+WeightsOrigin = Literal["published", "packaged", "local", "synthetic", "none"]
+"""published: the card's own file; packaged: one that ships inside vtbench; local: a file, mapping or live model of the
+user's; synthetic: made up; none: there is nothing to load."""
+
+CANONICAL = "canonical"
+"""The suite's own protocol, which a run's name does not say."""
+
+
+def _from_json(value: object) -> object:
+    """JSON has no infinite number: in a file it is the string."""
+    return float(value) if value in ("Infinity", "-Infinity") else value
+
+
+def _not_nan(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("NaN is no value; a missing one is null, with a reason")
+    return value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_from_json),
+    AfterValidator(_not_nan),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity"]}]}),
+]
+"""A value that may be infinite and is never NaN."""
 
 
 class Score(Strict):
     """One metric over all pictures of a task."""
 
-    value: float | None
+    value: Number | None
     """None where it was not scored: never 0, never a perfect score."""
     reason: str | None = None
     """Why it was not scored, and the command that mends it."""
@@ -41,11 +73,11 @@ class Score(Strict):
     """Pictures that the task has."""
     infinite: int = 0
     """Pictures whose value is infinite (PSNR of equal pictures)."""
-    floor: float | None = None
+    floor: Number | None = None
     """The same metric of the originals themselves, where an OCR engine reads: what the engine alone gets wrong."""
-    low: float | None = None
+    low: Number | None = None
     """Ends of the 95% interval; None where the metric has none, or only one picture was scored."""
-    high: float | None = None
+    high: Number | None = None
 
     @property
     def excess(self) -> float | None:
@@ -68,16 +100,38 @@ class Timing(Strict):
     seconds: float
     """From reading the first picture to the last metric, all shards together."""
     started: str
-    """UTC, ISO 8601."""
+    """When the first shard was begun; UTC, ISO 8601."""
+
+
+class Pictures(Strict):
+    """What became of the pictures: found = scored + failed + passed over + left out."""
+
+    found: int
+    """Picture files of the source, and files that look meant as such."""
+    scored: int
+    failed: int
+    """Pictures that could not be read or reconstructed."""
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """The commonest reasons of what failed, and how many pictures each had."""
+    passed_over: dict[str, int] = Field(default_factory=dict)
+    """What the source did not take for pictures of the set, by kind."""
+    left_out: int = 0
+    """Pictures after the first ones that `--limit` took."""
 
 
 class Run(Strict):
     """What one tokenizer scored on one task, and everything that made the numbers what they are."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
+    """Raised whenever a Run gains, loses or changes a field."""
     tokenizer: str
+    """The name of the card, or of the live model."""
+    label: str | None = None
+    """Which weights, where they are not the card's own; see `run_name`."""
+    step: float | None = None
+    """Training step of the weights, where known."""
     family: str
-    kind: Literal["discrete", "continuous", "codec"]
+    kind: Literal["discrete", "continuous", "codec", "understanding", "opaque"]
     task: str
     task_family: str
     task_version: int
@@ -93,12 +147,15 @@ class Run(Strict):
     parameters: int
     images: int
     """Pictures that the task has, or `limit` where that is less."""
+    pictures: Pictures
     limit: int | None = None
-    weights: Literal["published", "local", "synthetic", "none"]
+    weights: WeightsOrigin
+    ema: int = 0
+    """How many tensors came from an averaged copy of the weights."""
     data_revision: str | None = None
     """The commit of the hub's data set that was really read."""
     digests: dict[str, str | None]
-    """sha256 of the tokenizer card, task card, weights, data, code and metric backbones."""
+    """sha256 of the cards, weights, data, code, network, metric backbones, plan and per-image table."""
     version: str
     """vtbench's own."""
     commit: str | None
@@ -112,19 +169,44 @@ class Run(Strict):
     timing: Timing
 
     @property
-    def stem(self) -> str:
-        """Name its files and folders: the tokenizer, and the protocol where it is not canonical."""
-        return file_stem(self.tokenizer, self.protocol)
+    def name(self) -> str:
+        """Name it uniquely within its task, its files and folders too."""
+        return run_name(self.tokenizer, self.label, self.precision, self.protocol)
 
     @property
-    def ranked(self) -> bool:
-        """Whether a leaderboard may place it: made-up weights and parts of a task are shown, never ranked."""
-        return self.weights != "synthetic" and self.limit is None
+    def unranked(self) -> str | None:
+        """Say why a leaderboard may not place it, whatever else stands there; None where it may."""
+        if self.weights == "synthetic":
+            return "made-up weights"
+        if self.limit is not None:
+            return f"the first {self.images} pictures alone"
+        score = self.scores.get(self.primary)
+        if score is None or score.value is None:
+            return f"{self.primary} was not scored"
+        return "local weights" if self.weights == "local" else None
+
+    def flat(self) -> dict[str, float]:
+        """Give every score by "task/metric", as loggers want them; what was not scored is left out."""
+        return {f"{self.task}/{name}": score.value for name, score in self.scores.items() if score.value is not None}
 
 
-def file_stem(tokenizer: str, protocol: str) -> str:
-    """Name the files of a run: "ibq-262144", or "ibq-262144@seed-voken"."""
-    return tokenizer if protocol == "canonical" else f"{tokenizer}@{protocol}"
+def run_name(tokenizer: str, label: str | None, precision: str, protocol: str) -> str:
+    """Name a run: "ibq-262144", "ibq-262144~step-20000", "ibq-262144+bf16@seed-voken".
+
+    The card alone stands for its own weights in fp32 under the canonical protocol; behind it, in this order, a label
+    of other weights, another precision and a published protocol.
+    """
+    return (
+        tokenizer
+        + (f"~{label}" if label else "")
+        + (f"+{precision}" if precision != "fp32" else "")
+        + (f"@{protocol}" if protocol != CANONICAL else "")
+    )
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON Schema of a run's summary, as it is shipped in vtbench/assets/run.schema.json."""
+    return Run.model_json_schema(mode="serialization")
 
 
 def summarise(
@@ -157,8 +239,9 @@ def summarise(
         return Score(value=math.inf, scored=len(scored), expected=expected, infinite=infinite)
     finite = [cap if cap is not None and math.isinf(value) else value for value in scored]
     ends: tuple[float | None, float | None] = (None, None)
-    if interval and len(finite) > 1:
-        ends = mean_interval(finite, [clusters[place] for place in places] if clusters else None)
+    own = [clusters[place] for place in places] if clusters else None
+    if interval and len(set(own) if own else finite) > 1:
+        ends = mean_interval(finite, own)
     mean = math.fsum(finite) / len(finite)
     return Score(value=mean, scored=len(finite), expected=expected, infinite=infinite, low=ends[0], high=ends[1])
 
@@ -166,70 +249,62 @@ def summarise(
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: temporary file in the same folder, fsync, rename.
-
-    Raises:
-        ResultError: if the place can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise ResultError(f"{path.parent}: can't be written ({error.strerror}); choose a folder that can") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise ResultError(f"{path}: can't be written ({error.strerror}); what was there is unchanged") from error
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be written, before anything is computed.
-
-    Raises:
-        ResultError: naming the folder.
-    """
-    probe = folder / ".vtbench-probe"
-    write_atomic(probe, b"")
-    probe.unlink(missing_ok=True)
+def encode(run: Run) -> bytes:
+    """Lay a summary out as JSON that every parser reads, indented so that its differences can be read."""
+    return (run.model_dump_json(indent=2) + "\n").encode()
 
 
 def write(run: Run, path: Path) -> None:
-    """Write the summary of a run, indented so that its differences can be read."""
-    write_atomic(path, (run.model_dump_json(indent=2, exclude_defaults=False) + "\n").encode())
+    """Write the summary of a run."""
+    files.write_atomic(path, encode(run))
 
 
 def read_run(path: Path) -> Run:
     """Read one summary.
 
     Raises:
-        ResultError: if it is missing, truncated or of another schema.
+        ResultError: if it is missing, truncated, no regular file or of another schema.
     """
     try:
-        return Run.model_validate_json(path.read_bytes())
+        if path.exists() and not path.is_file():
+            raise ResultError(f"{path}: not a regular file; expected the JSON of a run")
+        if path.stat().st_size > LARGEST:
+            raise ResultError(f"{path}: {path.stat().st_size} bytes; expected the JSON of a run, which is far smaller")
+        content = path.read_bytes()
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror}); expected the JSON of a run") from error
+    try:
+        return Run.model_validate_json(content)
     except ValidationError as error:
         if any(item["loc"] == ("schema_version",) for item in error.errors()):
             raise ResultError(
                 f"{path}: written by another version of vtbench; run it again with --overwrite"
             ) from error
-        raise ResultError(f"{path}: not the summary of a run: {explain(error)}") from error
+        raise ResultError(f"{path}: not the summary of a run: {explain(error)[:300]}") from error
 
 
-def read(folder: Path) -> list[Run]:
-    """Read all summaries under a results folder, in the order of task and tokenizer whatever the file system says."""
+def read_runs(folder: str | Path, *, failed: list[ResultError] | None = None) -> list[Run]:
+    """Read all summaries under a results folder, in the order of task and name whatever the file system says.
+
+    Args:
+        folder: where `<task>/<name>.json` lie.
+        failed: takes the errors of files that can't be read; where left out, the first of them is raised.
+
+    Raises:
+        ResultError: if there is no such folder, or a file of it can't be read and `failed` is left out.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one, --results names another")
-    runs = [read_run(path) for path in folder.glob("*/*.json")]
-    return sorted(runs, key=lambda run: (run.task, run.protocol, run.tokenizer))
+    runs = []
+    for path in sorted(folder.glob("*/*.json")):
+        try:
+            runs.append(read_run(path))
+        except ResultError as error:
+            if failed is None:
+                raise
+            failed.append(error)
+    return sorted(runs, key=lambda run: (run.task, run.protocol, run.name))
 
 
 def find_run(place: Path, work: Path) -> tuple[Run, Path]:
@@ -243,17 +318,18 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
         The run, and the path of its `images.parquet`.
 
     Raises:
-        ResultError: if either is missing, or the table is of another run.
+        ResultError: if either is missing, or the table is of another run or was changed since.
     """
     run = read_run(place / RUN if place.is_dir() else place)
-    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.stem]
+    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.name]
     for folder in candidates:
-        images, summary = folder / IMAGES, folder / RUN
-        if images.is_file() and summary.is_file() and read_run(summary) == run:
-            return run, images
+        if (folder / IMAGES).is_file() and files.sha256(folder / IMAGES) == run.digests.get("table"):
+            return run, folder / IMAGES
+    changed = any((folder / IMAGES).is_file() for folder in candidates)
+    what = "is of another run, or was changed since" if changed else f"is not in {candidates[-1]}"
     raise ResultError(
-        f"{place}: its per-image table is not in {candidates[-1]}; keep the work folder's "
-        f"{run.task}/{run.stem}/ ({RUN} and {IMAGES}) and name that folder, or run it again"
+        f"{place}: its per-image table {what}; keep the work folder's {run.task}/{run.name}/ ({RUN} and {IMAGES}) "
+        "and name that folder, or run it again"
     )
 
 
@@ -267,9 +343,6 @@ def read_images(path: Path) -> pandas.DataFrame:
         raise ResultError(f"{path}: not a whole per-image table ({error}); run it again with --overwrite") from error
 
 
-def digest_of(parts: Iterable[str]) -> str:
-    """sha256 over a list of strings, each with its length, so that no two lists run together."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part)}:{part}".encode())
-    return total.hexdigest()
+def table_digest(content: bytes) -> str:
+    """sha256 of a per-image table's file, by which its run knows it."""
+    return hashlib.sha256(content).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,9 @@ class Difference:
     """Mean of paired differences with its 95% interval."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    """Ends of the interval; None where one picture or document leaves nothing to resample."""
+    high: float | None
     pairs: int
 
 
@@ -32,10 +34,11 @@ class Comparison:
     """A paired difference, and how probable one at least as large is where the two runs are equally good."""
 
     difference: Difference
-    wilcoxon: float
-    """Two-sided p-value of Wilcoxon's signed-rank test; 1 where all differences are zero."""
-    sign_flip: float
-    """Two-sided p-value of the permutation test that flips the signs of differences (of whole clusters)."""
+    wilcoxon: float | None
+    """Two-sided p-value of Wilcoxon's signed-rank test; 1 where all differences are zero; None for one cluster."""
+    sign_flip: float | None
+    """Two-sided p-value of the permutation test that flips the signs of differences (of whole clusters); None for one
+    cluster."""
 
 
 def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float]:
@@ -96,8 +99,36 @@ def paired_difference(
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if not len(differences):
         raise ValueError("nothing to compare")
+    sums, _ = _by_cluster(differences, clusters)
+    if len(sums) < 2:
+        return Difference(float(differences.mean()), None, None, len(differences))
     low, high = mean_interval(list(differences), clusters)
     return Difference(float(differences.mean()), low, high, len(differences))
+
+
+def spread_of_means(differences: Sequence[Difference]) -> Difference:
+    """Put the differences against several baselines together, so that the interval covers another training seed too.
+
+    The baselines differ by their seed alone, and a new run has a seed of its own: the difference to their mean varies
+    by s sqrt(1 + 1/k), s their standard deviation. Its t interval and half the widest interval over pictures add in
+    squares. One difference is given back as it is.
+
+    Args:
+        differences: one a baseline, at least one.
+    """
+    if len(differences) == 1:
+        return differences[0]
+    from scipy import stats
+
+    count = len(differences)
+    means = [one.mean for one in differences]
+    mean = math.fsum(means) / count
+    seeds = float(stats.t.ppf(0.975, count - 1)) * float(np.std(means, ddof=1)) * math.sqrt(1 + 1 / count)
+    pictures = max(
+        ((one.high - one.low) / 2 for one in differences if one.low is not None and one.high is not None), default=0.0
+    )
+    reach = math.hypot(seeds, pictures)
+    return Difference(mean, mean - reach, mean + reach, min(one.pairs for one in differences))
 
 
 def compare(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Comparison:
@@ -114,6 +145,8 @@ def compare(first: Sequence[float], second: Sequence[float], clusters: Sequence[
     difference = paired_difference(first, second, clusters)
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     sums, counts = _by_cluster(differences, clusters)
+    if len(sums) < 2:
+        return Comparison(difference, None, None)
     if not np.any(sums):
         return Comparison(difference, 1.0, 1.0)
     statistic: Callable[..., Any] = np.mean

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from vtbench import cards as card_files
+from vtbench import data as sources
 from vtbench.cards import Data, TaskCard
-from vtbench.data import Source, hub, open_place, open_source, tokbench
 from vtbench.errors import DataError
 from vtbench.types import Sample
 
@@ -25,7 +26,7 @@ IN_BOXES = {
 class Task:
     """A fixed list of pictures at one size, with the metrics that score them."""
 
-    def __init__(self, card: TaskCard, source: Source, *, native: bool = False) -> None:
+    def __init__(self, card: TaskCard, source: sources.Source, *, native: bool = False) -> None:
         self.card = card
         self.source = source
         self.native = native
@@ -50,6 +51,17 @@ class Task:
         """The commit of the data set that was really read; None where its source has no such."""
         return getattr(self.source, "revision", None)
 
+    @property
+    def found(self) -> int:
+        """Picture files and files that were meant as pictures: those that are read and those passed over."""
+        return len(self) + sum(self.passed_over.values())
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Files that were meant as pictures and are not read: how many of each kind, the kind in plain words."""
+        found: Mapping[str, int] = getattr(self.source, "passed_over", {})
+        return found
+
     def sample_id(self, index: int) -> str:
         """Return the id of one picture, known without reading it."""
         return self.source.sample_id(index)
@@ -59,6 +71,7 @@ class Task:
 
         Raises:
             DataError: with the reason, where this one can't be had.
+            ChangedError: if it is not what the digest was computed from, or has vanished since.
         """
         sample = self.source.read(index)
         if self.size is not None and not self.native and tuple(sample.image.shape) != (3, *self.size):
@@ -68,79 +81,89 @@ class Task:
 
 
 def load_task(
-    name: str | TaskCard, *, data: str | Path | None = None, cards: Path | None = None, native: bool = False
+    name: str | TaskCard,
+    *,
+    data: str | Path | None = None,
+    label: str | None = None,
+    follow_links: bool = False,
+    cards: Path | None = None,
+    native: bool = False,
 ) -> Task:
     """Load a task by its name.
 
     Args:
         name: a card's exact name, or a card.
         data: pictures of the user's in place of the task's own: a folder, a .tar, .tar.gz or .zip archive, a .parquet
-            file, or hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]. The task is then called `<name>@<data>`, so that
-            results on other pictures never share a table with its own; where the card says how its own data is had,
-            and these are as many pictures, they are taken for a copy of it and the name stays.
+            file, several archives (`x-{000..009}.tar`, `x-*.tar`), or hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]. The
+            task is then called `<task>@<label>`, so that results on other pictures never share a table with its own;
+            where the card says how its own data is had, these are as many pictures and no label is given, they are
+            taken for a copy of it and the name stays.
+        label: what stands behind the @: small letters, digits, points and dashes. Where left out, the place's name.
+        follow_links: also read what links that lead out of a folder point to.
         cards: a further folder of cards.
         native: read pictures as they are, for published protocols, which bring them to the card's size by rules of
             their own. Embedded pictures are those of the card's size.
 
     Raises:
         CardError: if there is no such task.
-        DataError: if its pictures can't be opened, or the task needs known text and the data has none.
+        DataError: if its pictures can't be opened, or the task needs known text and the data has none; if the label
+            is of another form, or names the task's own pictures.
     """
     card = card_files.find_task(name, cards) if isinstance(name, str) else name
     native = native or card.protocol != "canonical"
-    if data is not None:
-        return _with_data(card, data, native)
-    if card.data.source == "folder":
-        raise DataError(_to_obtain(card))
-    side, crop = card.geometry.side, str(card.geometry.crop)
-    if native and not _embedded(card):
-        side, crop = None, "plain"
-    return Task(card, open_source(card.data.source, size=side, crop=crop, data=card.data), native=native)
+    if label is not None and not LABEL.fullmatch(label):
+        raise DataError(f"label {label!r}: expected small letters, digits, points and dashes, such as my-photos")
+    if data is None:
+        if label is not None:
+            raise DataError(f"label {label!r} names other pictures than {card.name}'s own; name them as well, by data")
+        return Task(card, _own(card, native), native=native)
+    return _with_data(card, data, label, native, follow_links)
+
+
+LABEL = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def is_here(card: TaskCard) -> bool:
     """Tell whether a task's own pictures are on this machine; touches no network."""
-    if card.data.source in ("hub", "tokbench"):
-        return hub.is_here(card.data, patterns=_files(card))
-    return card.data.source not in ("folder", "archive")
+    return sources.is_here(card.data)
 
 
 def fetch(card: TaskCard) -> str:
-    """Bring a task's pictures from the hub where they are not on this machine, and say where they are.
+    """Bring a task's own pictures where they are not on this machine, and say where they are.
 
     Raises:
         DataError: if they can't be had, or only by hand; the message says how.
     """
-    if card.data.source in ("hub", "tokbench"):
-        folder, revision = hub.bring(card.data, patterns=_files(card))
-        return f"{folder} (revision {revision})"
-    if not is_here(card):
-        raise DataError(_to_obtain(card))
-    return "its pictures come with vtbench"
+    try:
+        return sources.bring(card.data)
+    except DataError as error:
+        raise DataError(f"{card.name}: {error}") from error
 
 
-def _files(card: TaskCard) -> tuple[str, ...] | None:
-    return tokbench.FILES if card.data.source == "tokbench" else None
+def _reads(card: TaskCard) -> bool:
+    """Whether known text is needed."""
+    return any(metric in (*IN_BOXES, *IN_BOXES.values()) for metric in card.metrics)
 
 
-def _to_obtain(card: TaskCard) -> str:
-    how = card.data.obtain or "Name the folder or archive of your pictures with --data."
-    expected = f", {card.data.images} of them," if card.data.images else ""
-    return f"{card.name}: its pictures{expected} do not come with vtbench. {' '.join(how.split())}"
+def _own(card: TaskCard, native: bool) -> sources.Source:
+    side, crop = card.geometry.side, str(card.geometry.crop)
+    try:
+        return sources.open_source(
+            card.data.source, size=side, crop=crop, data=card.data, native=native, text=_reads(card)
+        )
+    except DataError as error:
+        raise DataError(f"{card.name}: {error}") from error
 
 
-def _embedded(card: TaskCard) -> bool:
-    return card.data.source == "sample" or card.data.source.endswith("_chart")
-
-
-def _with_data(card: TaskCard, data: str | Path, native: bool) -> Task:
+def _with_data(card: TaskCard, data: str | Path, label: str | None, native: bool, follow_links: bool) -> Task:
     """Put pictures of the user's in place of a task's own, and score what can be scored on them."""
-    reads = any(metric in (*IN_BOXES, *IN_BOXES.values()) for metric in card.metrics)
+    reads = _reads(card)
     if reads and card.geometry.side is not None:
         # A crop would cut text off, and what is cut off can't be read.
         card = card.model_copy(update={"geometry": card.geometry.model_copy(update={"crop": "letterbox"})})
-    geometry = card.geometry.model_copy(update={"size": "native", "crop": "plain"}) if native else card.geometry
-    source = open_place(data, geometry=geometry, data=card.data)
+    source = sources.open_place(
+        data, geometry=card.geometry, data=card.data, native=native, text=reads, follow_links=follow_links
+    )
     if reads:
         known = getattr(source, "text", "none")
         if known == "none":
@@ -152,18 +175,12 @@ def _with_data(card: TaskCard, data: str | Path, native: bool) -> Task:
             metrics = dict.fromkeys(found for metric in card.metrics if (found := IN_BOXES.get(metric, metric)))
             primary = IN_BOXES.get(card.primary, card.primary) or "cer_page"
             card = card.model_copy(update={"metrics": tuple(metrics), "primary": primary})
-    if card.data.obtain and card.data.images == len(source):
+    if label is None and card.data.obtain and card.data.images == len(source):
         return Task(card, source, native=native)
-    kind = type(source).__module__.rsplit(".", 1)[-1]
     grouped = tuple(name for name in card.group_by if name in getattr(source, "attributes", ()))
-    update: dict[str, object] = {"name": f"{card.name}@{_label(data)}", "data": Data(source=kind)}
-    return Task(card.model_copy(update=update | {"group_by": grouped}), source, native=native)
-
-
-def _label(data: str | Path) -> str:
-    said = str(data)
-    if said.startswith("hub:"):
-        said = said.removeprefix("hub:")
-    else:
-        said = re.sub(r"\.(tar|tgz|tar\.gz|zip|parquet)$", "", Path(said).resolve().name, flags=re.IGNORECASE)
-    return re.sub(r"[^a-z0-9.-]+", "-", said.lower()).strip("-.") or "data"
+    update: dict[str, object] = {
+        "name": f"{card.name}@{label or sources.label_of(data)}",
+        "data": Data(source=sources.source_of(data, card.data)),
+        "group_by": grouped,
+    }
+    return Task(card.model_copy(update=update), source, native=native)

@@ -1,9 +1,9 @@
-"""The one Tokenizer: it binds a card to a network and owns range, padding, clamping, rounding and cropping."""
+"""The one Tokenizer: it binds a card to a network and owns range, padding, clamping, rounding, cropping and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -14,15 +14,19 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vtbench import cards as card_files
-from vtbench import images
+from vtbench import device as compute
+from vtbench import files, images
 from vtbench import weights as weight_files
-from vtbench.cards import TokenizerCard
+from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
+from vtbench.results import WeightsOrigin
 from vtbench.types import Codes
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+NOT_FINITE = "the decoder gave values that are not finite"
 
 
 class Network(Protocol):
@@ -37,6 +41,29 @@ class Network(Protocol):
         ...
 
 
+class Held(Protocol):
+    """A live model that a tokenizer holds without owning it (`vtbench.live`)."""
+
+    @property
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Where the model's tensors are now, and of which type its weights are."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[object]:
+        """The objects whose code it runs."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Count its parameters."""
+        ...
+
+    def identity(self) -> tuple[WeightsOrigin, str]:
+        """Hash its tensors as they are now."""
+        ...
+
+
 class Tokenizer:
     """A tokenizer as tasks and metrics see it: uint8 in, Codes across, uint8 out. Nobody subclasses it."""
 
@@ -47,8 +74,10 @@ class Tokenizer:
         *,
         device: str = "cpu",
         precision: Precision = "fp32",
-        state: weight_files.WeightsState = "none",
+        state: WeightsOrigin | None = None,
         digest: str | None = None,
+        ema: int = 0,
+        held: Held | None = None,
     ) -> None:
         """Bind a network to its card.
 
@@ -57,68 +86,135 @@ class Tokenizer:
             network: an nn.Module with `encode` and `decode`.
             device: a torch device name.
             precision: the type of the network's tensors and of what it is fed.
-            state: where the weights came from.
-            digest: sha256 of the weights.
+            state: where the weights came from; None for a live module, whose tensors are hashed whenever it is
+                evaluated.
+            digest: sha256 of the weights, where `state` is given.
+            ema: how many tensors came from an averaged copy.
+            held: the live model behind the network, which stays where it is and as it is; `device`, `precision` and
+                `state` are then the model's own.
         """
         if not isinstance(network, nn.Module):
             raise CardError(f"{card.name}: its network is a {type(network).__name__}, expected a torch nn.Module")
         self.card = card
         self.network = network
-        self.device = torch.device(device)
-        self.precision: Precision = precision
-        self.weights_state = state
-        self.weights_digest = digest
-        self.parameters = sum(parameter.numel() for parameter in network.parameters())
-        network.to(device=self.device, dtype=DTYPES[precision]).eval()
+        self.ema = ema
+        self.held = held
+        self._device, self._precision = torch.device(device), precision
+        self._origin, self._digest = state, digest
+        network.to(device=self._device, dtype=DTYPES[precision]).eval()
         spec = card.input
         self.span = images.value_range(*spec.range, spec.mean, spec.std)
         """What the levels 0 and 255 become on the way in, per channel where the card gives mean and std."""
         self._decoded_span = spec.decoded_range or self.span
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.held.place[0] if self.held else self._device
+
+    @property
+    def precision(self) -> Precision:
+        """The type of the network's tensors and of what it is fed."""
+        if self.held is None:
+            return self._precision
+        return next((name for name, dtype in DTYPES.items() if self.held.place[1] == dtype), "fp32")
+
+    @property
+    def parameters(self) -> int:
+        """Count the network's parameters."""
+        if self.held:
+            return self.held.size
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def identity(self) -> tuple[WeightsOrigin, str | None]:
+        """Say where the weights came from and their sha256; those of a live module are hashed now."""
+        if self.held:
+            return self.held.identity()
+        if self._origin is not None:
+            return self._origin, self._digest
+        state = self.network.state_dict()
+        return ("local", weight_files.state_digest(state)) if state else ("none", None)
+
+    @torch.no_grad()
     def encode(self, pictures: Tensor) -> Codes:
         """Encode uint8 pictures, (B, 3, H, W), on the tokenizer's device.
 
         Raises:
-            DataError: if the network takes other sizes; pictures are never resized to fit.
+            DataError: if the network takes other sizes (pictures are never resized to fit), or its codes are not what
+                its card says.
         """
         check_pictures(pictures)
         return self.encode_floats(images.to_float(pictures.to(self.device), self.span))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_floats(self, pictures: Tensor) -> Codes:
         """Encode float32 pictures within `span`, (B, 3, H, W), for protocols that resize or scale without levels.
 
         Raises:
-            DataError: if the network takes other sizes.
+            DataError: if the network takes other sizes, or its codes are not what its card says.
         """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
         x = images.pad_to_multiple(pictures.to(self.device), self.card.input.multiple_of)
-        with _exact_convolutions():
-            return self.network.encode(x.to(DTYPES[self.precision]))
+        with compute.exact():
+            codes = self.network.encode(x.to(DTYPES[self.precision]))
+        if self.held and codes.indices and self.card.kind == "continuous":
+            # Only its codes say of what kind a live model is.
+            code = Code(codebook_sizes=codes.codebook_sizes)
+            self.card = self.card.model_copy(update={"kind": "discrete", "code": code})
+        check_codes(self.card, codes, x)
+        return codes
 
-    @torch.inference_mode()
     def decode(self, codes: Codes, size: tuple[int, int]) -> Tensor:
         """Decode to uint8 pictures, (B, 3, height, width), on the tokenizer's device.
 
         Args:
             codes: all that the decoder may know of the pictures.
             size: height and width before padding; both sides know them.
+
+        Raises:
+            DataError: if the network gives another size than it took, or values that are not finite.
         """
-        return images.to_uint8(self._decode(codes, size), self._decoded_span)
+        return _whole(self.attempt(codes, size))
 
-    @torch.inference_mode()
     def decode_floats(self, codes: Codes, size: tuple[int, int]) -> Tensor:
-        """Decode to float pictures within `span`, neither clamped nor rounded, for protocols that do so themselves."""
-        decoded = self._decode(codes, size)
-        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
+        """Decode to float32 pictures within `span`, neither clamped nor rounded, for protocols that do so themselves.
 
-    def _decode(self, codes: Codes, size: tuple[int, int]) -> Tensor:
-        with _exact_convolutions():
-            decoded = self.network.decode(codes).to(self.device)
-        if decoded.shape[-2] < size[0] or decoded.shape[-1] < size[1]:
-            found = f"{decoded.shape[-1]}x{decoded.shape[-2]}"
-            raise DataError(f"{self.card.name}: the codes decode to {found} pixels, fewer than {size[1]}x{size[0]}")
+        Raises:
+            DataError: as `decode`.
+        """
+        return _whole(self.attempt(codes, size, floats=True))
+
+    @torch.no_grad()
+    def attempt(self, codes: Codes, size: tuple[int, int], *, floats: bool = False) -> tuple[Tensor, list[str | None]]:
+        """Decode as `decode` or `decode_floats`, and say of each picture why it can't be used, or None.
+
+        Raises:
+            DataError: if the network gives another size than it took, which no picture of the batch survives.
+        """
+        with compute.exact():
+            decoded = self.network.decode(_on(codes, self.device)).to(self.device).float()
+        decoded = self._fitted(decoded, size, len(codes))
+        finite = torch.isfinite(decoded).flatten(1).all(1).tolist()
+        reasons = [None if whole else f"{self.card.name}: {NOT_FINITE}" for whole in finite]
+        if not floats:
+            return images.to_uint8(decoded.nan_to_num(), self._decoded_span), reasons
+        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span), reasons
+
+    def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
+        """Crop what padding added; a size that is neither the input's nor the card's is refused."""
+        multiple = self.card.input.multiple_of
+        padded = (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
+        own = self.card.output.size
+        wanted = (own, own) if own else padded
+        if tuple(decoded.shape) != (count, 3, *wanted):
+            raise DataError(
+                f"{self.card.name}: the network gave {tuple(decoded.shape)} for pictures of {size[1]}x{size[0]}, "
+                f"expected {(count, 3, *wanted)}; a network that gives a size of its own says so in [output] size"
+            )
+        if own and (own, own) != size:
+            raise DataError(
+                f"{self.card.name} gives {own}x{own} pixels for {size[1]}x{size[0]}; choose a task of {own}x{own}"
+            )
         return images.crop_to(decoded, size)
 
     def reconstruct(self, pictures: Tensor) -> Tensor:
@@ -140,10 +236,65 @@ class Tokenizer:
             )
 
 
-def _exact_convolutions() -> AbstractContextManager[None]:
-    """Keep fp32 what it says: cuDNN rounds the inputs of convolutions to 10 bits (TF32) unless told otherwise."""
-    context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return context
+def _whole(attempt: tuple[Tensor, list[str | None]]) -> Tensor:
+    pictures, reasons = attempt
+    failed = [f"picture {index + 1} of {len(reasons)}: {reason}" for index, reason in enumerate(reasons) if reason]
+    if failed:
+        raise DataError("; ".join(failed[:3]))
+    return pictures
+
+
+def _on(codes: Codes, device: torch.device) -> Codes:
+    """Move codes to a device."""
+    return replace(
+        codes,
+        indices=tuple(part.to(device) for part in codes.indices),
+        latent=None if codes.latent is None else codes.latent.to(device),
+    )
+
+
+def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
+    """Refuse codes by which a network would tell its decoder more than its card says.
+
+    Args:
+        card: its kind and codebook sizes.
+        codes: what the network gave.
+        x: what it was fed, (B, 3, H, W).
+
+    Raises:
+        DataError: saying what was given and what was expected.
+    """
+
+    def refuse(what: str) -> DataError:
+        return DataError(f"{card.name}: its network {what}; correct the network, or its card")
+
+    if not isinstance(codes, Codes):
+        raise refuse(f"encodes to a {type(codes).__name__}, expected vtbench.types.Codes")
+    parts = {"indices": bool(codes.indices), "latent": codes.latent is not None, "bitstream": bool(codes.bitstream)}
+    given = {name for name, there in parts.items() if there}
+    wanted = {"discrete": "indices", "understanding": "indices", "codec": "bitstream"}.get(card.kind, "latent")
+    if given != {wanted}:
+        said = " and ".join(sorted(given)) or "nothing"
+        raise refuse(f"is of the kind {card.kind} and gives {said}, expected {wanted} alone")
+    counts = [len(part) for part in codes.indices]
+    counts += [] if codes.latent is None else [len(codes.latent)]
+    counts += [len(codes.bitstream)] if codes.bitstream else []
+    if any(count != len(x) for count in counts):
+        raise refuse(f"gives codes of other than the {len(x)} pictures that it was fed")
+    if codes.size not in (None, (x.shape[-2], x.shape[-1])):
+        raise refuse(f"states the size {codes.size} for pictures of {(x.shape[-2], x.shape[-1])}")
+    if any(part.dtype != torch.int64 for part in codes.indices):
+        raise refuse(f"gives indices of type {codes.indices[0].dtype}, expected int64")
+    if codes.indices:
+        known, found = card.code.codebook_sizes, codes.codebook_sizes
+        if len(found) != len(codes.indices):
+            raise refuse(f"gives {len(codes.indices)} index tensors and {len(found)} codebook sizes")
+        if known and found not in (known, known[:1] * len(found) if len(set(known)) == 1 else known):
+            raise refuse(f"has codebooks of {_sizes(found)} codes, its card says {_sizes(known)}")
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return " ".join(str(size) for size in sizes[:8])
 
 
 def check_pictures(pictures: Tensor) -> None:
@@ -178,6 +329,8 @@ def load_tokenizer(
         CardError: if there is no such card, or its config does not fit its network.
         WeightsError: if the weights are missing, damaged or another network's.
     """
+    if precision not in DTYPES:
+        raise VtbenchError(f"precision {precision!r}: expected one of {', '.join(DTYPES)}")
     card = card_files.find_tokenizer(name, cards) if isinstance(name, str) else name
     state, origin, digest = _read_weights(card, weights)
     network = build_network(card)
@@ -191,7 +344,7 @@ def load_tokenizer(
     return Tokenizer(
         card,
         cast("Network", network),
-        device=pick_device(device),
+        device=compute.pick(device),
         precision=precision,
         state=origin,
         digest=digest,
@@ -200,7 +353,7 @@ def load_tokenizer(
 
 def _read_weights(
     card: TokenizerCard, given: str | Path | Mapping[str, Tensor] | None
-) -> tuple[Mapping[str, Tensor] | None, weight_files.WeightsState, str | None]:
+) -> tuple[Mapping[str, Tensor] | None, WeightsOrigin, str | None]:
     """Return the tensors under their published names, where they came from, and their sha256."""
     if card.weights is None:
         if given is not None and given != "synthetic":
@@ -213,15 +366,15 @@ def _read_weights(
         return state, "local", weight_files.state_digest(state)
     if given is None:
         path = weight_files.locate(card)
-        origin: weight_files.WeightsState = "published"
+        origin: WeightsOrigin = "packaged" if card.weights.package else "published"
     else:
         path, origin = Path(given), "local"
     if path is None:
         return None, "none", None
     state = weight_files.read(path, card.weights)
-    digest = weight_files.sha256(path)
+    digest = files.sha256(path)
     if digest == card.weights.sha256:
-        origin = "published"
+        origin = "packaged" if card.weights.package else "published"
     return state, origin, digest
 
 
@@ -260,19 +413,3 @@ def _json(config: object) -> str:
     import json
 
     return json.dumps(config, default=str)
-
-
-def pick_device(device: str) -> str:
-    """Resolve "auto" and refuse a device that this machine does not have.
-
-    Raises:
-        VtbenchError: naming the device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto") from error
-    return device

@@ -1,11 +1,11 @@
-"""The records that travel between the layers: Sample, Codes, Batch. Importing this module loads no torch."""
+"""The records that travel between the layers: Sample, Codes, Key. Importing this module loads no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +20,7 @@ class Strict(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
-        ser_json_inf_nan="constants",  # PSNR of equal pictures is infinite; pydantic's default would write null
+        ser_json_inf_nan="strings",  # infinite values exist (PSNR of equal pictures), and JSON has no number for them
     )
 
 
@@ -73,6 +73,31 @@ class Codes:
     codebook_sizes: tuple[int, ...] = ()
     """Number of codes an index chooses from, one entry a tensor in `indices`."""
 
+    def __len__(self) -> int:
+        """Count the pictures; 0 where nothing says how many."""
+        if self.bitstream:
+            return len(self.bitstream)
+        if self.indices:
+            return len(self.indices[0])
+        return 0 if self.latent is None else len(self.latent)
+
+    def at(self, positions: Sequence[int]) -> Codes:
+        """Take the codes of some pictures of the batch."""
+        chosen = list(positions)
+        return replace(
+            self,
+            indices=tuple(part[chosen] for part in self.indices),
+            latent=None if self.latent is None else self.latent[chosen],
+            bitstream=tuple(self.bitstream[position] for position in chosen) if self.bitstream else (),
+        )
+
+    @property
+    def latent_values(self) -> int | None:
+        """Floats of the continuous latent of one picture; None where the codes are discrete or a file."""
+        if self.latent is None or self.indices or self.bitstream:
+            return None
+        return self.latent[0].numel()
+
     @property
     def bits(self) -> tuple[float, ...] | None:
         """Bits of each picture: indices at log2 of the codebook size, bitstreams at their length.
@@ -88,13 +113,32 @@ class Codes:
         return None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B pictures before and after a tokenizer, as every metric sees them."""
+Role = Literal["value", "floor", "raw", "reason"]
+"""value: of the reconstruction; floor: the same of the original itself, where an OCR engine reads; raw: what a total is
+made of, left out of the per-image table; reason: why a value is missing."""
 
-    samples: tuple[Sample, ...]
-    reference: Tensor
-    """uint8, (B, 3, H, W)."""
+ROLES: tuple[Role, ...] = ("value", "floor", "raw", "reason")
 
-    reconstruction: Tensor
-    """uint8, the same shape."""
+
+class Key(NamedTuple):
+    """The name of a measured column: the only grammar of column names.
+
+    As text: `metric`, `metric/level`, and with `:role` behind it where the role is not value: `psnr`, `contrast/0.25`,
+    `cer:floor`, `rfid/reference:raw`.
+    """
+
+    metric: str
+    level: str = ""
+    role: Role = "value"
+
+    def __str__(self) -> str:
+        level = f"/{self.level}" if self.level else ""
+        return f"{self.metric}{level}" if self.role == "value" else f"{self.metric}{level}:{self.role}"
+
+    @staticmethod
+    def parse(column: str) -> Key:
+        """Read a column's name; the inverse of `str`."""
+        rest, _, last = column.rpartition(":")
+        role = next((role for role in ROLES[1:] if rest and role == last), None)
+        metric, _, level = (rest if role else column).partition("/")
+        return Key(metric, level, role or "value")

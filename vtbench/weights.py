@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import pickle
 import warnings
 import zipfile
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from vtbench import files
 from vtbench.cards import TokenizerCard, WeightsSource
 from vtbench.errors import WeightsError
 
@@ -25,36 +25,6 @@ if TYPE_CHECKING:
 
 WeightsState = Literal["published", "local", "synthetic", "none"]
 """published: the card's own file; local: a file or mapping of the user's; synthetic: made up; none: nothing to load."""
-
-PROBE_SECONDS = 3.0
-"""How long an endpoint may take to answer before it counts as out of reach."""
-
-
-def cache_folder() -> Path:
-    """Where vtbench keeps what it fetched: $VTBENCH_CACHE, or vtbench/ in the user's cache folder."""
-    if chosen := os.environ.get("VTBENCH_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vtbench"
-
-
-def sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Refuse a file whose digest does not begin with `expected` (some publishers state only a prefix).
-
-    Raises:
-        WeightsError: naming both digests.
-    """
-    found = sha256(path)
-    if not found.startswith(expected):
-        raise WeightsError(
-            f"{path}: sha256 is {found[:16]}…, expected {expected[:16]}…; delete the file and fetch it again"
-        )
-
 
 # --- finding and bringing files ---------------------------------------------------------------------------------------
 
@@ -77,7 +47,7 @@ def locate(card: TokenizerCard, *, download: bool = True) -> Path | None:
     if path is None:
         raise WeightsError(_missing(card, source))
     if source.sha256:
-        check_sha256(path, source.sha256)
+        files.check_sha256(path, source.sha256)
     return path
 
 
@@ -92,7 +62,7 @@ def cached(source: WeightsSource) -> Path | None:
         found = try_to_load_from_cache(source.hub, source.file, revision=source.revision)
         return Path(found) if isinstance(found, str) else None
     if source.url and source.file:
-        path = cache_folder() / "weights" / source.file
+        path = files.cache_folder() / "weights" / source.file
         return path if path.is_file() else None
     return None
 
@@ -109,12 +79,12 @@ def bring(card: TokenizerCard) -> Path:
     if source.hub and source.file:
         path = _bring_from_hub(card, source.hub, source.file, source.revision)
     elif source.url and source.file:
-        path = cache_folder() / "weights" / source.file
-        download_file(source.url, path, source.sha256)
+        path = files.cache_folder() / "weights" / source.file
+        files.download(source.url, path, source.sha256)
     else:
         raise WeightsError(_missing(card, source))
     if source.sha256:
-        check_sha256(path, source.sha256)
+        files.check_sha256(path, source.sha256)
     return path
 
 
@@ -125,7 +95,7 @@ def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: s
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{_missing(card, card.weights)} (HF_HUB_OFFLINE is set)")
     # The hub client retries for 25 s without a network and hangs on a silent server, so ask first.
-    if reason := unreachable(constants.ENDPOINT):
+    if reason := files.unreachable(constants.ENDPOINT):
         raise WeightsError(f"{_missing(card, card.weights)} ({reason})")
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
@@ -148,65 +118,6 @@ def _missing(card: TokenizerCard, source: WeightsSource | None) -> str:
         f"{card.name}: weights {source.file} are not on this machine; they are published in {place}: "
         f"run `vtbench fetch {card.name}` where there is a network, or give a file with --weights PATH"
     )
-
-
-def unreachable(endpoint: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """Ask an endpoint for a sign of life; returns why it can't be used, or None."""
-    import urllib.error
-    import urllib.request
-
-    request = urllib.request.Request(endpoint, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=seconds):
-            return None
-    except urllib.error.HTTPError:
-        return None  # it answered: that is all that was asked
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        return f"{endpoint} can't be reached: {reason}"
-
-
-def download_file(url: str, target: Path, expected: str | None) -> None:
-    """Download one file beside its place, resuming what an earlier try left, check it and move it into place.
-
-    Args:
-        url: http or https address.
-        target: where the file will lie; its folder is made.
-        expected: sha256 or a prefix of it; None where the publisher states none.
-
-    Raises:
-        WeightsError: if the server does not answer, answers with an error, or sends another file.
-    """
-    import urllib.error
-    import urllib.request
-
-    from rich.progress import Progress
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    done = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer, Progress(transient=True) as progress:
-            resumed = answer.status == 206
-            length = answer.headers.get("Content-Length")
-            start = done if resumed else 0
-            task = progress.add_task(target.name, total=start + int(length) if length else None, completed=start)
-            with partial.open("ab" if resumed else "wb") as file:
-                while block := answer.read(1 << 20):
-                    file.write(block)
-                    progress.advance(task, len(block))
-        if length and partial.stat().st_size != start + int(length):
-            raise WeightsError(f"{url}: the connection ended early; run the same command again to resume")
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: the earlier try had the whole file already
-            raise WeightsError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise WeightsError(f"{url}: {getattr(error, 'reason', None) or error}; try again or bring {target}") from error
-    if expected and not sha256(partial).startswith(expected):
-        partial.unlink()
-        raise WeightsError(f"{url}: what came does not have the sha256 {expected[:16]}…; nothing was kept")
-    partial.replace(target)
 
 
 # --- reading files ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import images
+from vtbench import geometry, images
 from vtbench.data.folder import Source, printable
 from vtbench.errors import DataError
 
@@ -46,7 +46,7 @@ def test_sorted_recursive_walk_with_relative_ids(tmp_path):
 @pytest.mark.parametrize("shape", [(40, 30), (30, 41), (8, 11)])
 def test_pixels_follow_the_canonical_rule_also_when_enlarging(tmp_path, shape):
     picture(*shape).save(tmp_path / "a.png")
-    expected = images.from_pil(images.resize_and_crop(picture(*shape), 16))
+    expected = images.from_pil(geometry.resize_and_crop(picture(*shape), 16))
     assert torch.equal(only(tmp_path), expected)
 
 

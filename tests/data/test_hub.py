@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import images
+from vtbench import geometry, images
 from vtbench.cards import Data
 from vtbench.data import hub, open_place
 from vtbench.data.hub import Source
@@ -168,7 +168,7 @@ def test_rows_come_in_order_with_the_revision_that_was_read(server: str) -> None
     assert source.revision == COMMIT
     assert [source.sample_id(index) for index in range(len(source))] == [f"{row:05d}" for row in range(5)]
     for index in (4, 0, 3):
-        expected = images.from_pil(images.resize_and_crop(picture(index), 16))
+        expected = images.from_pil(geometry.resize_and_crop(picture(index), 16))
         assert torch.equal(source.read(index).image, expected)
         assert torch.equal(Source(size=None, data=IMAGENET).read(index).image, images.from_pil(picture(index)))
     assert (source.text, source.attributes) == ("none", frozenset())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import images
+from vtbench import geometry, images
 from vtbench.data._pictures import Known, fitted, known_of_row
 from vtbench.data.folder import Source
 from vtbench.errors import DataError
@@ -47,7 +47,7 @@ def test_boxes_follow_the_pixels(shape: tuple[int, int], crop: str) -> None:
     left, top, right, bottom = line.box
     dark = sample.image.float().mean(0) < 128
     if crop == "letterbox":
-        window = images.letterbox_window(width, height, 64)
+        window = geometry.letterbox_window(width, height, 64)
         outside = torch.ones(64, 64, dtype=torch.bool)
         outside[window[1] : window[1] + window[3], window[0] : window[0] + window[2]] = False
         assert sample.image[:, outside].max() == 0 if outside.any() else True

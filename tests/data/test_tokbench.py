@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import images
+from vtbench import geometry
 from vtbench.data.tokbench import SETS, Source
 from vtbench.errors import DataError
 
@@ -53,7 +53,7 @@ def test_words_boxes_and_sizes_are_those_of_the_annotations(copy: Path) -> None:
 
 def test_canvas_is_tokbenchs_own(copy: Path) -> None:
     sample = Source(size=256, path=copy).read(0)
-    assert torch.equal(sample.image, images.fit(picture(SETS.index("cord")), "letterbox", 256))
+    assert torch.equal(sample.image, geometry.fit(picture(SETS.index("cord")), "letterbox", 256))
     assert sample.lines[0].box == (21, 63, 107, 107)  # 256 / 120 across, 214 / 100 and 21 pixels down
 
 

@@ -1,27 +1,65 @@
-"""Where pictures come from: one file a source, each with a class `Source` of the shape below."""
+"""Where pictures come from: one file a source, each with a class `Source` of the shape below.
+
+A source says itself whether its data is on this machine (`is_here`), how it is brought (`bring`) and which places of
+the user's it opens (`takes`). A package of the user's adds one by the entry point group `vtbench.data`: a name, and the
+module or object that has these four.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol, cast
 
 from vtbench.cards import Data, Geometry
 from vtbench.errors import CardError, DataError
 from vtbench.types import Sample
 
+GROUP = "vtbench.data"
+"""Entry points of this group are data sources too."""
+
+PLACES = ("tokbench", "hub", "archive", "folder")
+"""The sources that open places of the user's, in the order in which they are asked."""
+
 
 class Source(Protocol):
     """A fixed, ordered list of pictures that are read one at a time.
 
-    Each module of this package has a class `Source(*, size, path=None)`: `size` is the height and width that a task
-    asks for, None for pictures as they are; `path` a file or folder of the user's where the source takes one. Sources
-    of files take what else a card says as well: `crop` (of its geometry), `flat`, and `data` as a whole.
-
-    A source of files also has `text` ("none", "page" or "boxes": what text is known), `attributes` (the names of what
-    results can be grouped by) and `revision` (the commit that was really read, or None).
+    A module has a class `Source(*, size, path=None)`: `size` is the height and width that a task asks for, None for
+    pictures as they are; `path` a file or folder of the user's where the source takes one. It takes further arguments
+    as it needs them, by name: `crop` (of a card's geometry; "plain" where a published protocol reads), `flat`, `data`
+    (all that a card says of its data), `text` (whether known text is needed) and `follow_links`. A class that derives
+    from this one gives the first few properties only where they are not empty.
     """
+
+    @property
+    def text(self) -> Literal["none", "page", "boxes"]:
+        """What text is known."""
+        return "none"
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of what results can be grouped by."""
+        return frozenset()
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that was really read, where there is such."""
+        return None
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Files that were meant as pictures and are not read: how many of each kind, the kind in plain words."""
+        return {}
+
+    @property
+    def found(self) -> int:
+        """Picture files and files that were meant as pictures: those that are read and those passed over."""
+        return len(self) + sum(self.passed_over.values())
 
     @property
     def digest(self) -> str:
@@ -39,70 +77,160 @@ class Source(Protocol):
 
         Raises:
             DataError: with the reason, where this one picture can't be had; the others still can.
+            ChangedError: if it is not what `digest` was computed from, or has vanished since.
         """
         ...
 
 
+class Module(Protocol):
+    """What a source's file gives; `is_here`, `bring` and `takes` beside it may be left out."""
+
+    @property
+    def Source(self) -> Callable[..., Source]:
+        """Make a source, as `Source` says."""
+        ...
+
+
+def find(name: str) -> Module:
+    """Find a data source by name: a module of this package, else an entry point of a package of the user's.
+
+    Raises:
+        CardError: if there is none, if it can't be loaded, or if two packages bring one.
+    """
+    try:
+        return cast(Module, import_module(f"vtbench.data.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name != f"vtbench.data.{name}":
+            raise
+    outside = tuple(entry_points(group=GROUP, name=name))
+    if not outside:
+        raise CardError(
+            f"data source {name!r}: there is no vtbench/data/{name}.py and no installed package brings it; "
+            "correct [data] source"
+        )
+    if len(outside) > 1:
+        raise CardError(f"data source {name!r}: {len(outside)} packages bring it; uninstall all but one")
+    try:
+        found: Module = outside[0].load()
+    except Exception as error:  # a package of somebody's, imported here for the first time
+        raise CardError(f"data source {name!r}: {outside[0].value} can't be loaded ({error})") from error
+    if not hasattr(found, "Source"):
+        raise CardError(f"data source {name!r}: {outside[0].value} has no class Source; see vtbench/data/__init__.py")
+    return found
+
+
+def is_here(data: Data) -> bool:
+    """Tell whether a card's pictures are on this machine; touches no network."""
+    asked = getattr(find(data.source), "is_here", None)
+    return True if asked is None else bool(asked(data))
+
+
+def bring(data: Data) -> str:
+    """Bring a card's pictures where they are not on this machine, and say where they are.
+
+    Raises:
+        DataError: if they can't be had, or only by hand; the message says how.
+    """
+    asked = getattr(find(data.source), "bring", None)
+    return f"its pictures come with the source {data.source}" if asked is None else str(asked(data))
+
+
 def open_source(
-    name: str, *, size: int | None, path: Path | None = None, crop: str = "center", data: Data | None = None
+    name: str,
+    *,
+    size: int | None,
+    path: Path | None = None,
+    crop: str = "center",
+    data: Data | None = None,
+    native: bool = False,
+    text: bool = True,
+    follow_links: bool = False,
 ) -> Source:
-    """Open the source that a task card names: `sample` is vtbench/data/sample.py.
+    """Open the source that a task card names.
 
     Args:
-        name: of the module.
+        name: of the source: `sample` is vtbench/data/sample.py.
         size: height and width; None for pictures as they are.
         path: a file or folder of the user's.
         crop: how a picture is brought to that size, as `cards.Geometry` says.
         data: all that the card says of its data.
+        native: read pictures as published protocols do: as they are, by Pillow alone. A source that makes its pictures
+            makes them at the card's size.
+        text: whether known text is needed. Where it is not, nothing that is wrong with it stops a picture.
+        follow_links: also read what links that lead out of a folder point to.
 
     Raises:
-        CardError: if there is no such file, or it can't do what is asked.
+        CardError: if there is no such source, or it can't do what is asked.
         DataError: if the source can't be opened.
     """
-    try:
-        module = import_module(f"vtbench.data.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"vtbench.data.{name}":
-            raise
-        raise CardError(f"data source {name!r}: there is no vtbench/data/{name}.py; correct [data] source") from error
-    taken = inspect.signature(module.Source).parameters
+    kind = find(name).Source
+    taken = inspect.signature(kind).parameters
     if "crop" not in taken and crop != "center":
         raise CardError(f"data source {name!r} makes its own pictures and crops none; leave [geometry] crop out")
-    offered: dict[str, Any] = {"crop": crop, "data": data, "flat": data is not None and data.flat}
-    source: Source = module.Source(
-        size=size, path=path, **{key: value for key, value in offered.items() if key in taken}
-    )
-    return source
+    if native and "crop" in taken:
+        size, crop = None, "plain"
+    offered = {
+        "crop": crop, "data": data, "flat": data is not None and data.flat, "text": text, "follow_links": follow_links,
+    }  # fmt: skip
+    return kind(size=size, path=path, **{key: value for key, value in offered.items() if key in taken})
 
 
-def open_place(place: str | Path, *, geometry: Geometry, data: Data) -> Source:
+def open_place(
+    place: str | Path,
+    *,
+    geometry: Geometry,
+    data: Data,
+    native: bool = False,
+    text: bool = True,
+    follow_links: bool = False,
+) -> Source:
     """Open pictures of the user's in place of a card's own.
 
     Args:
-        place: a folder, a .tar, .tar.gz or .zip archive, a .parquet file, or
-            hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT].
+        place: a folder, a .tar, .tar.gz or .zip archive, a .parquet file, several of these
+            (`x-{000..009}.tar`, `x-*.tar`), or hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT].
         geometry: how they are brought to the task's size.
         data: what the card says of its own data; a copy of that on this machine is read as the card says.
+        native: as `open_source` says.
+        text: as `open_source` says.
+        follow_links: as `open_source` says.
 
     Raises:
         DataError: if it is none of these, or can't be opened.
     """
-    from vtbench.data import archive, hub
+    return open_source(
+        source_of(place, data),
+        size=geometry.side,
+        path=Path(place),
+        crop=geometry.crop,
+        data=data,
+        native=native,
+        text=text,
+        follow_links=follow_links,
+    )
 
-    if str(place).startswith("hub:"):
-        return hub.Source(size=geometry.side, crop=geometry.crop, data=hub.parse(str(place)))
-    path = Path(place)
-    if data.source == "tokbench":
-        kind = "tokbench"
-    elif path.suffix.lower() == ".parquet":
-        kind = "hub"
-    elif archive.is_archive(path) and path.is_file():
-        kind = "archive"
-    elif path.is_file():
-        wanted = ", ".join((*archive.SUFFIXES, ".parquet"))
-        raise DataError(f"{path}: is a file of another kind; expected a folder of pictures, {wanted} or hub:OWNER/NAME")
+
+def source_of(place: str | Path, data: Data) -> str:
+    """Tell which source opens a place of the user's.
+
+    Raises:
+        DataError: if none does.
+    """
+    for name in (*{data.source} - {*PLACES}, *PLACES):
+        asked = getattr(find(name), "takes", None)
+        if asked is not None and asked(str(place), data):
+            return name
+    raise DataError(
+        f"{place}: is a file of another kind; expected a folder of pictures, .tar, .tar.gz, .tgz, .zip, .parquet or "
+        "hub:OWNER/NAME"
+    )
+
+
+def label_of(place: str | Path) -> str:
+    """Name a place of the user's: its path's last part, in small letters, digits, points and dashes."""
+    said = str(place)
+    if re.match(r"[a-z]+:\w", said):  # hub:OWNER/NAME, as no path begins
+        said = said.split(":", 1)[1]
     else:
-        kind = "hub" if path.is_dir() and data.source == "hub" and any(path.rglob("*.parquet")) else "folder"
-    if kind == "hub" and not path.exists():
-        raise DataError(f"{path}: does not exist; expected a parquet file")
-    return open_source(kind, size=geometry.side, path=path, crop=geometry.crop, data=data)
+        said = re.sub(r"\.(tar|tgz|tar\.gz|zip|parquet)$", "", Path(said).resolve().name, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9.-]+", "-", said.lower()).strip("-.") or "data"

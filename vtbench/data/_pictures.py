@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -16,9 +16,8 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from vtbench import images
-from vtbench.errors import DataError
-from vtbench.protocols import METRICS
+from vtbench import data, geometry, images, pictures
+from vtbench.errors import ChangedError, DataError
 from vtbench.types import Sample, TextLine
 
 SUFFIXES = frozenset({
@@ -67,7 +66,35 @@ class Files(Protocol):
         ...
 
 
-class Pictures:
+class Contents:
+    """Reads files, and notices where one is read that is not what it was the first time."""
+
+    def __init__(self, read: Callable[[PurePosixPath], bytes]) -> None:
+        self._read = read
+        self._seen: dict[PurePosixPath, bytes | None] = {}
+
+    def read(self, name: PurePosixPath) -> bytes:
+        """Read one file.
+
+        Raises:
+            DataError: if it can't be read, and never could.
+            ChangedError: if it could be read before and can't be now, or the other way round, or is another file.
+        """
+        try:
+            content = self._read(name)
+        except DataError as error:
+            if self._seen.setdefault(name, None) is not None:
+                raise ChangedError(f"{error}; it could be read before, so start the run again") from error
+            raise
+        found = hashlib.sha256(content).digest()
+        before = self._seen.setdefault(name, found)
+        if before != found:
+            how = "could not be read before and can be now" if before is None else "changed while it was being used"
+            raise ChangedError(f"{printable(name)}: {how}; start the run again")
+        return content
+
+
+class Pictures(data.Source):
     """Picture files in a fixed order: the base of every source that reads pictures of somebody's."""
 
     revision: str | None = None
@@ -112,6 +139,7 @@ class Pictures:
             raise DataError(f"{shown}: {twice} is there more than once; expected each file name once")
         self._known = _metadata(files, self.names) if known is None else known
         self._beside = _beside(files.names) if beside else {}
+        self._contents = Contents(files.content)
 
     def __len__(self) -> int:
         """Count the picture files."""
@@ -138,9 +166,9 @@ class Pictures:
         return frozenset(name for known in self._known.values() for name in known.attributes)
 
     def read(self, index: int) -> Sample:
-        """Read one picture (`images.read` says how) and bring it to the task's size."""
+        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
         name = self.ids[index]
-        picture = images.read(self._files.content(self.names[index]), name, plain=self.crop == "plain")
+        picture = pictures.read(self._contents.read(self.names[index]), name, plain=self.crop == "plain")
         return fitted(name, picture, self._known_of(index), self.size, self.crop)
 
     @cached_property
@@ -149,7 +177,7 @@ class Pictures:
         total = hashlib.sha256(json.dumps([self.size, self.crop]).encode())
         for index, name in enumerate(self.names):
             try:
-                content = hashlib.sha256(self._files.content(name)).hexdigest()
+                content = hashlib.sha256(self._contents.read(name)).hexdigest()
                 known = self._known_of(index)
             except DataError as error:
                 content, known = str(error), Known()
@@ -165,7 +193,7 @@ class Pictures:
 
     def _said(self, name: PurePosixPath) -> Known:
         try:
-            said = self._files.content(name).decode("utf-8")
+            said = self._contents.read(name).decode("utf-8")
             if name.suffix == ".txt":
                 return Known(_page(said))
             if name.suffix == ".cls":
@@ -192,14 +220,14 @@ def fitted(name: str, picture: Image.Image, known: Known, size: int | None, crop
     if known.size not in (None, (width, height)):
         raise DataError(f"{name}: is {width}x{height}, but its text was marked on {known.size}; it is another picture")
     window = _window(width, height, size, crop)
-    if window[2] * window[3] > images.MAX_PIXELS:
+    if window[2] * window[3] > pictures.MAX_PIXELS:
         raise DataError(f"{name}: {width}x{height} is too long and narrow to be brought to {size}x{size}")
     if size is None:
         image = images.from_pil(picture)
     elif crop == "letterbox":
-        image = images.fit(picture, "letterbox", size)
+        image = geometry.fit(picture, "letterbox", size)
     else:
-        image = images.from_pil(images.resize_and_crop(picture, size))
+        image = images.from_pil(geometry.resize_and_crop(picture, size))
     shape = (image.shape[-1], image.shape[-2])
     lines = tuple(line for said in known.lines if (line := _moved(said, (width, height), window, shape)) is not None)
     return Sample(name, image, lines, known.attributes)
@@ -210,8 +238,8 @@ def _window(width: int, height: int, size: int | None, crop: Crop) -> tuple[int,
     if size is None:
         return 0, 0, width, height
     if crop == "letterbox":
-        return images.letterbox_window(width, height, size)
-    left, top, wide, high = images.centre_window(width, height, size)
+        return geometry.letterbox_window(width, height, size)
+    left, top, wide, high = geometry.centre_window(width, height, size)
     return -left, -top, wide, high
 
 
@@ -288,9 +316,7 @@ def known_of_row(row: Mapping[str, Any]) -> Known:
         for name, value in row.items()
         if isinstance(value, str | int | float) and name not in ("file_name", "text", "lines")
     }
-    # Columns of the per-image table that are its own.
-    own = {"index", "id", "reason", *METRICS}
-    return Known(lines, {name: value for name, value in plain.items() if name not in own and "/" not in name})
+    return Known(lines, plain)
 
 
 def _box(said: Sequence[float]) -> Box:

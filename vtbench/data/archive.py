@@ -20,6 +20,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
+from vtbench.cards import Data
+from vtbench.data import folder
 from vtbench.data._pictures import MAX_BYTES, Crop, Files, Pictures, printable
 from vtbench.errors import DataError
 
@@ -38,6 +40,26 @@ class Source(Pictures):
         if path is None:
             raise DataError(f"archive: no path given; name a {', '.join(SUFFIXES)} file with --data PATH")
         super().__init__(open_archive(path), size=size, crop=crop, flat=flat, shown=printable(path), beside=True)
+
+
+def takes(place: str, data: Data) -> bool:
+    """Take what is called like an archive and is no folder."""
+    del data
+    return is_archive(Path(place)) and Path(place).is_file()
+
+
+def is_here(data: Data) -> bool:
+    """Pictures of the user's are where the user says."""
+    return folder.is_here(data)
+
+
+def bring(data: Data) -> str:
+    """Say how such pictures are had.
+
+    Raises:
+        DataError: always; they can't be brought from here.
+    """
+    return folder.bring(data)
 
 
 def is_archive(path: Path) -> bool:

@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vtbench import data
+from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample
 
@@ -62,7 +64,19 @@ class Chart(NamedTuple):
     draw: Draw
 
 
-class Source:
+def is_here(data: Data) -> bool:
+    """They always are."""
+    del data
+    return True
+
+
+def bring(data: Data) -> str:
+    """Say that nothing is to be brought."""
+    del data
+    return "its pictures come with vtbench"
+
+
+class Source(data.Source):
     """The charts at any size from 64 pixels up; frequencies and line widths stay, so larger sizes hold more of them."""
 
     def __init__(self, *, size: int | None, path: Path | None = None) -> None:

@@ -1,6 +1,6 @@
 """Pictures of the user's own: every picture file below a folder, in the order of their names.
 
-Each is brought to the task's size by the canonical rule (`images.resize_and_crop`): the short side is resized, the
+Each is brought to the task's size by the canonical rule (`geometry.resize_and_crop`): the short side is resized, the
 centre square is kept. A picture smaller than the task's size is enlarged by the same rule, as torchvision does it; its
 detail is then softer than the size suggests, so prefer a task of the pictures' own size.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
+from vtbench.cards import Data
 from vtbench.data._pictures import MAX_BYTES, SUFFIXES, Crop, Pictures, printable
 from vtbench.errors import DataError
 
@@ -24,12 +25,45 @@ class Source(Pictures):
     """The picture files below a folder, sorted by their relative POSIX path, which is also their id."""
 
     def __init__(
-        self, *, size: int | None, path: Path | None = None, crop: Crop = "center", flat: bool = False
+        self,
+        *,
+        size: int | None,
+        path: Path | None = None,
+        crop: Crop = "center",
+        flat: bool = False,
+        data: Data | None = None,
     ) -> None:
         if path is None:
-            raise DataError("folder: no path given; name the folder of your pictures with --data PATH")
+            raise DataError(_to_obtain(data))
         self.folder = path
-        super().__init__(Folder(path), size=size, crop=crop, flat=flat, shown=printable(path))
+        super().__init__(Folder(path), size=size, crop=crop, flat=flat, shown=printable(path), beside=True)
+
+
+def takes(place: str, data: Data) -> bool:
+    """Take every place that is no file: what is not there is told as a folder that is missing."""
+    del data
+    return not Path(place).is_file()
+
+
+def is_here(data: Data) -> bool:
+    """Pictures of the user's are where the user says."""
+    del data
+    return False
+
+
+def bring(data: Data) -> str:
+    """Say how such pictures are had.
+
+    Raises:
+        DataError: always; they can't be brought from here.
+    """
+    raise DataError(_to_obtain(data))
+
+
+def _to_obtain(data: Data | None) -> str:
+    expected = f", {data.images} of them," if data and data.images else ""
+    how = (data.obtain if data else None) or "Name the folder or archive of your pictures with --data PATH."
+    return f"its pictures{expected} do not come with vtbench. {' '.join(how.split())}"
 
 
 class Folder:

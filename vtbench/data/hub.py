@@ -19,13 +19,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from vtbench import images
+from vtbench import files, pictures
 from vtbench.cards import Data
 from vtbench.data._pictures import MAX_BYTES, SUFFIXES, Crop, Known, fitted, known_of_row, printable, short
 from vtbench.errors import DataError
-from vtbench.results import write_atomic
 from vtbench.types import Sample
-from vtbench.weights import unreachable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,6 +50,10 @@ class Source:
         """
         self.size = size
         self.crop: Crop = crop
+        if path is not None and str(path).startswith("hub:"):
+            data, path = parse(str(path)), None
+        elif path is not None and not path.exists():
+            raise DataError(f"{printable(path)}: does not exist; expected a parquet file or a folder of them")
         self.data = data or Data(source="hub")
         self.revision: str | None = None
         if path is not None:
@@ -60,7 +62,7 @@ class Source:
             if self.data.hub is None:
                 raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
             self.shown = self.data.hub
-            self._root, self.revision = bring(self.data)
+            self._root, self.revision = snapshot(self.data)
         self.files, self._parts = _open(self._root, self.data, self.shown)
         self._ends: list[int] = []
         for _, rows in self._parts:
@@ -97,7 +99,7 @@ class Source:
         return {"split"} if len(self._parts) > 1 else set()
 
     def read(self, index: int) -> Sample:
-        """Read one picture (`images.read` says how) and bring it to the task's size."""
+        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
         part, number = self._place(index)
         split, rows = self._parts[part]
         name = self.sample_id(index)
@@ -109,7 +111,7 @@ class Source:
             raise DataError(f"{name}: its text can't be read ({short(error)})") from error
         if self._split_name:
             known = Known(known.lines, {**known.attributes, "split": split})
-        return fitted(name, images.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
+        return fitted(name, pictures.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
 
     @cached_property
     def digest(self) -> str:
@@ -156,7 +158,26 @@ def parse(place: str) -> Data:
 # --- bringing ---------------------------------------------------------------------------------------------------------
 
 
-def bring(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, str]:
+def takes(place: str, data: Data) -> bool:
+    """Take the hub's places, .parquet files, and a folder of them where a card asks for the hub."""
+    if place.startswith("hub:") or place.lower().endswith(".parquet"):
+        return True
+    return data.source == "hub" and Path(place).is_dir() and any(Path(place).rglob("*.parquet"))
+
+
+def is_here(data: Data, *, patterns: Sequence[str] | None = None) -> bool:
+    """Tell whether the files that `bring` would give are on this machine; touches no network."""
+    here = _cached(data)
+    return here is not None and _is_whole(here, data, patterns)
+
+
+def bring(data: Data, *, patterns: Sequence[str] | None = None) -> str:
+    """Bring a data set where it is not on this machine, and say where it is; raises as `snapshot` does."""
+    folder, revision = snapshot(data, patterns=patterns)
+    return f"{folder} (revision {revision})"
+
+
+def snapshot(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, str]:
     """Find the files of a data set on this machine, or download them with progress and resume.
 
     Args:
@@ -177,20 +198,14 @@ def bring(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path, s
     if constants.HF_HUB_OFFLINE:
         raise DataError(f"{_missing(data)} (HF_HUB_OFFLINE is set)")
     # The hub client retries for 25 s without a network and hangs on a silent server, so ask first.
-    if reason := unreachable(constants.ENDPOINT):
+    if reason := files.unreachable(constants.ENDPOINT):
         raise DataError(f"{_missing(data)} ({reason})")
     about = _download(data, data.revision, [ABOUT])
     wanted = patterns or [pattern for part in _configured(about, data, _name(data)).values() for pattern in part]
     folder = _download(data, about.name, [ABOUT, *wanted] if wanted else None)
-    files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
-    write_atomic(_marker(folder, data, patterns), json.dumps(sorted(files)).encode())
+    there = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    files.write_atomic(_marker(folder, data, patterns), json.dumps(there).encode())
     return folder, folder.name
-
-
-def is_here(data: Data, *, patterns: Sequence[str] | None = None) -> bool:
-    """Tell whether the files that `bring` would give are on this machine; touches no network."""
-    here = _cached(data)
-    return here is not None and _is_whole(here, data, patterns)
 
 
 def _name(data: Data) -> str:

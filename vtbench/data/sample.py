@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vtbench import images
+from vtbench import data, images, pictures
+from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample, Strict
 
@@ -49,7 +50,19 @@ class Index(Strict):
     pictures: tuple[Entry, ...]
 
 
-class Source:
+def is_here(data: Data) -> bool:
+    """They always are."""
+    del data
+    return True
+
+
+def bring(data: Data) -> str:
+    """Say that nothing is to be brought."""
+    del data
+    return "its pictures come with vtbench"
+
+
+class Source(data.Source):
     """The embedded pictures, by id."""
 
     def __init__(self, *, size: int | None, path: Path | None = None) -> None:
@@ -86,7 +99,7 @@ class Source:
     def read(self, index: int) -> Sample:
         """Read one picture and compare its pixels with the index."""
         entry = self.index.pictures[index]
-        picture = images.read(self.folder / entry.file)
+        picture = pictures.read(self.folder / entry.file)
         found = hashlib.sha256(picture.tobytes()).hexdigest()
         if found != entry.sha256:
             raise DataError(

@@ -41,7 +41,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vtbench import images
+from vtbench import data, images
+from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample, TextLine
 
@@ -165,7 +166,19 @@ ALIKE = ("Il1|", "O0oQ", "rnm", "vwyu", "cloa", "S58B", "Z27", "G6C", "5S3")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
-class Source:
+def is_here(data: Data) -> bool:
+    """They always are."""
+    del data
+    return True
+
+
+def bring(data: Data) -> str:
+    """Say that nothing is to be brought."""
+    del data
+    return "its pictures come with vtbench"
+
+
+class Source(data.Source):
     """The 27 pages. Other sizes than 256 hold more or less text at the same heights."""
 
     def __init__(self, *, size: int | None, path: Path | None = None) -> None:

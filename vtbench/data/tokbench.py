@@ -44,7 +44,7 @@ class Source(Pictures):
         if path is None:
             if data is None or data.hub is None:
                 raise DataError("tokbench: no path given; name the folder of your copy with --data PATH")
-            path, revision = hub.bring(data, patterns=FILES)
+            path, revision = hub.snapshot(data, patterns=FILES)
         shown = printable(path)
         packed = path / "images.zip"
         files: Files = open_archive(packed) if packed.is_file() else Folder(path / "images")
@@ -59,6 +59,21 @@ class Source(Pictures):
         super().__init__(files, size=size, crop=crop, shown=shown, known=known)
         self.ids = [printable(PurePosixPath(*name.parts[-2:])) for name in self.names]
         self.revision = revision
+
+
+def takes(place: str, data: Data) -> bool:
+    """Take a copy of TokBench's own where a card asks for TokBench."""
+    return data.source == "tokbench" and not place.startswith("hub:")
+
+
+def is_here(data: Data) -> bool:
+    """Tell whether its files are in the hub's cache."""
+    return hub.is_here(data, patterns=FILES)
+
+
+def bring(data: Data) -> str:
+    """Bring its files from the hub, and say where they are."""
+    return hub.bring(data, patterns=FILES)
 
 
 def _annotations(path: Path, name: str) -> list[tuple[str, Known]]:

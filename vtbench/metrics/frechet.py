@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vtbench import backbones, images, weights
+from vtbench import device as compute
 from vtbench.errors import DataError, WeightsError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -118,9 +119,7 @@ class FrechetDistance:
 
     def _pooled(self, pictures: Tensor) -> Tensor:
         x = feed(pictures, self.resize, device=self.device, dtype=self.dtype)
-        # TensorFloat-32 (on by default for convolutions) would make the value depend on the GPU.
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.no_grad(), exact:
+        with torch.no_grad(), compute.exact():
             for name in _LAYERS:
                 x = self.network.get_submodule(name)(x)
         return x.flatten(1)
@@ -159,6 +158,15 @@ class FrechetDistance:
         empty = np.empty((0, FEATURES), dtype=np.float32)
         real, fake = (np.concatenate([empty, *self._features[which]]) for which in (True, False))
         return real, fake
+
+
+def inception_features(device: torch.device) -> Callable[[Tensor], Floats]:
+    """Load FID's Inception network; the result gives the features, (B, 2048), of uint8 pictures (B, 3, H, W).
+
+    Raises:
+        WeightsError: if its file is not on this machine.
+    """
+    return FrechetDistance(device=device).features
 
 
 def feed(

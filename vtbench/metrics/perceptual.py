@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench import backbones, images, weights
+from vtbench import device as compute
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics.pixel import check_pair, filter_axis, linear_rgb, mix_channels
 
@@ -101,9 +102,7 @@ def network(net: Literal["alex", "vgg"], device: torch.device) -> Callable[[Tens
     module = built.requires_grad_(False).eval().to(device)
 
     def measure(reference: Tensor, reconstruction: Tensor) -> Tensor:
-        # TensorFloat-32 (the default of convolutions) would move the value in the fourth digit from one GPU to another.
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
+        with torch.inference_mode(), compute.exact():
             found: Tensor = module(reference, reconstruction)
         return found
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vtbench import images
+from vtbench import images, pictures
 from vtbench.errors import DataError
 from vtbench.types import Codes, Strict
 
@@ -71,8 +71,8 @@ class Network(nn.Module):
         Raises:
             DataError: if a file is damaged.
         """
-        pictures = [images.from_pil(images.read(file, f"{self.config.format} file")) for file in codes.bitstream]
-        return torch.stack(pictures).float()
+        read = (pictures.read(file, f"{self.config.format} file") for file in codes.bitstream)
+        return torch.stack([images.from_pil(picture) for picture in read]).float()
 
     def _file(self, picture: Tensor) -> bytes:
         file = io.BytesIO()

@@ -10,8 +10,10 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from vtbench import backbones
+from vtbench.catalogue import OCR, find_metric
 from vtbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,6 +77,33 @@ def load(name: str = "easyocr", device: str = "cpu") -> Engine:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(module) is None:
         raise DataError(f"{name}: no such OCR engine; expected the name of a file in vtbench/ocr, such as easyocr")
     return cast(Engine, importlib.import_module(module).Engine(device))
+
+
+def digests(name: str) -> dict[str, str]:
+    """The files that an engine reads with: name to sha256."""
+    return backbones.digests(name)  # type: ignore[arg-type]
+
+
+def version(name: str) -> str:
+    """The version of the program that reads."""
+    return load(name).version
+
+
+def lacking(metric: str, engine: str) -> str | None:
+    """Say what a metric lacks on this machine and the command that mends it; None where it can be scored.
+
+    Args:
+        metric: as `catalogue.metrics` calls it.
+        engine: the OCR engine that reads, where the metric needs one.
+
+    Raises:
+        CardError: if there is no such metric.
+    """
+    for need in find_metric(metric).needs:
+        own: Any = engine if need == OCR else need
+        if backbones.find(own) is None:
+            return backbones.missing(own)
+    return None
 
 
 def check_image(image: Tensor) -> None:

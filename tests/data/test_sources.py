@@ -1,0 +1,168 @@
+"""What every source promises: it says where its data is, and pictures that change end the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vtbench import cards, data, load_task
+from vtbench.cards import Data, Geometry
+from vtbench.data import folder
+from vtbench.errors import CardError, ChangedError, DataError
+from vtbench.task import fetch, is_here
+
+
+def write(place: Path, seed: int, width: int = 20) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(place)
+    return place
+
+
+# --- pictures that change ---------------------------------------------------------------------------------------------
+
+
+def same_size_and_time(place: Path) -> None:
+    """Another picture under the same name, size and time, as a copy with kept times leaves it."""
+    before = place.stat()
+    content = bytearray(place.read_bytes())
+    content[-20] ^= 1
+    place.write_bytes(content)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda place: place.unlink(), r"^b\.png: can't be read .*start the run again$"),
+        (lambda place: write(place, 9), r"^b\.png: changed while it was being used; start the run again$"),
+        (same_size_and_time, r"^b\.png: changed"),
+        (lambda place: place.write_bytes(b""), r"^b\.png: changed"),
+        (lambda place: place.with_name("b.txt").write_text("other"), r"^b\.txt: changed"),
+    ],
+)
+def test_pictures_that_change_after_the_digest_end_the_run(
+    tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    for seed, name in enumerate("abc"):
+        write(tmp_path / f"{name}.png", seed)
+    (tmp_path / "b.txt").write_text("some")
+    source = folder.Source(size=16, path=tmp_path)
+    assert len(source.digest) == 64
+    change(tmp_path / "b.png")
+    with pytest.raises(ChangedError, match=message) as caught:
+        source.read(1)
+    assert "\n" not in str(caught.value) and not isinstance(caught.value, DataError)
+    assert source.read(0).image.shape == source.read(2).image.shape == (3, 16, 16)
+
+
+def test_pictures_that_change_before_the_digest_end_the_run_too(tmp_path: Path) -> None:
+    source = folder.Source(size=16, path=write(tmp_path / "a.png", 0).parent)
+    source.read(0)
+    write(tmp_path / "a.png", 1)
+    with pytest.raises(ChangedError):
+        _ = source.digest
+
+
+def test_picture_that_never_could_be_read_is_a_row_until_it_can(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 0)
+    source = folder.Source(size=16, path=tmp_path)
+    (tmp_path / "a.png").rename(tmp_path / "kept")
+    assert len(source.digest) == 64
+    with pytest.raises(DataError, match=r"a\.png: can't be read"):
+        source.read(0)
+    (tmp_path / "kept").rename(tmp_path / "a.png")
+    with pytest.raises(ChangedError, match="could not be read before"):
+        source.read(0)
+
+
+# --- sources of packages of the user's --------------------------------------------------------------------------------
+
+
+def install(place: Path, code: str, name: str = "squares", distribution: str = "mine") -> None:
+    (place / f"{distribution}_squares.py").write_text(code)
+    about = place / f"{distribution}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[vtbench.data]\n{name} = {distribution}_squares\n")
+
+
+SQUARES = """
+import torch
+from vtbench.types import Sample
+
+class Source:
+    digest = "d" * 64
+    def __init__(self, *, size, path=None):
+        self.size = size
+    def __len__(self):
+        return 2
+    def sample_id(self, index):
+        return f"square-{index}"
+    def read(self, index):
+        return Sample(self.sample_id(index), torch.zeros(3, self.size, self.size, dtype=torch.uint8))
+"""
+CARD = """
+name = "squares"
+version = 1
+family = "reconstruction"
+title = "Squares"
+metrics = ["psnr"]
+primary = "psnr"
+[data]
+source = "squares"
+[geometry]
+size = 16
+"""
+
+
+def test_source_of_another_package_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, SQUARES)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "squares.toml").write_text(CARD)
+    task = load_task("squares", cards=tmp_path)
+    assert [task.read(index).id for index in range(len(task))] == ["square-0", "square-1"]
+    assert (task.found, dict(task.passed_over), task.revision) == (2, {}, None)
+    assert is_here(task.card) and "squares" in fetch(task.card)
+
+
+def test_source_of_another_package_says_itself_where_its_data_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = SQUARES + (
+        "def is_here(data): return False\n"
+        "def bring(data): return 'drawn'\n"
+        "def takes(place, data): return place.startswith('squares:')\n"
+    )
+    install(tmp_path, code, "corners", "other")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not data.is_here(Data(source="corners")) and data.bring(Data(source="corners")) == "drawn"
+    source = data.open_place("squares:3", geometry=Geometry(size=8), data=Data(source="corners"))
+    assert source.read(0).image.shape == (3, 8, 8)
+
+
+def test_what_is_wrong_with_a_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "import nothing_that_is_there", "broken", "first")
+    install(tmp_path, "Sauce = 1", "bare", "second")
+    install(tmp_path, SQUARES, "twice", "third")
+    install(tmp_path, SQUARES, "twice", "fourth")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (
+        ("nothing", r"there is no vtbench/data/nothing\.py and no installed package brings it"),
+        ("broken", "first_squares can't be loaded .No module named 'nothing_that_is_there'"),
+        ("bare", "second_squares has no class Source"),
+        ("twice", "2 packages bring it"),
+    ):
+        with pytest.raises(CardError, match=message) as caught:
+            data.open_source(name, size=16)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_card_of_the_suite_says_whether_its_pictures_are_here() -> None:
+    for card in cards.tasks().values():
+        assert is_here(card) == (card.data.source in ("sample", "text_chart", "detail_chart"))

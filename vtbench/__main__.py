@@ -1,0 +1,5 @@
+"""`python -m vtbench` is `vtbench`."""
+
+from vtbench.cli import main
+
+main()

@@ -1,0 +1,284 @@
+"""Every metric, one line each: what a reader must know of it, and which measure computes it. No torch here.
+
+A line is a metric's registration. What `measure` makes of the other fields stands at that measure (vtbench/measures/):
+`pairs` calls `function(reference, reconstruction)` on uint8 batches, `sets` on the features of all pictures, `text` on
+what stands on a picture and what an OCR engine read. Packages add metrics by entry points of the group
+`vtbench.metrics`, each a `Metric` or a sequence of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal
+
+from vtbench.errors import CardError
+
+Direction = Literal["higher", "lower", "one"]
+"""Which values are better: higher ones, lower ones, or those nearer to 1."""
+
+ARROWS: Mapping[Direction, str] = {"higher": "↑", "lower": "↓", "one": "→1"}
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+RESERVED = frozenset({"index", "id", "reason", "attribute", "reading"})
+"""Columns of the per-image table that are not metrics'."""
+
+OCR = "ocr"
+"""The need of metrics that read text: the OCR engine that the task names."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a reader must know of a metric, and how it is computed."""
+
+    name: str
+    title: str
+    direction: Direction
+    digits: int
+    """Decimals in a table."""
+    description: str
+    measure: str = "pairs"
+    """`pairs` means the class `Measure` of vtbench/measures/pairs.py, or an entry point of `vtbench.measures`."""
+    needs: tuple[str, ...] = ()
+    """Backbones without which it can't be scored (`vtbench.backbones`), and OCR for the task's OCR engine."""
+    cap: float | None = None
+    """What an infinite value counts in a mean with finite ones; without it one infinite value makes the mean so."""
+    function: str | None = None
+    """`package.module:name` of what computes it, where its measure calls one function a metric."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the function, and what else its measure asks for."""
+    grouped: bool = True
+    """Whether it says something of the few pictures of a group."""
+
+    @property
+    def arrow(self) -> str:
+        """Say in a table's head which way is better."""
+        return ARROWS[self.direction]
+
+    def badness(self, value: float) -> float:
+        """Order values: the larger, the worse."""
+        if self.direction == "one":
+            return abs(value - 1.0)
+        return -value if self.direction == "higher" else value
+
+
+PSNR_CAP = 100.0
+"""dB that an infinite PSNR counts for in a mean with finite ones; a mean of infinite values alone stays infinite."""
+
+RFID_MINIMUM = 2048
+"""rFID is refused under this many pictures: the covariance of 2048 features would be singular."""
+
+_HERE = "vtbench.metrics"
+_FID = f"{_HERE}.frechet"
+_TEXT = f"{_HERE}.text"
+
+
+def _pair(
+    name: str,
+    title: str,
+    direction: Direction,
+    digits: int,
+    description: str,
+    *,
+    function: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    needs: tuple[str, ...] = (),
+    cap: float | None = None,
+) -> Metric:
+    return Metric(
+        *(name, title, direction, digits, description),
+        needs=needs,
+        cap=cap,
+        function=f"{_HERE}:{function or name}",
+        options=options or {},
+    )
+
+
+def _read(
+    name: str,
+    title: str,
+    description: str,
+    where: str,
+    function: str,
+    *,
+    direction: Direction = "lower",
+    digits: int = 4,
+) -> Metric:
+    return Metric(
+        *(name, title, direction, digits, description, "text"),
+        needs=(OCR,),
+        function=f"{_TEXT}:{function}",
+        options={"read": where},
+    )
+
+
+def _chart(name: str, title: str, direction: Direction, digits: int, description: str) -> Metric:
+    return Metric(name, title, direction, digits, description, "charts")
+
+
+_BUILT_IN = (
+    _pair("psnr", "PSNR (dB)", "higher", 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
+    _pair("ssim", "SSIM", "higher", 4, "Wang 2004: Gaussian window 11, sigma 1.5, mean over RGB, border dropped"),
+    _pair(
+        *("ssim_uniform", "SSIM (uniform 7)", "higher", 4),
+        "scikit-image's default: flat window 7, sample covariance",
+        function="ssim",
+        options={"window": "uniform-7"},
+    ),
+    _pair("ms_ssim", "MS-SSIM", "higher", 4, "Wang 2003: SSIM over five scales; from 161 px"),
+    _pair("ciede2000", "ΔE 2000", "lower", 3, "CIEDE2000 colour difference, mean over pixels; 1 is just visible"),
+    _pair("gmsd", "GMSD", "lower", 4, "Xue 2014: deviation of the similarity of luma gradients"),
+    _pair("haarpsi", "HaarPSI", "higher", 4, "Reisenhofer 2018: Haar wavelet similarity, with colour; from 16 px"),
+    _pair("flip", "FLIP", "lower", 4, "Andersson 2020: difference seen when flipped in place, 67 pixels a degree"),
+    _pair(
+        *("lpips", "LPIPS", "lower", 4, "lpips package v0.1, AlexNet, pictures in [-1, 1]"),
+        needs=("lpips-alex",),
+        options={"net": "alex"},
+    ),
+    _pair(
+        *("lpips_vgg", "LPIPS (VGG)", "lower", 4, "lpips package v0.1, VGG16, pictures in [-1, 1]"),
+        needs=("lpips-vgg",),
+        function="lpips",
+        options={"net": "vgg"},
+    ),
+    Metric(
+        *("rfid", "rFID", "lower", 3),
+        "Fréchet distance of FID-Inception features, originals against reconstructions, TF1-compatible resize",
+        measure="sets",
+        needs=("inception",),
+        function=f"{_FID}:frechet_distance",
+        options={"interval": f"{_FID}:frechet_interval", "minimum": RFID_MINIMUM},
+        grouped=False,
+    ),
+    Metric(
+        *("kid", "KID", "lower", 5, "kernel distance of the same features, unbiased at any number"),
+        measure="sets",
+        needs=("inception",),
+        function=f"{_FID}:kernel_distance",
+        options={"interval": f"{_FID}:kernel_interval"},
+        grouped=False,
+    ),
+    Metric(
+        *("inception_score", "IS", "higher", 2, "Inception score of the reconstructions, one split"),
+        measure="published",
+        needs=("inception",),
+        grouped=False,
+    ),
+    _read("cer", "CER", "character error rate against the known text, in known boxes", "boxes", "cer"),
+    _read("cer_micro", "CER (micro)", "all errors over all characters, in known boxes", "lines", "micro"),
+    _read("wer", "WER", "word error rate against the known text, in known boxes", "boxes", "wer"),
+    _read("cer_page", "CER (page)", "character error rate, text found by the engine", "page", "cer"),
+    _read("wer_page", "WER (page)", "word error rate, text found by the engine", "page", "wer"),
+    _read("ned", "NED", "edit distance over the longer text's length, in known boxes", "boxes", "ned"),
+    _read(
+        *("word_accuracy", "T-ACC", "share of words read exactly and in order, in boxes", "boxes", "word_accuracy"),
+        direction="higher",
+    ),
+    _read(
+        *("legibility", "legible from (px)", "cap height from which CER is under 10%", "lines", "legibility_threshold"),
+        digits=1,
+    ),
+    _chart("mtf", "MTF", "higher", 3, "slanted edges, ISO 12233, over the original's step: mean of five levels"),
+    _chart("mtf50", "MTF50 (c/px)", "higher", 3, "frequency at which the MTF falls under one half; untouched 0.60"),
+    _chart("contrast", "contrast", "higher", 4, "share of line pairs' contrast kept, phase-locked, each in [0, 1]"),
+    _chart("acutance", "acutance", "higher", 4, "dead leaves' transfer under the CSF of IEEE 1858, 60 px/degree"),
+    _chart("spectral_ratio", "energy ratio", "one", 3, "energy after over before, by octave; above 1 is false"),
+    _chart("coherence", "coherence", "higher", 4, "Fourier ring correlation with the original, by octave"),
+    _chart("line_survival", "line survival", "higher", 4, "share of thin lines' contrast kept, each in [0, 1]"),
+    _chart("smallest_line", "smallest line (px)", "lower", 2, "thinnest that keeps half its contrast, else infinite"),
+    _chart("flat_noise", "flat noise (levels)", "lower", 3, "standard deviation of the error within flat fields"),
+    _chart("banding", "banding (levels)", "lower", 2, "step of the uniform quantiser that would band ramps as much"),
+    Metric(
+        *("repeat_psnr", "PSNR, 8 passes", "higher", 2, "PSNR in dB of the original and 8 round trips"),
+        measure="stability",
+        cap=PSNR_CAP,
+    ),
+    Metric(
+        *("repeat_drop", "drop (dB)", "lower", 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent"),
+        measure="stability",
+        cap=PSNR_CAP,
+    ),
+    Metric(
+        *("token_agreement", "tokens kept", "higher", 4, "share of tokens that a second pass leaves as they are"),
+        measure="stability",
+    ),
+    Metric(
+        *("shift_psnr", "shift PSNR", "higher", 2, "PSNR in dB of moved and unmoved reconstruction"),
+        measure="stability",
+        cap=PSNR_CAP,
+    ),
+    Metric(
+        *("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
+        measure="codes",
+        grouped=False,
+    ),
+    Metric(
+        *("bpp_entropy", "entropy bits/pixel", "lower", 4),
+        "the rate if an ideal order-0 coder packed the codes seen",
+        measure="codes",
+        grouped=False,
+    ),
+    Metric(
+        *("latent_values", "values/pixel", "lower", 4, "floats of a continuous latent, divided by the task's pixels"),
+        measure="codes",
+        grouped=False,
+    ),
+    Metric(
+        *("code_usage", "code usage", "higher", 4, "share of the codebook seen over the task; grows with n"),
+        measure="codes",
+        grouped=False,
+    ),
+    Metric(
+        *("code_entropy", "bits/token", "higher", 2, "entropy of the codes seen over the task; grows with n"),
+        measure="codes",
+        grouped=False,
+    ),
+    Metric(
+        *("code_perplexity", "perplexity", "higher", 1, "2 to the entropy: codes in effective use; grows with n"),
+        measure="codes",
+        grouped=False,
+    ),
+)
+
+
+@functools.cache
+def metrics() -> Mapping[str, Metric]:
+    """Every metric by name, in the order of tables: the suite's own, then those of installed packages.
+
+    Raises:
+        CardError: if a package's entry point is no metric, or its name is taken or can't be a column's.
+    """
+    found = {metric.name: metric for metric in _BUILT_IN}
+    for entry in metadata.entry_points(group="vtbench.metrics"):
+        loaded = entry.load()
+        for metric in loaded if isinstance(loaded, Iterable) else (loaded,):
+            if not isinstance(metric, Metric):
+                raise CardError(f"entry point {entry.value}: expected a vtbench.catalogue.Metric, got {metric!r}")
+            if metric.name in found or metric.name in RESERVED or not NAME.fullmatch(metric.name):
+                raise CardError(
+                    f"entry point {entry.value}: the metric {metric.name!r} needs a name of its own, "
+                    "of lower-case letters, digits and underscores"
+                )
+            found[metric.name] = metric
+    return found
+
+
+def find_metric(name: str) -> Metric:
+    """Find a metric by its exact name.
+
+    Raises:
+        CardError: listing the names there are.
+    """
+    known = metrics()
+    if name not in known:
+        raise CardError(f"no metric is called {name!r}; expected one of: {', '.join(known)}")
+    return known[name]
+
+
+def of_measure(measure: str) -> tuple[str, ...]:
+    """Name the metrics that one measure computes, in the order of tables."""
+    return tuple(metric.name for metric in metrics().values() if metric.measure == measure)

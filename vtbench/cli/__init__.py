@@ -1,0 +1,42 @@
+"""The command line. torch is imported inside commands only: `vtbench --help` and `vtbench list` start without it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from vtbench import __version__
+from vtbench.cli import judge, look, machine, run, sheet
+from vtbench.cli._terminal import app, complaints, console, one_line, prepare
+from vtbench.errors import VtbenchError
+
+__all__ = ["app", "judge", "look", "machine", "main", "run", "sheet"]
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 a check failed, 2 the user can mend it, anything else is a bug."""
+    prepare()
+    try:
+        app(prog_name="vtbench")
+    except VtbenchError as error:
+        complaints.print(f"vtbench: {one_line(error)}")
+        sys.exit(2)
+    except BrokenPipeError:  # `vtbench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
+        sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"vtbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    del version

@@ -1,0 +1,106 @@
+"""What all commands share: the app, the two consoles, what is said where, and how a text reaches a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+app = typer.Typer(
+    help="Benchmark visual tokenizers: same pixels for everybody, every number tagged with how it was made.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(markup=False, highlight=False, emoji=False)
+complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+CardsOption = Annotated[Path | None, typer.Option("--cards", help="A further folder of cards.")]
+WorkOption = Annotated[
+    Path, typer.Option("--work", help="Folder of the shards while running; of run.json and images.parquet after.")
+]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of the summaries.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+class _ToComplaints(logging.Handler):
+    """Says what the library tells its user on the error console, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complaints.print(f"vtbench: {one_line(record.getMessage())}")
+
+
+def prepare() -> None:
+    """Let output reach any terminal: what it can't show is escaped, and what the library tells goes to stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    log = logging.getLogger("vtbench")
+    if not any(isinstance(handler, _ToComplaints) for handler in log.handlers):
+        log.addHandler(_ToComplaints())
+    log.propagate = False
+
+
+def one_line(text: object) -> str:
+    """Show a text of somebody's in one line, its control characters and escape sequences escaped."""
+    joined = " ".join(str(text).split())
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "backslashreplace").decode() for sign in joined
+    )
+
+
+def plain(value: object) -> str:
+    """Show a value in a cell."""
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(part) for part in value)
+    return "" if value is None else one_line(value)
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, left: Sequence[int] = (0,)
+) -> None:
+    """Print a table at its natural width: one whose numbers are cut off to fit a narrow terminal says nothing.
+
+    Args:
+        heads: of the columns.
+        rows: cells of any type.
+        title: a line above.
+        left: columns that are texts; the others are numbers and end at the right.
+    """
+    if title:
+        console.print(one_line(title), soft_wrap=True)
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column, head in enumerate(heads):
+        drawn.add_column(Text(head), justify="left" if column in left else "right", no_wrap=True)
+    width = [len(head) for head in heads]
+    for row in rows:
+        cells = [plain(value) for value in row]
+        width = [max(pair) for pair in zip(width, map(len, cells), strict=True)]
+        drawn.add_row(*(Text(cell) for cell in cells))
+    Console(width=max(console.width, sum(width) + 2 * len(width)), markup=False, highlight=False).print(drawn)
+
+
+def fields(said: dict[str, Any]) -> None:
+    """Print names and values, without the empty ones."""
+    drawn = Table(box=None, show_header=False, pad_edge=False)
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for key, value in said.items():
+        if value in (None, "", [], {}, ()):
+            continue
+        if isinstance(value, dict):
+            for inner, what in value.items():
+                if what not in (None, "", [], {}, ()):
+                    drawn.add_row(Text(f"{key}.{inner}"), Text(plain(what)))
+        else:
+            drawn.add_row(Text(key), Text(plain(value)))
+    console.print(drawn)

@@ -1,0 +1,214 @@
+"""Looking: `vtbench list` and `vtbench show`."""
+
+from __future__ import annotations
+
+import json as encoder
+import math
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vtbench import cards, catalogue, protocols
+from vtbench.cards import TokenizerCard
+from vtbench.cli._terminal import CardsOption, JsonOption, app, console, fields, table
+from vtbench.protocols import Protocol
+
+
+class Listable(StrEnum):
+    """What `vtbench list` knows."""
+
+    tokenizers = "tokenizers"
+    tasks = "tasks"
+    protocols = "protocols"
+    metrics = "metrics"
+
+
+class Schema(StrEnum):
+    """What `vtbench show --schema` knows."""
+
+    card = "card"
+    task = "task"
+    run = "run"
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listable, typer.Argument(help="What to list.")] = Listable.tokenizers,
+    family: Annotated[str | None, typer.Option(help="Only tokenizers of this family.")] = None,
+    json: JsonOption = False,
+    cards_folder: CardsOption = None,
+) -> None:
+    """List tokenizers, tasks, protocols or metrics."""
+    rows = _listing(what, cards_folder, family)
+    if json:
+        typer.echo(encoder.dumps(rows, indent=2))
+        return
+    if not rows:
+        console.print(f"none{f' of the family {family}' if family else ''}")
+        return
+    heads = [head for head in rows[0] if head not in ("aliases", "title", "description", "source", "geometry")]
+    texts = [index for index, head in enumerate(heads) if isinstance(rows[0][head], str | list)]
+    table([head.replace("_", " ") for head in heads], [[row[head] for head in heads] for row in rows], left=texts)
+
+
+def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dict[str, Any]]:
+    if what is Listable.tokenizers:
+        chosen = [card for card in cards.tokenizers(extra).values() if family in (None, card.family)]
+        return [_tokenizer_row(card) for card in chosen]
+    if what is Listable.tasks:
+        return [
+            {
+                "name": card.name,
+                "version": card.version,
+                "size": card.geometry.size,
+                "ranked_by": card.primary,
+                "metrics": list(card.metrics) if len(card.metrics) < 4 else [*card.metrics[:3], "…"],
+                "title": card.title,
+            }
+            for card in cards.tasks(extra).values()
+        ]
+    if what is Listable.protocols:
+        return [
+            {
+                "name": one.name,
+                "metrics": list(one.metrics),
+                "title": one.title,
+                "geometry": one.geometry,
+                "source": one.source,
+            }
+            for one in protocols.PROTOCOLS.values()
+        ]
+    return [
+        {"name": one.name, "better": one.direction, "measure": one.measure, "description": one.description}
+        for one in catalogue.metrics().values()
+    ]
+
+
+def _tokenizer_row(card: TokenizerCard) -> dict[str, Any]:
+    from vtbench import weights
+
+    cached = "-" if card.weights is None else "yes" if weights.cached(card.weights) else "no"
+    return {
+        "name": card.name,
+        "family": card.family,
+        "kind": card.kind,
+        "tokens": card.code.tokens_at_256,
+        "bpp": bits_per_pixel(card),
+        "license": _short(card.license or ""),
+        "cached": cached,
+        "aliases": list(card.aliases),
+        "codebook": list(card.code.codebook_sizes),
+        "title": card.title,
+    }
+
+
+def _short(licence: str) -> str:
+    """The first words of a licence, so that a row stays within 80 columns."""
+    return licence.partition(";")[0].partition(",")[0][:14].strip()
+
+
+def bits_per_pixel(card: TokenizerCard) -> str | None:
+    """State the rate of a discrete tokenizer at 256x256, where its card says enough."""
+    sizes = set(card.code.codebook_sizes)
+    if not card.code.tokens_at_256 or len(sizes) != 1:
+        return None
+    return f"{card.code.tokens_at_256 * math.log2(next(iter(sizes))) / 256**2:.4f}"
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="A tokenizer, task, protocol or metric.")] = None,
+    schema: Annotated[Schema | None, typer.Option(help="Print the JSON Schema of a card or a run instead.")] = None,
+    cards_folder: CardsOption = None,
+) -> None:
+    """Show one card, with what is cached of it."""
+    if schema is not None:
+        typer.echo(encoder.dumps(_schema(schema), indent=2))
+    elif name is None:
+        raise typer.BadParameter("a tokenizer, task, protocol or metric is missing; `vtbench list` shows the names")
+    elif name in protocols.PROTOCOLS:
+        _show_protocol(protocols.PROTOCOLS[name])
+    elif name in catalogue.metrics():
+        fields(asdict(catalogue.find_metric(name)))
+    elif name in cards.tasks(cards_folder):
+        fields(cards.find_task(name, cards_folder).model_dump(mode="json"))
+    else:
+        _show_tokenizer(cards.find_tokenizer(name, cards_folder))
+
+
+def _schema(schema: Schema) -> dict[str, Any]:
+    if schema is Schema.run:
+        from vtbench import results
+
+        return results.schema()
+    model = cards.TokenizerCard if schema is Schema.card else cards.TaskCard
+    return model.model_json_schema()
+
+
+def _show_protocol(protocol: Protocol) -> None:
+    effects, measured = protocols.effects(protocol)
+    said: dict[str, object] = {
+        "name": protocol.name,
+        "title": protocol.title,
+        "source": protocol.source,
+        "metrics": protocol.metrics,
+        "geometry": protocols.GEOMETRIES[protocol.geometry],
+        "size": protocol.size or "native",
+        "original": protocols.ROUNDINGS[protocol.reference],
+        "reconstruction": protocols.ROUNDINGS[protocol.reconstruction],
+        "averaging": "one value a picture, then the mean",
+    }
+    if protocol.psnr and protocol.psnr.pooled:
+        said["averaging"] = "PSNR from one pooled error; the others one value a picture, then the mean"
+    elif protocol.batch_means:
+        said["averaging"] = f"{', '.join(protocol.batch_means)}: means of means of batches of {protocol.batch}"
+    fields(said)
+    for note in protocol.notes:
+        console.print(f"  {note}")
+    if not effects:
+        return
+    console.print(f"\ndeviations from canonical, and what each alone moves ({measured}):")
+    for sentence, moved in effects:
+        shifts = [
+            f"{catalogue.find_metric(name).title} {moved[name]:+.{catalogue.find_metric(name).digits}f}"
+            for name in protocols.EFFECTS_ON
+            if name in moved
+        ]
+        console.print(f"  {sentence} {'; '.join(shifts) or 'not measured'}")
+
+
+def _show_tokenizer(card: TokenizerCard) -> None:
+    from vtbench import weights
+
+    said = card.model_dump(mode="json", exclude={"reported"})
+    if card.weights is None:
+        said["cached"] = "needs no weights"
+    else:
+        path = weights.cached(card.weights)
+        said["cached"] = str(path) if path else f"no; `vtbench fetch {card.name}` brings it"
+        said |= _size_of(card)
+    fields(said)
+    if card.reported:
+        table(
+            ("metric", "value", "data set", "protocol", "printed in"),
+            [(row.metric, f"{row.value:g}", row.dataset, row.protocol, row.printed_in) for row in card.reported],
+            title="reported by the authors, by their own protocols",
+            left=(0, 2, 3, 4),
+        )
+
+
+def _size_of(card: TokenizerCard) -> dict[str, object]:
+    """Count parameters in all and by part, and state the rate, from the network's own shapes."""
+    import torch
+
+    from vtbench.tokenizer import build_network
+
+    with torch.device("meta"):  # shapes only: nothing is allocated or initialised
+        network = build_network(card)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    sizes: dict[str, object] = {"parameters": f"{sum(p.numel() for p in network.parameters()):,}"}
+    sizes |= {f"parameters.{name}": f"{count:,}" for name, count in parts.items() if count}
+    return sizes | {"bits per pixel at 256": bits_per_pixel(card)}

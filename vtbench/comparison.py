@@ -1,0 +1,272 @@
+"""Two runs over the same pictures: paired differences, and the gate that fails where one got worse. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from vtbench.catalogue import find_metric, metrics
+from vtbench.errors import ResultError
+from vtbench.results import CLUSTER, Run, read_images
+from vtbench.statistics import Comparison, Difference, compare, holm, spread_of_means
+
+if TYPE_CHECKING:
+    import pandas
+
+Found = tuple[Run, Path]
+"""A run and its per-image table, as `results.find_run` finds them."""
+
+LEVEL = 0.05
+"""The share of false alarms that the gate allows, over all its metrics together."""
+
+COVERS = (
+    "Intervals cover the choice of pictures, over the pictures that both runs scored. They do not cover what another "
+    "training seed would move: give several baselines of other seeds (--baseline repeats) to cover that too."
+)
+COVERS_SEEDS = "Intervals cover the choice of pictures and, from the spread of the baselines, another training seed."
+
+
+@dataclass(frozen=True)
+class Check:
+    """How much worse a run is than its baselines in one metric."""
+
+    metric: str
+    baseline: float
+    """Mean over the pictures that all runs scored, and over the baselines; a set metric's own value."""
+    value: float
+    drop: Difference
+    """Positive is worse, whatever the metric's direction."""
+    allowed: float
+    adjusted: float | None
+    """The p-value of the drop after Holm's correction over all metrics of the gate; None where there is no test."""
+    missing: int
+    """Pictures that one side scored and the other did not."""
+    allowed_missing: int
+    infinite: int
+    """Pictures whose value became infinite, less those whose value became finite again."""
+
+    @property
+    def reason(self) -> str | None:
+        """Say why it fails; None where it passes."""
+        if self.missing > self.allowed_missing:
+            return f"{self.missing} pictures are scored on one side alone"
+        if self.infinite > 0:
+            return f"{self.infinite} pictures became infinite"
+        if not self.drop.mean > self.allowed:
+            return None
+        # Worse by more than is allowed, and not by chance: the interval of the drop excludes zero.
+        if self.drop.low is not None and self.drop.low <= 0:
+            return None
+        if self.adjusted is not None and self.adjusted >= LEVEL:
+            return None
+        return f"worse by {self.drop.mean:.6g}, allowed {self.allowed:.6g}"
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the gate fails here."""
+        return self.reason is not None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How two runs differ in one metric over the same pictures."""
+
+    metric: str
+    first: float
+    second: float
+    comparison: Comparison
+    """First minus second."""
+    adjusted: float | None
+    """The sign-flip p-value after Holm's correction over all metrics compared."""
+    missing: int
+    """Pictures that one run scored and the other did not."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Values of one metric in both runs, picture by picture."""
+
+    first: list[float]
+    second: list[float]
+    clusters: list[str] | None
+    missing: int
+    infinite: int
+    """Pictures that are infinite in the first alone, less those in the second alone; without the capped ones."""
+
+
+def check(
+    run: Found, baselines: Sequence[Found], allowed: Mapping[str, float], *, allow_missing: int = 0
+) -> list[Check]:
+    """Hold a run against baselines over the same pictures.
+
+    Args:
+        run: what is held.
+        baselines: what it is held against: one, or several of other training seeds.
+        allowed: for every metric, by how much it may get worse.
+        allow_missing: pictures that may be scored on one side alone.
+
+    Raises:
+        ResultError: if they are not of the same task, version, protocol and pictures, lack a metric, or an amount is
+            no number.
+    """
+    if not baselines:
+        raise ResultError("no baseline was given; name one run to compare with")
+    for baseline in baselines:
+        _same_question(run[0], baseline[0])
+    for name, limit in allowed.items():
+        if math.isnan(limit):
+            raise ResultError(f"{name}: it may get worse by {limit}; expected a number")
+    own = read_images(run[1])
+    others = [read_images(baseline[1]) for baseline in baselines]
+    found = []
+    for name, limit in allowed.items():
+        against = [
+            _against(name, run[0], baseline[0], own, other) for baseline, other in zip(baselines, others, strict=True)
+        ]
+        found.append((name, limit, against))
+    pvalues = [_p(against) for _, _, against in found]
+    adjusted = iter(holm([p for p in pvalues if p is not None]))
+    return [
+        Check(
+            metric=name,
+            baseline=math.fsum(one.second for one in against) / len(against),
+            value=against[0].first,
+            drop=spread_of_means([one.drop for one in against]),
+            allowed=limit,
+            adjusted=None if p is None else next(adjusted),
+            missing=max(one.missing for one in against),
+            allowed_missing=allow_missing,
+            infinite=max(one.infinite for one in against),
+        )
+        for (name, limit, against), p in zip(found, pvalues, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Against:
+    """One metric of a run against one baseline."""
+
+    first: float
+    second: float
+    drop: Difference
+    p: float | None
+    missing: int
+    infinite: int
+
+
+def _p(against: Sequence[_Against]) -> float | None:
+    """The least sure of several comparisons."""
+    known = [one.p for one in against if one.p is not None]
+    return max(known) if known else None
+
+
+def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: pandas.DataFrame) -> _Against:
+    metric = find_metric(name)
+    values = [one.scores[name].value if name in one.scores else None for one in (run, baseline)]
+    if values[0] is None or values[1] is None:
+        which = run.name if values[0] is None else baseline.name
+        common = ", ".join(sorted(_scored(run) & _scored(baseline))) or "none"
+        raise ResultError(f"{name}: {which} has no such score; metrics of both runs: {common}")
+    if name not in own.columns or name not in other.columns:
+        # A distance between sets has no value a picture: the difference stands without an interval.
+        drop = metric.badness(values[0]) - metric.badness(values[1])
+        drop = 0.0 if math.isnan(drop) else drop  # infinite in both
+        return _Against(values[0], values[1], Difference(drop, None, None, 0), None, 0, 0)
+    pairs = _pairs(name, own, other)
+    if not pairs.first:
+        if pairs.infinite or not pairs.missing:
+            return _Against(values[0], values[1], Difference(0.0, None, None, 0), None, pairs.missing, pairs.infinite)
+        raise ResultError(f"{name}: no picture was scored in both runs; run both again on the same task")
+    worse = [[metric.badness(value) for value in side] for side in (pairs.first, pairs.second)]
+    compared = compare(worse[0], worse[1], pairs.clusters)
+    means = [math.fsum(side) / len(side) for side in (pairs.first, pairs.second)]
+    return _Against(means[0], means[1], compared.difference, compared.sign_flip, pairs.missing, pairs.infinite)
+
+
+def contrast(first: Found, second: Found) -> list[Contrast]:
+    """Compare two runs over the same pictures in every metric that both have for single pictures.
+
+    Raises:
+        ResultError: if the two are not of the same task, version, protocol and pictures, or share no metric.
+    """
+    _same_question(first[0], second[0])
+    tables = read_images(first[1]), read_images(second[1])
+    found = []
+    for name in metrics():
+        if any(name not in table.columns for table in tables):
+            continue
+        pairs = _pairs(name, *tables)
+        if not pairs.first:
+            continue
+        means = [math.fsum(values) / len(values) for values in (pairs.first, pairs.second)]
+        found.append((name, means, compare(pairs.first, pairs.second, pairs.clusters), pairs.missing))
+    if not found:
+        raise ResultError(f"the two runs of {first[0].task} share no metric of single pictures; run both again")
+    pvalues = [comparison.sign_flip for _, _, comparison, _ in found]
+    adjusted = iter(holm([p for p in pvalues if p is not None]))
+    return [
+        Contrast(name, means[0], means[1], comparison, None if p is None else next(adjusted), missing)
+        for (name, means, comparison, missing), p in zip(found, pvalues, strict=True)
+    ]
+
+
+def _scored(run: Run) -> set[str]:
+    return {name for name, score in run.scores.items() if score.value is not None and "/" not in name}
+
+
+def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
+    """Pair one metric's values by the pictures' ids, infinite ones capped where the metric has a cap."""
+    cap = find_metric(name).cap
+    sides = []
+    for table in (own, other):
+        known = table[table[name].notna()]
+        values = [float(value) for value in known[name]]
+        capped = [cap if cap is not None and math.isinf(value) else value for value in values]
+        sides.append(dict(zip(known["id"], capped, strict=True)))
+    first, second = sides
+    both = [picture for picture in first if picture in second]
+    finite = [p for p in both if math.isfinite(first[p]) and math.isfinite(second[p])]
+    infinite = sum(math.isinf(first[p]) for p in both) - sum(math.isinf(second[p]) for p in both)
+    clusters = None
+    if CLUSTER in own.columns:
+        of = dict(zip(own["id"], own[CLUSTER], strict=True))
+        clusters = [str(of[picture]) for picture in finite]
+    missing = len(first) + len(second) - 2 * len(both)
+    return _Pairs([first[p] for p in finite], [second[p] for p in finite], clusters, missing, infinite)
+
+
+def _same_question(run: Run, baseline: Run) -> None:
+    for what in ("task", "task_version", "protocol"):
+        ours, theirs = getattr(run, what), getattr(baseline, what)
+        if ours != theirs:
+            raise ResultError(f"the runs differ in {what.replace('_', ' ')}: {ours} and {theirs}; compare equal ones")
+    if run.digests.get("data") != baseline.digests.get("data"):
+        raise ResultError(f"the two runs of {run.task} are on different pictures; run the baseline again on these")
+
+
+def to_junit(name: str, checks: Sequence[Check]) -> str:
+    """Write the checks as a JUnit test suite, one case a metric, with its numbers."""
+    failures = sum(check.failed for check in checks)
+    suite = ElementTree.Element("testsuite", name=name, tests=str(len(checks)), failures=str(failures))
+    for check in checks:
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=check.metric)
+        properties = ElementTree.SubElement(case, "properties")
+        numbers = {
+            "baseline": check.baseline,
+            "value": check.value,
+            "drop": check.drop.mean,
+            "low": check.drop.low,
+            "high": check.drop.high,
+            "allowed": check.allowed,
+        }
+        for key, number in numbers.items():
+            if number is not None:
+                ElementTree.SubElement(properties, "property", name=key, value=f"{number:.9g}")
+        if check.reason:
+            ElementTree.SubElement(case, "failure", message=f"{check.metric}: {check.reason}")
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

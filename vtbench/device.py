@@ -1,0 +1,94 @@
+"""Devices: which one to take, its name, waiting for it, and exact arithmetic on it. The only place that does these."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from vtbench.errors import VtbenchError
+
+
+def pick(device: str) -> str:
+    """Resolve "auto" and refuse a device that this machine does not have.
+
+    "auto" is the GPU that $LOCAL_RANK numbers, where torchrun set it, the first GPU without it, and the CPU where
+    there is no GPU.
+
+    Raises:
+        VtbenchError: naming the device.
+    """
+    if device == "auto":
+        if not torch.cuda.is_available():
+            return "cpu"
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+        return "cuda"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto") from error
+    return device
+
+
+def for_metrics(device: torch.device) -> torch.device:
+    """The device that metrics use beside a network on `device`: the CPU, where that one has no float64 (mps)."""
+    try:
+        torch.empty(0, device=device, dtype=torch.float64)
+    except (RuntimeError, TypeError):
+        return torch.device("cpu")
+    return device
+
+
+def model(device: torch.device) -> str:
+    """Say which kind of device it is: what of a device can move a number."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {platform.machine()}"
+
+
+def name(device: torch.device) -> str:
+    """Say which device it was, as its maker calls it, and with how many threads a CPU computed."""
+    return f"{model(device)}, {torch.get_num_threads()} threads" if device.type == "cpu" else model(device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+_BACKENDS: Any = torch.backends
+_SWITCHES = (
+    *(_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn),
+    *(_BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv, _BACKENDS.mkldnn.rnn),
+)
+"""Where torch says in which precision float32 is really computed: cuBLAS, cuDNN and oneDNN."""
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Compute as the types say: no TensorFloat-32, no autocast of the surroundings, deterministic convolutions.
+
+    cuDNN rounds the inputs of float32 convolutions to 10 bits unless told otherwise, matrix products may, and a
+    training loop may run under autocast; each moves a value in the third to fourth digit from one GPU to another.
+    What was set before is set again afterwards.
+    """
+    before = [(place, place.fp32_precision) for place in _SWITCHES]
+    cudnn = torch.backends.cudnn
+    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
+    try:
+        for place, _ in before:
+            place.fp32_precision = "ieee"
+        cudnn.deterministic, cudnn.benchmark = True, False
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
+        for place, value in before:
+            place.fp32_precision = value

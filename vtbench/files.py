@@ -1,0 +1,267 @@
+"""Files: hashed, written whole, locked, probed for and downloaded. The only place that does these; no torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vtbench.errors import ResultError, WeightsError
+
+log = logging.getLogger("vtbench")
+
+PROBE_SECONDS = 3.0
+"""How long an endpoint may take to answer before it counts as out of reach."""
+
+READ_SECONDS = 60.0
+"""How long a download may stand still: a server of gigabytes pauses longer than one that only has to answer."""
+
+PATIENCE = 10.0
+"""Seconds of waiting after which it is said what is waited for, and for whom."""
+
+
+def cache_folder() -> Path:
+    """Where vtbench keeps what it fetched: $VTBENCH_CACHE, or vtbench/ in the user's cache folder."""
+    if chosen := os.environ.get("VTBENCH_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "vtbench"
+
+
+def home() -> Path:
+    """The user's home folder, or the temporary folder where the system knows none (containers without an account)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir())
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    """Hash a file without holding it in memory; again only where its size, its time of change or its node changed."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.cache
+def _sha256(path: Path, size: int, modified: int, node: int) -> str:
+    del size, modified, node  # they are the key of the cache
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse a file whose digest does not begin with `expected` (some publishers state only a prefix).
+
+    Raises:
+        WeightsError: naming both digests.
+    """
+    found = sha256(path)
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{path}: sha256 is {found[:16]}…, expected {expected[:16]}…; delete the file and fetch it again"
+        )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary file in the same folder, fsync, rename.
+
+    Raises:
+        ResultError: if the place can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise ResultError(f"{path.parent}: can't be written ({error.strerror}); choose a folder that can") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise ResultError(f"{path}: can't be written ({error.strerror}); what was there is unchanged") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be written, before anything is computed.
+
+    Raises:
+        ResultError: naming the folder.
+    """
+    probe = folder / f".vtbench-probe-{os.getpid()}"
+    write_atomic(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: float, purpose: str) -> Iterator[None]:
+    """Hold a file for one owner at a time; who holds it stands in it.
+
+    The kernel takes the lock from a process that ends, however it ends, so a dead owner never holds one.
+
+    Args:
+        path: the lock file; it stays, so that no two processes ever lock different files of one name.
+        wait: seconds to wait for another owner.
+        purpose: what the lock is for, in the message to whoever waits.
+
+    Raises:
+        ResultError: naming the owner, where another one still holds it after `wait` seconds; or where the file system
+            can't lock.
+    """
+    handle = _open_lock(path)
+    try:
+        started, told = time.monotonic(), False
+        while not _try_lock(handle, fcntl.LOCK_EX, path):
+            waited = time.monotonic() - started
+            if waited >= wait:
+                raise ResultError(f"{path}: {purpose}: {owner(path)} holds it; wait for it, or stop it and try again")
+            if waited >= min(PATIENCE, wait) and not told:
+                log.warning("%s: waiting up to %.0f s for %s (%s)", purpose, wait, owner(path), path)
+                told = True
+            time.sleep(0.05)
+        said = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat("T", "seconds")}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(said).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def try_lock(path: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Hold a file where nobody else does, without waiting; gives whether it is held.
+
+    Args:
+        path: the lock file.
+        shared: many may hold it so at once, and then nobody exclusively.
+
+    Raises:
+        ResultError: if the file can't be made, or the file system can't lock.
+    """
+    handle = _open_lock(path)
+    try:
+        yield _try_lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, path)
+    finally:
+        os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ResultError(f"{path}: can't be written ({error.strerror}); choose a folder that can") from error
+
+
+def _try_lock(handle: int, how: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise ResultError(f"{path}: this file system can't lock ({error.strerror}); choose another folder") from error
+    return True
+
+
+def owner(path: Path) -> str:
+    """Say who wrote a lock file last: process, host and since when."""
+    try:
+        said = json.loads(path.read_bytes())
+        return f"process {said['pid']} on {said['host']}, since {said['since']},"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def unreachable(endpoint: str, seconds: float = PROBE_SECONDS) -> str | None:
+    """Ask an endpoint for a sign of life; returns why it can't be used, or None."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds):
+            return None
+    except urllib.error.HTTPError:
+        return None  # it answered: that is all that was asked
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return f"{endpoint} can't be reached: {reason}"
+
+
+def download(url: str, target: Path, expected: str | None) -> None:
+    """Download one file beside its place, resuming what an earlier try left, check it and move it into place.
+
+    One process downloads a file; another that wants it at the same time waits, and finds it.
+
+    Args:
+        url: http or https address.
+        target: where the file will lie; its folder is made.
+        expected: sha256 or a prefix of it; None where the publisher states none.
+
+    Raises:
+        WeightsError: if the server does not answer, answers with an error, or sends another file.
+        ResultError: if the folder can't be written, or another process still downloads it after an hour.
+    """
+    with lock(target.with_name(f".{target.name}.lock"), wait=3600.0, purpose=f"downloading {target.name}"):
+        if target.is_file() and (expected is None or sha256(target).startswith(expected)):
+            return
+        partial = target.with_name(target.name + ".part")
+        _download(url, partial, target)
+        if expected and not sha256(partial).startswith(expected):
+            partial.unlink()
+            raise WeightsError(f"{url}: what came does not have the sha256 {expected[:16]}…; nothing was kept")
+        partial.replace(target)
+
+
+def _download(url: str, partial: Path, target: Path) -> None:
+    import urllib.error
+    import urllib.request
+
+    from rich.progress import Progress
+
+    if reason := unreachable(url):
+        raise WeightsError(f"{reason}; bring {target.name} to {target.parent} by hand or try again with a network")
+    done = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        with urllib.request.urlopen(request, timeout=READ_SECONDS) as answer, Progress(transient=True) as progress:
+            resumed = answer.status == 206
+            length = answer.headers.get("Content-Length")
+            start = done if resumed else 0
+            task = progress.add_task(target.name, total=start + int(length) if length else None, completed=start)
+            with partial.open("ab" if resumed else "wb") as file:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    progress.advance(task, len(block))
+        if length and partial.stat().st_size != start + int(length):
+            raise WeightsError(f"{url}: the connection ended early; run the same command again to resume")
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: the earlier try had the whole file already
+            raise WeightsError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        raise WeightsError(f"{url}: {getattr(error, 'reason', None) or error}; try again or bring {target}") from error

@@ -1,0 +1,245 @@
+"""Measures: one room a kind of metric, with all that it needs, computes for a batch, and makes of the whole table.
+
+The evaluator knows what stands in this file and no metric by name. A measure `name` is the class `Measure` of the file
+`name.py` here, or an entry point of the group `vtbench.measures`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import compute as arrow
+from torch import Tensor
+
+from vtbench.catalogue import Metric
+from vtbench.errors import CardError
+from vtbench.protocols import Protocol
+from vtbench.results import CLUSTER, Score, summarise
+from vtbench.types import Codes, Key, Role, Sample
+
+NO_PICTURE = "no picture was scored"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands in a column for a value that a picture can't have."""
+
+    reason: str
+
+
+Column = Sequence[Any]
+"""One entry a picture: a number, a text, an array, None where the metric does not apply, or `Missing`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch left behind: B pictures of one size before and after, all on one device."""
+
+    samples: tuple[Sample, ...]
+    reference: Tensor
+    """What went in, (B, 3, H, W): uint8, or float32 where a measure feeds the tokenizer itself (`Measure.feed`)."""
+    reconstruction: Tensor
+    """What came out, of the same shape and type."""
+    codes: Codes
+    again: Callable[[Tensor], tuple[Tensor, Codes]]
+    """Encode and decode once more, (B, 3, H, W) uint8, for stability and latents."""
+
+    def at(self, positions: Sequence[int]) -> Outcome:
+        """Take some pictures of the batch."""
+        chosen = list(positions)
+        samples = tuple(self.samples[position] for position in chosen)
+        return Outcome(samples, self.reference[chosen], self.reconstruction[chosen], self.codes.at(chosen), self.again)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a measure may know of a run beside its metrics."""
+
+    device: torch.device
+    """Where metrics are computed."""
+    protocol: Protocol
+    side: int | None
+    """Height and width of the task's pictures; None at native size."""
+    engine: str
+    """The OCR engine that reads."""
+    normalisation: str
+    """What is done to texts before they are compared."""
+    kind: str
+    """discrete, continuous, codec, …: the tokenizer's."""
+    codebook_sizes: tuple[int, ...]
+    span: Any
+    """What the levels 0 and 255 become on the tokenizer's way in (`images.Range`)."""
+    primary: str
+    """The metric that ranks."""
+    readings: Path | None
+    """Folder that keeps what OCR engines read on originals; None keeps them in memory."""
+
+
+class Table:
+    """The measured columns of some pictures, as a measure's totals see them."""
+
+    def __init__(self, table: pa.Table, *, group: str | None = None, intervals: Callable[[str], bool]) -> None:
+        self._table = table
+        self.group = group
+        """The attribute whose value all these pictures share; None for the whole task."""
+        self.intervals = intervals
+        """Tells for a metric whether its interval is wanted."""
+        self.keys = tuple(Key.parse(name) for name in table.column_names)
+
+    @property
+    def expected(self) -> int:
+        """Count the pictures, scored or not."""
+        return int(self._table.num_rows)
+
+    def has(self, key: Key) -> bool:
+        """Tell whether there is such a column."""
+        return str(key) in self._table.column_names
+
+    def values(self, key: Key) -> list[Any]:
+        """Give a column, None where a picture has no value."""
+        return cast("list[Any]", self._table.column(str(key)).to_pylist()) if self.has(key) else []
+
+    def arrays(self, key: Key) -> list[np.ndarray[Any, Any]]:
+        """Give the arrays of a column, without the pictures that have none."""
+        return list(self._table.column(str(key)).drop_null().to_numpy()) if self.has(key) else []
+
+    def attribute(self, name: str) -> list[Any]:
+        """Give an attribute of the pictures; empty where none has it."""
+        column = f"attribute/{name}"
+        return cast("list[Any]", self._table.column(column).to_pylist()) if column in self._table.column_names else []
+
+    def levels(self, metric: str, role: Role = "value") -> list[str]:
+        """Name the levels at which a metric has values of a role, sorted."""
+        return sorted({key.level for key in self.keys if key.metric == metric and key.role == role and key.level})
+
+    def reason(self, metric: str) -> str:
+        """Say why a metric has no value: what is said most often of its pictures, or of the pictures themselves."""
+        for column in (str(Key(metric, role="reason")), "reason"):
+            if column in self._table.column_names:
+                said = Counter(self._table.column(column).drop_null().to_pylist()).most_common(1)
+                if said:
+                    return str(said[0][0])
+        return NO_PICTURE
+
+    @property
+    def clusters(self) -> list[str] | None:
+        """The document of each picture, where several show one."""
+        if CLUSTER not in self._table.column_names:
+            return None
+        return [str(value) for value in self._table.column(CLUSTER).to_pylist()]
+
+    def where(self, attribute: str, value: object) -> Table:
+        """Take the pictures of one group."""
+        part = self._table.filter(arrow.equal(self._table.column(f"attribute/{attribute}"), value))
+        return Table(part, group=attribute, intervals=self.intervals)
+
+
+class Measure:
+    """One kind of metric: what it needs, what it computes for a batch, and how the columns become scores."""
+
+    batch: int | None = None
+    """Pictures that must be measured together; None where each stands for itself."""
+
+    sees = "pictures"
+    """What it measures: "pictures", or "codes", which a picture has though its reconstruction failed."""
+
+    def __init__(self, metrics: Sequence[Metric], context: Context) -> None:
+        """Bind the metrics that are wanted; loads nothing."""
+        self.metrics = tuple(metrics)
+        self.names = tuple(metric.name for metric in metrics)
+        self.context = context
+
+    def feed(self, sample: Sample) -> Tensor:
+        """Say what the tokenizer is fed of a picture, (3, H, W): its levels, uint8, or floats within its range.
+
+        Raises:
+            DataError: if the picture can't be brought there.
+        """
+        return sample.image
+
+    def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
+        """Measure one batch; networks and engines are loaded at the first."""
+        raise NotImplementedError
+
+    def scores(self, table: Table) -> dict[str, Score]:
+        """Summarise the columns: by default mean and interval of each metric and of each of its levels."""
+        found: dict[str, Score] = {}
+        for metric in self.metrics:
+            found |= means(metric, table)
+        return found
+
+
+def means(metric: Metric, table: Table, *, reason: str | None = None) -> dict[str, Score]:
+    """Average one metric over the pictures, and each of its levels where it is a curve.
+
+    Args:
+        metric: which.
+        table: the columns.
+        reason: why there is no value, in place of what the table says.
+    """
+    found = {}
+    for level in ("", *table.levels(metric.name)):
+        key = Key(metric.name, level)
+        score = summarise(
+            table.values(key),
+            table.expected,
+            reason or table.reason(metric.name),
+            cap=metric.cap,
+            clusters=table.clusters,
+            interval=table.intervals(metric.name),
+        )
+        known = [value for value in table.values(key._replace(role="floor")) if value is not None]
+        if known and score.value is not None:
+            score = score.model_copy(update={"floor": math.fsum(known) / len(known)})
+        if not level or score.value is not None:  # a curve keeps only the levels that it has
+            found[str(key)] = score
+    return found
+
+
+def find(name: str) -> type[Measure]:
+    """Find a measure's class by its name.
+
+    Raises:
+        CardError: if there is none.
+    """
+    module = f"{__name__}.{name}"
+    try:
+        return cast("type[Measure]", import_module(module).Measure)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    for entry in metadata.entry_points(group="vtbench.measures", name=name):
+        return cast("type[Measure]", entry.load())
+    raise CardError(
+        f"no measure is called {name!r}; expected a file of vtbench/measures or an entry point of its group"
+    )
+
+
+def build(metrics: Iterable[Metric], context: Context) -> list[Measure]:
+    """Build the measures of some metrics, each with its own ones, in the order in which they are first named."""
+    by_measure: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        by_measure.setdefault(metric.measure, []).append(metric)
+    return [find(name)(own, context) for name, own in by_measure.items()]
+
+
+def function(path: str) -> Callable[..., Any]:
+    """Load what a metric's `package.module:name` names.
+
+    Raises:
+        CardError: if it can't be loaded.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return cast("Callable[..., Any]", getattr(import_module(module), name))
+    except (ImportError, AttributeError) as error:
+        raise CardError(f"{path}: can't be loaded ({error}); expected package.module:function") from error

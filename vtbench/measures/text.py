@@ -1,0 +1,180 @@
+"""Reading text back: an OCR engine's errors on pictures with known text, beside its own floor on the originals.
+
+A metric's option `read` says what its function compares with the known text: `boxes`, what was read in the known boxes;
+`page`, what was found on the page; `lines`, all lines of all pictures together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vtbench import device, files, measures, ocr
+from vtbench.catalogue import Metric
+from vtbench.measures import Column, Context, Missing, Outcome, Table, function, means
+from vtbench.metrics import text
+from vtbench.results import Score
+from vtbench.types import Key, Sample
+
+Value = float | None
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Rates = Mapping[str, Callable[..., Value]]
+
+LINE_RATES, LINE_SIZES = Key("lines", "rates", "raw"), Key("lines", "sizes", "raw")
+"""Columns that hold a list a picture: CER and characters of each of its lines."""
+
+PLAIN, CAP, STRINGS = "plain_height", "cap_height", "strings"
+"""Attributes that say how high the letters of a page are, and what its text is."""
+
+NO_TEXT = "the picture has no known text"
+
+
+class Measure(measures.Measure):
+    """Reads each reconstruction, and each original once; compares both with the known text."""
+
+    def __init__(self, metrics: Sequence[Metric], context: Context) -> None:
+        super().__init__(metrics, context)
+        text.find_normalisation(context.normalisation)  # a wrong name is told before anything is read
+        self._lines = [metric for metric in metrics if metric.options["read"] == "lines"]
+        self._reader: _Reader | None = None
+
+    def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
+        """Give each rate of the reconstruction and, as its floor, of the original; and what was read on both."""
+        if self._reader is None:
+            engine = ocr.load(self.context.engine, str(outcome.reference.device))
+            self._reader = _Reader(engine, self.context.readings, device.model(outcome.reference.device))
+        pairs = zip(outcome.samples, outcome.reconstruction, strict=True)
+        with device.exact():
+            rows = [self._row(self._reader, sample, after) for sample, after in pairs]
+        return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+
+    def _row(self, reader: _Reader, sample: Sample, reconstruction: Tensor) -> dict[Key, Any]:
+        normalisation = self.context.normalisation
+        truth = " ".join(line.text for line in sample.lines)
+        row: dict[Key, Any] = {
+            Key("characters"): float(text.characters(truth, normalisation=normalisation)),
+            Key("words"): float(text.words(truth, normalisation=normalisation)),
+        }
+        for where in ("boxes", "page"):
+            rates = self._rates(where)
+            if not rates and not (where == "boxes" and self._lines):
+                continue
+            boxes = [line.box for line in sample.lines] if where == "boxes" else None
+            read, original = reader.read(reconstruction, boxes), reader.original(sample, boxes)
+            row[Key("reading", where)], row[Key("reading", where, "floor")] = "\n".join(read), "\n".join(original)
+            if where == "boxes" and self._lines:
+                row |= self._of_lines([line.text for line in sample.lines], read)
+            for role, texts in (("value", read), ("floor", original)):
+                for name, rate in rates.items():
+                    value = rate(truth, " ".join(texts), normalisation=normalisation)
+                    missing = Missing(NO_TEXT) if role == "value" else None
+                    row[Key(name, role=role)] = missing if value is None else value  # type: ignore[arg-type]
+        return row
+
+    def _rates(self, where: str) -> Rates:
+        return {
+            metric.name: function(metric.function or "") for metric in self.metrics if metric.options["read"] == where
+        }
+
+    def _of_lines(self, truths: Sequence[str], read: Sequence[str]) -> dict[Key, Array]:
+        normalisation = self.context.normalisation
+        rates = [text.cer(*pair, normalisation=normalisation) for pair in zip(truths, read, strict=True)]
+        sizes = [text.characters(truth, normalisation=normalisation) for truth in truths]
+        return {
+            LINE_RATES: np.array([math.nan if rate is None else rate for rate in rates]),
+            LINE_SIZES: np.array(sizes, dtype=np.float64),
+        }
+
+    def scores(self, table: Table) -> dict[str, Score]:
+        """Average the rates; the totals come from all lines together, and say nothing of pages of one height."""
+        found: dict[str, Score] = {}
+        for metric in self.metrics:
+            if metric not in self._lines:
+                found |= means(metric, table)
+        if self._lines and not (table.group or "").endswith("_height"):
+            found |= totals([metric.name for metric in self._lines], table)
+        return found
+
+
+def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
+    """Score what needs all lines together: the micro average, and the glyph height from which on text is legible.
+
+    The threshold is taken over the pages that have a `plain_height`, which differ in nothing but the height; where none
+    has, over those in a language by their `cap_height`, since random strings are harder at any height.
+
+    Args:
+        names: `cer_micro`, `legibility`.
+        table: LINE_RATES, LINE_SIZES and the attributes, as far as there are such.
+    """
+    count = table.expected
+    rates, sizes = (table.values(key) or [None] * count for key in (LINE_RATES, LINE_SIZES))
+    plain, cap, strings = (table.attribute(name) or [None] * count for name in (PLAIN, CAP, STRINGS))
+    read = [index for index in range(count) if rates[index] is not None]
+    like = any(plain[index] is not None for index in read)
+    lines: list[tuple[float | None, float | None, float]] = []  # height, rate and size
+    for index in read:
+        height = plain[index] if like else cap[index]
+        if not like and strings[index] not in (None, "language"):
+            height = None
+        for rate, size in zip(rates[index], sizes[index], strict=True):
+            lines.append((height, None if math.isnan(rate) else float(rate), float(size)))
+    counts = {"scored": len(read), "expected": count}
+    found: dict[str, Score] = {}
+    if "cer_micro" in names:
+        value = text.micro([rate for _, rate, _ in lines], [size for _, _, size in lines])
+        reason = table.reason("cer_micro") if value is None else None
+        found["cer_micro"] = Score(value=value, reason=reason, **counts)
+    if "legibility" in names:
+        known = [(height, rate, size) for height, rate, size in lines if height is not None]
+        threshold = text.legibility_threshold(
+            [height for height, _, _ in known], [rate for _, rate, _ in known], [size for _, _, size in known]
+        )
+        reason = threshold.reason if threshold.value is None else None
+        found["legibility"] = Score(
+            value=threshold.value, reason=reason, low=threshold.low, high=threshold.high, **counts
+        )
+    return found
+
+
+class _Reader:
+    """An engine that reads each original only once, whoever asks: on this machine, if a folder keeps its readings."""
+
+    def __init__(self, engine: ocr.Engine, folder: Path | None, place: str) -> None:
+        self.engine = engine
+        said = json.dumps([engine.name, engine.version, dict(engine.digests), place], sort_keys=True)
+        self._folder = folder / f"{engine.name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}" if folder else None
+        self._known: dict[str, list[str]] = {}
+
+    def read(self, picture: Tensor, boxes: Sequence[ocr.Box] | None) -> list[str]:
+        """Read a text a box, or in a list of one the whole page."""
+        return [self.engine.read_page(picture)] if boxes is None else self.engine.read_boxes(picture, boxes)
+
+    def original(self, sample: Sample, boxes: Sequence[ocr.Box] | None) -> list[str]:
+        """Read an original, or remember what was read on it."""
+        shape = json.dumps([boxes, list(sample.image.shape)]).encode()
+        key = hashlib.sha256(shape + sample.image.cpu().contiguous().numpy().tobytes()).hexdigest()
+        if key not in self._known:
+            file = self._folder / f"{key}.json" if self._folder else None
+            kept = _kept(file) if file is not None else None
+            if kept is None:
+                kept = self.read(sample.image, boxes)
+                if file is not None:
+                    files.write_atomic(file, json.dumps(kept).encode())
+            self._known[key] = kept
+        return self._known[key]
+
+
+def _kept(file: Path) -> list[str] | None:
+    """What was kept of an earlier reading; None where nothing was, or it is damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, list) and all(isinstance(part, str) for part in found) else None

@@ -1,0 +1,146 @@
+"""A picture file becomes 8-bit sRGB, as a viewer would show it."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pillow_jxl  # noqa: F401  importing it teaches Pillow to read .jxl
+from PIL import Image, ImageCms, ImageOps
+
+from vtbench.errors import DataError
+
+MAX_PIXELS = 178_956_970
+"""A picture that claims more is refused before it is decoded; it is Pillow's own bound against bombs."""
+
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What `read` decodes, as Pillow calls it. Other formats stay closed: some of them start programs (EPS)."""
+
+
+def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bool = False) -> Image.Image:
+    """Read a picture file as 8-bit sRGB, as a viewer would show its first frame.
+
+    In this order:
+
+    * animations and files of several pictures: the first frame;
+    * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks;
+    * 16-bit greyscale: v / 257, rounded; a level that is declared transparent becomes white. Pillow keeps the high
+      byte of 16-bit colour. 32-bit integers and floats state no white level and are refused;
+    * an embedded ICC profile: to sRGB by LittleCMS, perceptual intent, 8 bits. Pixels stay as they are where the
+      profile moves no colour by more than one level (sRGB itself), is damaged, or is of another colour space;
+    * CMYK without a usable profile: Pillow's formula, (255 - c) (255 - k) / 255;
+    * alpha, also of palettes: laid over white, in sRGB levels.
+
+    Args:
+        source: a path, the file's bytes or an open file.
+        name: what an error calls the file; a path's own name where left out.
+        plain: Pillow's `convert("RGB")` and nothing else, as the published evaluation codes read: neither turned nor
+            brought to sRGB, alpha dropped, 16-bit greys clipped.
+
+    Raises:
+        DataError: if it can't be decoded, has no pixels or claims more than MAX_PIXELS.
+    """
+    shown = name or (source.name if isinstance(source, Path) else "picture")
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(opened, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, more than the {MAX_PIXELS} allowed")
+            if not picture.width * picture.height:
+                raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, so there is nothing to score")
+            picture.load()
+            if plain:
+                return picture.convert("RGB")
+            return _over_white(_in_srgb(_in_8_bits(_upright(picture), shown)))
+    except DataError:
+        raise
+    except Exception as error:  # decoders let through whatever their parsers meet: struct.error, KeyError, RuntimeError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{shown}: not a readable picture ({reason})") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turned = picture.format != "JXL" and picture.getexif().get(_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(picture) if turned else picture
+    except Exception:  # EXIF is free-form bytes to Pillow's parser; a damaged entry says nothing of the pixels
+        return picture
+
+
+def _in_8_bits(picture: Image.Image, shown: str) -> Image.Image:
+    # Pillow gives the 16-bit greys of PGM files as 32-bit integers, scaled to 65535.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in (None, "PPM")):
+        levels = np.asarray(picture).astype(np.uint32)
+        reduced = ((levels + 128) // 257).clip(max=255).astype(np.uint8)
+        clear = picture.info.get("transparency")
+        if isinstance(clear, int):
+            reduced[levels == clear] = 255
+        made = Image.fromarray(reduced)
+        made.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
+        return made
+    if picture.mode in ("I", "F"):
+        raise DataError(f"{shown}: 32-bit pixels state no white level; convert it to 8 or 16 bits")
+    return picture
+
+
+_ORIENTATION = 0x0112
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_COLOURS = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
+_CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    profile = picture.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile:
+        return picture
+    alpha = _with_alpha(picture).getchannel("A") if _has_alpha(picture) else None
+    mode = _COLOURS.get(picture.mode, "RGB")
+    transform = _to_srgb(profile, mode)
+    if transform is None and mode == "L":  # greys often carry the profile of the colour picture they came from
+        mode, transform = "RGB", _to_srgb(profile, "RGB")
+    if transform is None:
+        return picture
+    colours = picture if picture.mode == mode else (_with_alpha(picture) if alpha else picture).convert(mode)
+    made = transform.apply(colours)
+    made.info = {}
+    if alpha is not None:
+        made.putalpha(alpha)
+    return made
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in _CLEAR or "transparency" in picture.info
+
+
+def _with_alpha(picture: Image.Image) -> Image.Image:
+    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Build the way from a profile to sRGB; None where it can't be used or moves nothing."""
+    intent = ImageCms.Intent.PERCEPTUAL
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != _SPACES[mode]:
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
+        if mode == "CMYK":
+            return transform
+        steps = np.arange(256, dtype=np.uint8) if mode == "L" else np.linspace(0, 255, 18).astype(np.uint8)
+        grid = np.stack(np.meshgrid(*[steps] * 3), axis=-1).reshape(-1, 18, 3) if mode == "RGB" else steps[None]
+        probe = Image.fromarray(grid)
+        moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
+    except Exception:  # damaged profiles are common, and viewers pass over them
+        return None
+    return transform if np.abs(moved).max() > 1 else None
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    if _has_alpha(picture):
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, _with_alpha(picture))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

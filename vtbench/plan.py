@@ -1,0 +1,252 @@
+"""What decides the numbers of a run, and its digest: equal digests mean equal numbers, other digests share nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtbench import backbones, cards, measures, ocr, provenance, results
+from vtbench import device as compute
+from vtbench.catalogue import OCR, find_metric, of_measure
+from vtbench.errors import CardError, DataError, VtbenchError
+from vtbench.measures import Context, Measure
+from vtbench.protocols import Protocol, find_protocol
+from vtbench.published import Published
+from vtbench.results import Run, WeightsOrigin
+from vtbench.task import Task
+from vtbench.tokenizer import Tokenizer
+
+SHARD = 16
+"""Pictures of a shard. Part of the file format: changing it makes committed shards of older runs unusable."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One tokenizer on one task, with all that can move a number."""
+
+    tokenizer: Tokenizer
+    task: Task
+    protocol: Protocol
+    measures: tuple[Measure, ...]
+    metrics: tuple[str, ...]
+    """Those of the task or protocol, then those of the codes."""
+    unavailable: Mapping[str, str]
+    """Metrics that can't be scored here, each with the reason."""
+    count: int
+    limit: int | None
+    batch_size: int
+    label: str | None
+    step: float | None
+    origin: WeightsOrigin
+    digests: Mapping[str, str | None]
+    """sha256 by what it is of: cards, weights, data, code, network and the files that metrics need."""
+    said: Mapping[str, Any]
+    """Everything else that can move a number."""
+
+    @property
+    def name(self) -> str:
+        """The run's name (`results.run_name`)."""
+        tokenizer = self.tokenizer
+        return results.run_name(tokenizer.card.name, self.label, tokenizer.precision, self.protocol.name)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all of it."""
+        everything = {"digests": self.digests, "said": self.said}
+        return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def primary(self) -> str:
+        """The metric that ranks."""
+        primary = self.task.card.primary
+        return primary if primary in self.metrics else self.metrics[0]
+
+    @property
+    def trial(self) -> str | None:
+        """Say why this is no full run that may stand in a leaderboard; None where it is one."""
+        if self.origin == "synthetic":
+            return "made-up weights"
+        return None if self.limit is None else f"{self.limit} pictures"
+
+    @property
+    def shards(self) -> int:
+        """Count the shards."""
+        return math.ceil(self.count / SHARD)
+
+    def indices(self, shard: int) -> range:
+        """Say which pictures a shard holds."""
+        return range(shard * SHARD, min((shard + 1) * SHARD, self.count))
+
+
+def make(
+    tokenizer: Tokenizer,
+    task: Task,
+    *,
+    protocol: str | None,
+    limit: int | None,
+    batch_size: int,
+    label: str | None,
+    step: float | None,
+    require: Sequence[str],
+    readings: Path | None,
+) -> Plan:
+    """Find out all that decides a run's numbers, and bind its measures; loads no network of a metric.
+
+    Raises:
+        CardError: if a metric or protocol does not exist, or a metric belongs to published protocols alone.
+        DataError: if the tokenizer can't take the task's size, or a published protocol is asked of a task whose
+            pictures were brought to its size already.
+        VtbenchError: if a number or the label is none, or a required metric can't be scored.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise VtbenchError(f"batch size {batch_size} and limit {limit}: expected whole numbers from 1 up")
+    if label is not None and not results.LABEL.fullmatch(label):
+        raise VtbenchError(f"label {label!r}: expected letters, digits, dots, dashes and underscores")
+    rule = find_protocol(protocol or task.card.protocol)
+    if rule.published and not task.native:
+        raise DataError(
+            f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
+            "loaded with pictures cropped already; use load_task(..., native=True)"
+        )
+    if not rule.published and task.size is not None:
+        tokenizer.check_size(task.size)
+    count = len(task) if limit is None else min(limit, len(task))
+    metrics = _metrics(task, rule)
+    unavailable = _unavailable(metrics, count, task.card.ocr)
+    for name in require:
+        find_metric(name)
+        if name not in metrics:
+            raise VtbenchError(f"--require {name}: {task.card.name} does not measure it, only {', '.join(metrics)}")
+        if name in unavailable:
+            raise VtbenchError(f"--require {name}: {unavailable[name]}")
+    origin, weights = tokenizer.identity()
+    if label is None and origin == "local" and weights is not None:
+        label = weights[:8]
+    context = Context(
+        device=compute.for_metrics(tokenizer.device),
+        protocol=rule,
+        side=task.card.geometry.side,
+        engine=task.card.ocr,
+        normalisation=task.card.normalisation,
+        kind=tokenizer.card.kind,
+        codebook_sizes=tokenizer.card.code.codebook_sizes,
+        span=tokenizer.span,
+        primary=task.card.primary,
+        readings=readings,
+    )
+    digests: dict[str, str | None] = {
+        "tokenizer": cards.digest(tokenizer.card),
+        "task": cards.digest(task.card),
+        "weights": weights,
+        "data": task.digest,
+        "code": provenance.code_digest(),
+        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics)),
+    }
+    wanted = [name for name in metrics if name not in unavailable]
+    needs = sorted({need for name in wanted for need in find_metric(name).needs})
+    for need in needs:
+        own = task.card.ocr if need == OCR else need
+        digests |= {f"{own}/{file}": value for file, value in _files_of(own, need).items()}
+    said = {
+        "metrics": metrics,
+        "unavailable": sorted(unavailable),
+        "limit": limit,
+        "protocol": repr(rule),
+        "precision": tokenizer.precision,
+        "device": compute.model(tokenizer.device),
+        "versions": provenance.library_versions(),
+        "origin": origin,
+        "ema": tokenizer.ema,
+        # Another size of batch moves the last bits of a learned network's numbers; a codec takes pictures one by one.
+        "batch_size": batch_size if tokenizer.parameters else None,
+    }
+    return Plan(
+        tokenizer=tokenizer,
+        task=task,
+        protocol=rule,
+        measures=tuple(_measures(wanted, context)),
+        metrics=metrics,
+        unavailable=unavailable,
+        count=count,
+        limit=limit,
+        batch_size=batch_size,
+        label=label,
+        step=step,
+        origin=origin,
+        digests=digests,
+        said=said,
+    )
+
+
+def _metrics(task: Task, rule: Protocol) -> tuple[str, ...]:
+    """Name what is measured: the protocol's or the task's metrics, and in every run those of the codes."""
+    names: tuple[str, ...] = task.card.metrics
+    if rule.published:
+        names = (*rule.metrics, *(rule.text_metrics if task.card.family == "text" else ()))
+    return tuple(dict.fromkeys((*(find_metric(name).name for name in names), *of_measure("codes"))))
+
+
+def _measures(names: Sequence[str], context: Context) -> list[Measure]:
+    chosen = [find_metric(name) for name in names]
+    if not context.protocol.published:
+        alone = [metric.name for metric in chosen if metric.measure == "published"]
+        if alone:
+            raise CardError(f"{', '.join(alone)}: belongs to published protocols; leave it out of the task")
+        return measures.build(chosen, context)
+    codes = [metric for metric in chosen if metric.measure == "codes"]
+    own = [metric for metric in chosen if metric.measure != "codes"]
+    return [Published(own, context), *measures.build(codes, context)]
+
+
+def _unavailable(names: Sequence[str], expected: int, engine: str) -> dict[str, str]:
+    """Say which metrics can't be scored here and why, each with the command that mends it."""
+    reasons = {}
+    for name in names:
+        metric = find_metric(name)
+        minimum = metric.options.get("minimum", 0)
+        if reason := ocr.lacking(name, engine):
+            reasons[name] = reason
+        elif expected < minimum:
+            reasons[name] = f"{metric.title} needs at least {minimum} pictures, the task has {expected}"
+    return reasons
+
+
+def _files_of(own: str, need: str) -> Mapping[str, str | None]:
+    """sha256 of the files behind a need; of an OCR engine also its name and version, which read differently."""
+    if need != OCR:
+        return backbones.digests(own)
+    return {**ocr.digests(own), "version": ocr.version(own)}
+
+
+def _outside(tokenizer: Tokenizer, metrics: Sequence[str]) -> list[object]:
+    """The objects beside the network whose code moves a number: a live model's, and metrics of other packages."""
+    held = tokenizer.held.parts if tokenizer.held else []
+    paths = [find_metric(name).function for name in metrics]
+    return [*held, *(measures.function(path) for path in paths if path and not path.startswith("vtbench."))]
+
+
+def changes(old: Run, new: Plan) -> list[str]:
+    """Say in what an earlier run of a name differs from a plan, in the words of the results."""
+    found = [
+        name
+        for name in sorted({*old.digests, *new.digests} - {"plan", "table"})
+        if old.digests.get(name) != new.digests.get(name)
+    ]
+    versions: Mapping[str, str] = new.said["versions"]
+    found += [
+        f"{name} ({old.versions.get(name)}, now {versions.get(name)})"
+        for name in sorted({*old.versions, *versions})
+        if old.versions.get(name) != versions.get(name)
+    ]
+    compared = (
+        ("limit", old.limit, new.limit),
+        ("batch size", old.batch_size, new.batch_size),
+        ("device", old.device.partition(",")[0].strip(), compute.model(new.tokenizer.device).partition(",")[0].strip()),
+        ("weights", old.weights, new.origin),
+    )
+    return found + [f"{what} ({before}, now {now})" for what, before, now in compared if before != now]

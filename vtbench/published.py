@@ -1,0 +1,405 @@
+"""One more measure: a published protocol's whole way, from the raw picture to what its code averages.
+
+Each protocol brings pictures to their size, rounds, compares and averages by rules of its own
+(`vtbench.protocols.Protocol`); its batches are part of them. So this measure feeds the tokenizer itself and takes the
+place of the others where a run is under a published protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from vtbench import device as compute
+from vtbench import geometry, images, measures, ocr
+from vtbench import metrics as metrics_
+from vtbench.catalogue import Metric
+from vtbench.errors import DataError
+from vtbench.measures import Column, Context, Outcome, Table
+from vtbench.metrics import perceptual, text
+from vtbench.metrics.frechet import frechet_distance, inception_score
+from vtbench.protocols import LPIPS_NAMES, Lpips, Protocol, Psnr, Rounding, Ssim, Window
+from vtbench.results import Score
+from vtbench.types import Key, Sample, TextLine
+
+LEVELS = (0.0, 255.0)
+"""The range of levels, as a range of floats."""
+
+Picture = np.ndarray[Any, Any]
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Columns = dict[Key, list[Any]]
+
+ERROR, LOW, HIGH = (Key("psnr", part, "raw") for part in ("error", "low", "high"))
+"""Squared error and span of each picture, from which a pooled PSNR comes."""
+
+WHOLE = Key("ssim", "whole", "raw")
+"""SSIM under the range of the whole batch, where a single picture's value takes its own."""
+
+TRUTH, READ, WORDS = Key("text", "truth", "raw"), Key("text", "read", "raw"), Key("text", "words", "raw")
+"""What an engine read on original and reconstruction, or [truth, reading, ratio] of each word."""
+
+FEATURES = (Key("rfid", "reference", "raw"), Key("rfid", "reconstruction", "raw"))
+LOGITS = Key("inception_score", "logits", "raw")
+
+EMPTY_BIN = "a bin of text sizes is empty, and the published code gives nan"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a pair: what is scored, (3, H, W)."""
+
+    levels: Tensor
+    """On the scale of 0 to 255: uint8, or float32 where the protocol never rounds this side."""
+    floats: Tensor
+    """float32, 0 black and 1 white, before any rounding or clamp."""
+
+
+Pairs = Sequence[tuple[_Side, _Side]]
+
+
+class Published(measures.Measure):
+    """Scores pictures as a published evaluation code does; keeps the networks that its metrics need."""
+
+    def __init__(
+        self, metrics: Sequence[Metric], context: Context, *, inception: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Bind a protocol's metrics; loads nothing.
+
+        Args:
+            metrics: which of the protocol's.
+            context: its `protocol` says how, its `side` to which size, its `span` in which range.
+            inception: tensors of the FID-Inception network, in place of the file on this machine.
+        """
+        super().__init__(metrics, context)
+        self.rule = context.protocol
+        self.batch = self.rule.batch
+        self._inception = inception
+        self._lpips: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None
+        self._frechet: metrics_.FrechetDistance | None = None
+        self._engine: ocr.Engine | None = None
+
+    def feed(self, sample: Sample) -> Tensor:
+        """Bring a raw picture to what the protocol feeds a model of this range."""
+        return fed(self.rule, sample.image.permute(1, 2, 0).numpy(), self.context.side, self.context.span)
+
+    def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
+        """Score one batch of the protocol: its metrics, and what its totals need."""
+        raw = [sample.image.permute(1, 2, 0).numpy() for sample in outcome.samples]
+        sides = (outcome.reference.float().cpu(), outcome.reconstruction.float().cpu())
+        return self.measure(raw, list(sides[0]), list(sides[1]), [sample.lines for sample in outcome.samples])
+
+    def measure(
+        self,
+        raw: Sequence[Picture],
+        inputs: Sequence[Tensor],
+        decoded: Sequence[Tensor],
+        lines: Sequence[Sequence[TextLine]] = (),
+    ) -> Columns:
+        """Score one batch of the protocol.
+
+        Args:
+            raw: the raw pictures, uint8 (H, W, 3).
+            inputs: what `fed` made of them, float32 (3, h, w).
+            decoded: what the network gave for each, of its input's shape, float32, before any clamp.
+            lines: the known words of each raw picture, where text is scored.
+        """
+        rule = self.rule
+        self._load()
+        pairs = []
+        for image, before, after in zip(raw, inputs, decoded, strict=True):
+            if before.shape != after.shape:
+                found, wanted = tuple(after.shape), tuple(before.shape)
+                raise DataError(f"the network gave {found} for {wanted}; expected the same shape")
+            fitted = _fitted(rule, image, self.context.side)
+            units = [images.to_unit(side, self.context.span) for side in (before, after)]
+            pairs.append(
+                (
+                    _side(rule, rule.reference, units[0], fitted, image),
+                    _side(rule, rule.reconstruction, units[1], None, image),
+                )
+            )
+        columns: Columns = {}
+        if rule.psnr and "psnr" in self.names:
+            columns |= _psnr_columns(rule.psnr, pairs)
+        if rule.ssim and "ssim" in self.names:
+            columns |= _ssim_columns(rule.ssim, pairs)
+        with compute.exact():
+            columns |= self._learned(pairs)
+            if self._engine is not None and rule.text == "against-original":
+                columns |= _against_original(self._engine, pairs)
+            elif self._engine is not None and rule.text == "words":
+                columns |= _words(self._engine, pairs, lines)
+        return columns
+
+    def _load(self) -> None:
+        if self._lpips is not None:
+            return
+        rule, place = self.rule, self.context.device
+        nets = rule.lpips.nets if rule.lpips else ()
+        self._lpips = {
+            LPIPS_NAMES[net]: perceptual.network(net, place) for net in nets if LPIPS_NAMES[net] in self.names
+        }
+        if rule.rfid and "rfid" in self.names:
+            self._frechet = metrics_.FrechetDistance(
+                inception=self._inception, device=place, resize=rule.rfid.resize, precision=rule.rfid.precision
+            )
+        if set(rule.text_metrics) & set(self.names):
+            self._engine = ocr.load(self.context.engine, str(place))
+
+    def _learned(self, pairs: Pairs) -> Columns:
+        """LPIPS, and the features and logits of Inception."""
+        rule, columns = self.rule, Columns()
+        for name, network in (self._lpips or {}).items():
+            assert rule.lpips is not None
+            columns[Key(name)] = [self._distance(rule.lpips, network, *pair) for pair in pairs]
+        if rule.rfid and self._frechet is not None:
+            floats = rule.rfid.on == "floats"
+            both = [[(side.floats.clamp(0, 1) if floats else side.levels)[None] for side in pair] for pair in pairs]
+            for key, position in zip(FEATURES, (0, 1), strict=True):
+                columns[key] = [self._frechet.features(pair[position])[0] for pair in both]
+            if rule.rfid.inception_score and "inception_score" in self.names:
+                columns[LOGITS] = [self._frechet.logits(pair[1])[0] for pair in both]
+        return columns
+
+    def _distance(
+        self, rule: Lpips, network: Callable[[Tensor, Tensor], Tensor], reference: _Side, reconstruction: _Side
+    ) -> float:
+        both = []
+        for side in (reference, reconstruction):
+            unit = images.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
+            both.append(images.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span)[None])
+        return float(network(*(side.to(self.context.device) for side in both)))
+
+    def scores(self, table: Table) -> dict[str, Score]:
+        """Average as the protocol does; an interval stands only where that is the plain mean."""
+        found = super().scores(table)
+        columns = {key: values for key in table.keys if (values := _known(table, key))}
+        for name, value in totals(self.rule, columns, size=self.context.side or self.rule.size or 256).items():
+            if math.isnan(value):
+                reason = EMPTY_BIN if WORDS in columns else f"{name} is not a number under {self.rule.name}"
+                found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
+                continue
+            own = found.get(name)
+            if own is None or own.value is None:
+                scored = len(next(iter(columns.values())))
+                found[name] = Score(value=value, scored=scored, expected=table.expected)
+            elif math.isclose(own.value, value, rel_tol=1e-12):
+                found[name] = own.model_copy(update={"value": value})
+            else:
+                found[name] = own.model_copy(update={"value": value, "low": None, "high": None})
+        return found
+
+
+def _known(table: Table, key: Key) -> list[Any]:
+    if key.role == "raw" and key in (*FEATURES, LOGITS):
+        return list(table.arrays(key))
+    return [value for value in table.values(key) if value is not None]
+
+
+def totals(protocol: Protocol, columns: Mapping[Key, Sequence[Any]], *, size: int = 256) -> dict[str, float]:
+    """Average single pictures as a protocol does.
+
+    Args:
+        protocol: how.
+        columns: what `Published.measure` gave, over all pictures and in their order.
+        size: height and width that pictures were brought to; TokBench's bins depend on it.
+
+    Returns:
+        One value a metric; nan where the published code gives that (TokBench with an empty bin).
+    """
+    found: dict[str, float] = {}
+    for name in protocol.metrics:
+        if Key(name) not in columns:
+            continue
+        whole = columns.get(WHOLE, columns[Key(name)]) if name == "ssim" else columns[Key(name)]
+        values = np.asarray(whole, dtype=np.float64)
+        if name in protocol.batch_means:
+            starts = range(0, len(values), protocol.batch)
+            values = np.asarray([values[start : start + protocol.batch].mean() for start in starts])
+        found[name] = float(values.mean())
+    if protocol.psnr and protocol.psnr.pooled and Key("psnr") in columns:
+        found["psnr"] = _decibel(float(np.mean(columns[ERROR])), _peak(columns[LOW], columns[HIGH]))
+    if READ in columns:
+        found["cer_page"], found["wer_page"] = text.vtbench_2025(columns[TRUTH], columns[READ])
+    if WORDS in columns:
+        words = [word for said in columns[WORDS] for word in json.loads(said)]
+        if any(ratio is None for _, _, ratio in words):
+            raise DataError("TokBench's bins need the size of each word, and these pictures don't state it")
+        counted = text.tokbench(
+            [truth for truth, _, _ in words], [read for _, read, _ in words], [r for _, _, r in words], size=size
+        )
+        found |= {"word_accuracy": counted.mean_accuracy, "ned": 1 - counted.mean_ned}
+    if FEATURES[0] in columns:
+        found["rfid"] = frechet_distance(*(np.stack(columns[key]) for key in FEATURES))
+    if LOGITS in columns:
+        found["inception_score"] = inception_score(np.stack(columns[LOGITS]))
+    return found
+
+
+# --- the way in and the way out ---------------------------------------------------------------------------------------
+
+
+def fed(rule: Protocol, image: Picture, size: int | None, span: images.Range) -> Tensor:
+    """Bring a raw picture, uint8 (H, W, 3), to what the protocol feeds a model of a range: float32 (3, h, w).
+
+    Raises:
+        DataError: if it is no such picture, or the protocol can't bring it to that size.
+    """
+    fitted = _fitted(rule, image, size)
+    return images.to_float(fitted, span) if fitted.dtype == torch.uint8 else images.from_unit(fitted, span)
+
+
+def _fitted(rule: Protocol, image: np.ndarray[Any, Any], size: int | None) -> Tensor:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"a picture of {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
+    return geometry.fit(Image.fromarray(np.ascontiguousarray(image)), rule.geometry, size or rule.size or 256)
+
+
+def _side(
+    rule: Protocol, rounding: Rounding, floats: Tensor, fitted: Tensor | None, image: np.ndarray[Any, Any]
+) -> _Side:
+    """Round one side, undo the protocol's padding, and bring it to the size at which it is scored."""
+    if rounding == "pixels" and fitted is not None:
+        levels = fitted
+    elif rounding == "floats":
+        levels = floats.clamp(0, 1) * 255.0
+    else:
+        scaled = floats.clamp(0, 1) * 255.0
+        if rounding == "half-even":
+            scaled = scaled.round()
+        levels = (scaled + 0.5 if rounding == "half-up" else scaled).floor().to(torch.uint8)
+    height, width = image.shape[:2]
+    if rule.geometry == "native-padded":
+        left, top = geometry.padded_window(width, height)
+        levels, floats = (x[:, top : top + height, left : left + width] for x in (levels, floats))
+    elif rule.geometry == "letterbox":
+        if fitted is not None:
+            levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        else:
+            left, top, inner_width, inner_height = geometry.letterbox_window(width, height, levels.shape[-1])
+            window = images.to_pil(levels[:, top : top + inner_height, left : left + inner_width])
+            levels = images.from_pil(window.resize((width, height), Image.Resampling.LANCZOS))
+    if rule.scored_at and levels.shape[-2:] != (rule.scored_at, rule.scored_at):
+        resized = images.to_pil(levels).resize((rule.scored_at, rule.scored_at), Image.Resampling.BILINEAR)
+        levels = images.from_pil(resized)
+    return _Side(levels, floats)
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def _against_original(engine: ocr.Engine, pairs: Pairs) -> Columns:
+    """VTBench: a page as read before against as read after."""
+    truths, reads = ([engine.read_page(side.levels) for side in sides] for sides in zip(*pairs, strict=True))
+    each = [text.vtbench_2025([truth], [read]) for truth, read in zip(truths, reads, strict=True)]
+    return {
+        TRUTH: truths,
+        READ: reads,
+        Key("cer_page"): [cer for cer, _ in each],
+        Key("wer_page"): [wer for _, wer in each],
+        Key("reading", "page", "floor"): truths,
+        Key("reading", "page"): reads,
+    }
+
+
+def _words(engine: ocr.Engine, pairs: Pairs, lines: Sequence[Sequence[TextLine]]) -> Columns:
+    """TokBench: known words in their boxes."""
+    columns: Columns = {key: [] for key in (WORDS, Key("word_accuracy"), Key("ned"), Key("reading", "boxes"))}
+    for (_, reconstruction), known in zip(pairs, lines, strict=True):
+        read = engine.read_boxes(reconstruction.levels, [line.box for line in known])
+        columns[Key("reading", "boxes")].append("\n".join(read))
+        found = [(line.text, said, line.ratio) for line, said in zip(known, read, strict=True)]
+        columns[WORDS].append(json.dumps(found))
+        equal = [float(truth == said) for truth, said, _ in found]
+        rates = [text.ned(truth, said, normalisation="verbatim") for truth, said, _ in found]
+        far = [rate for rate in rates if rate is not None]
+        columns[Key("word_accuracy")].append(float(np.mean(equal)) if equal else None)
+        columns[Key("ned")].append(float(np.mean(far)) if far else None)
+    return columns
+
+
+# --- PSNR and SSIM ----------------------------------------------------------------------------------------------------
+
+_GAUSSIAN = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+_GAUSSIAN /= _GAUSSIAN.sum()
+_WINDOWS: Mapping[Window, tuple[Array, float, int]] = {
+    "gaussian-11": (_GAUSSIAN, 1.0, 5),
+    "gaussian-11-mirrored": (_GAUSSIAN, 1.0, 0),
+    "uniform-7": (np.full(7, 1 / 7), 49 / 48, 3),
+}
+"""SSIM's windows: the taps along one side, what turns a covariance into a sample's, and the border that is dropped."""
+
+
+def _psnr_columns(rule: Psnr, pairs: Pairs) -> Columns:
+    errors = [float((a.levels.double() - b.levels.double()).square().mean()) for a, b in pairs]
+    lows = [float(a.levels.min()) for a, _ in pairs]
+    highs = [float(a.levels.max()) for a, _ in pairs]
+    own = rule.peak == "data"
+    ends = zip(lows, highs, strict=True)
+    peaks = [_peak([low], [high]) if own else 255.0 for low, high in ends]
+    columns: Columns = {Key("psnr"): [_decibel(error, peak) for error, peak in zip(errors, peaks, strict=True)]}
+    if rule.pooled:
+        columns |= {
+            ERROR: errors,
+            LOW: lows if own else [0.0] * len(pairs),
+            HIGH: highs if own else [255.0] * len(pairs),
+        }
+    return columns
+
+
+def _peak(lows: Sequence[float], highs: Sequence[float]) -> float:
+    """What the originals span, zero included."""
+    return max(0.0, *highs) - min(0.0, *lows)
+
+
+def _decibel(error: float, peak: float) -> float:
+    return math.inf if error == 0 else 10.0 * math.log10(peak**2 / error)
+
+
+def _ssim_columns(rule: Ssim, pairs: Pairs) -> Columns:
+    made = []
+    for pair in pairs:
+        units = (
+            images.to_unit(side.levels.double(), LEVELS) if rule.on == "levels" else side.floats.double()
+            for side in pair
+        )
+        first, second = (images.from_unit(unit.clamp(0, 1), rule.span) for unit in units)
+        made.append((first, second))
+    if rule.data_range is not None:
+        return {Key("ssim"): [_ssim(rule.window, *pair, rule.data_range) for pair in made]}
+    own = [[float(side.max() - side.min()) for side in pair] for pair in made]
+    # Over the batch each side spans from its lowest to its highest value; the larger of both spans is the range.
+    sides = [torch.stack(side) for side in zip(*made, strict=True)]
+    whole = max(float(side.max() - side.min()) for side in sides)
+    return {
+        Key("ssim"): [_ssim(rule.window, *pair, max(spans)) for pair, spans in zip(made, own, strict=True)],
+        WHOLE: [_ssim(rule.window, *pair, whole) for pair in made],
+    }
+
+
+def _ssim(window: Window, first: Tensor, second: Tensor, data_range: float) -> float:
+    """SSIM of two float pictures (3, H, W) under any window and range, in float64."""
+    taps, unbiased, border = _WINDOWS[window]
+    x, y = (side.double().numpy() for side in (first, second))
+
+    def mean(values: Array) -> Array:
+        for axis in (1, 2):
+            values = ndimage.correlate1d(values, taps, axis=axis, mode="mirror")
+        return values
+
+    mean_x, mean_y = mean(x), mean(y)
+    variances = unbiased * (mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2)
+    covariance = unbiased * (mean(x * y) - mean_x * mean_y)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    quotient = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+    height, width = quotient.shape[1:]
+    return float(quotient[:, border : height - border, border : width - border].mean())

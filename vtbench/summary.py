@@ -1,0 +1,164 @@
+"""From shards to a run: the per-image table, and the scores that the measures make of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from vtbench import __version__, provenance
+from vtbench import device as compute
+from vtbench.catalogue import find_metric
+from vtbench.errors import DataError
+from vtbench.measures import Table
+from vtbench.plan import Plan
+from vtbench.results import Pictures, Run, Score, Timing
+from vtbench.types import Key
+
+REASONS = 5
+"""How many reasons of failed pictures a summary names."""
+
+
+@dataclass
+class Clock:
+    """When a shard was begun, and seconds that it spent in the encoder and the decoder."""
+
+    started: str
+    encode: float = 0.0
+    decode: float = 0.0
+    images: int = 0
+    total: float = 0.0
+
+    def add(self, encode: float, decode: float, images: int) -> None:
+        """Count one batch."""
+        self.encode += encode
+        self.decode += decode
+        self.images += images
+
+
+def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
+    """Make the summary and the per-image table of a run out of all its shards, in order."""
+    clocks = [Clock(**json.loads(shard.schema.metadata[b"clock"])) for shard in shards]
+    whole = pa.concat_tables([shard.replace_schema_metadata(None) for shard in shards], promote_options="default")
+    kept = [name for name in whole.column_names if Key.parse(name).role != "raw"]
+    tokenizer, card = made.tokenizer, made.task.card
+    commit, dirty = provenance.commit()
+    run = Run(
+        tokenizer=tokenizer.card.name,
+        label=made.label,
+        step=made.step,
+        family=tokenizer.card.family,
+        kind=tokenizer.card.kind,
+        task=card.name,
+        task_family=card.family,
+        task_version=card.version,
+        protocol=made.protocol.name,
+        primary=made.primary,
+        scores=_scores(made, Table(whole, intervals=lambda name: True)),
+        groups=_groups(made, whole),
+        tokens_per_image=_tokens(whole),
+        codebook_sizes=tokenizer.card.code.codebook_sizes,
+        parameters=tokenizer.parameters,
+        images=made.count,
+        pictures=_pictures(made, whole),
+        limit=made.limit,
+        weights=made.origin,
+        ema=tokenizer.ema,
+        data_revision=made.task.revision,
+        digests={**made.digests, "plan": made.digest},
+        version=__version__,
+        commit=commit,
+        dirty=dirty,
+        versions=provenance.library_versions(),
+        device=compute.name(tokenizer.device),
+        precision=tokenizer.precision,
+        batch_size=made.batch_size,
+        timing=_timing(clocks),
+    )
+    return run, whole.select(kept)
+
+
+def check(run: Run) -> None:
+    """Refuse a run all of whose pictures failed.
+
+    Raises:
+        DataError: with the commonest reason.
+    """
+    if not run.pictures.scored:
+        reason = next(iter(run.pictures.reasons), "no reason was given")
+        raise DataError(f"{run.name} on {run.task}: all {run.images} pictures failed; the commonest reason: {reason}")
+
+
+def _scores(made: Plan, table: Table) -> dict[str, Score]:
+    """Let every measure make scores of its columns, in the order of the plan's metrics."""
+    found: dict[str, Score] = {}
+    for measure in made.measures:
+        found |= measure.scores(table)
+    for name, reason in made.unavailable.items():
+        found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
+    place = {name: position for position, name in enumerate(made.metrics)}
+    order = sorted(found, key=lambda name: place.get(Key.parse(name).metric, len(place)))
+    return {name: found[name] for name in order}
+
+
+def _groups(made: Plan, whole: pa.Table) -> dict[str, dict[str, dict[str, Score]]]:
+    """Score each value of each attribute of `group_by` by itself, with an interval for the metric that ranks."""
+    groups: dict[str, dict[str, dict[str, Score]]] = {}
+    if made.protocol.published:
+        return groups
+    table = Table(whole, intervals=lambda name: name == made.primary)
+    for attribute in made.task.card.group_by:
+        column = f"attribute/{attribute}"
+        if column not in whole.column_names:
+            continue
+        for value in sorted(set(whole.column(column).drop_null().to_pylist())):
+            part = table.where(attribute, value)
+            scores = {
+                name: score
+                for measure in made.measures
+                if any(metric.grouped for metric in measure.metrics)
+                for name, score in measure.scores(part).items()
+                if score.value is not None and find_metric(Key.parse(name).metric).grouped
+            }
+            groups.setdefault(attribute, {})[_shown(value)] = scores
+    return groups
+
+
+def _shown(value: object) -> str:
+    """Name a group: a number by all its digits, whole numbers without a point."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(value)
+
+
+def _tokens(whole: pa.Table) -> int | None:
+    codes = [name for name in whole.column_names if Key.parse(name)[::2] == ("codes", "raw")]
+    lengths = [whole.column(name).drop_null() for name in codes]
+    return sum(len(column[0]) for column in lengths if len(column)) or None
+
+
+def _pictures(made: Plan, whole: pa.Table) -> Pictures:
+    failed = [reason for reason in whole.column("reason").to_pylist() if reason is not None]
+    passed_over = dict(getattr(made.task.source, "passed_over", {}))
+    return Pictures(
+        found=len(made.task) + sum(passed_over.values()),
+        scored=whole.num_rows - len(failed),
+        failed=len(failed),
+        reasons=dict(Counter(failed).most_common(REASONS)),
+        passed_over=passed_over,
+        left_out=len(made.task) - made.count,
+    )
+
+
+def _timing(clocks: Sequence[Clock]) -> Timing:
+    images = sum(clock.images for clock in clocks)
+    encode, decode = sum(clock.encode for clock in clocks), sum(clock.decode for clock in clocks)
+    return Timing(
+        encode_per_second=images / encode if encode > 0 else None,
+        decode_per_second=images / decode if decode > 0 else None,
+        seconds=sum(clock.total for clock in clocks),
+        started=min(clock.started for clock in clocks),
+    )
