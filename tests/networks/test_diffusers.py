@@ -135,7 +135,7 @@ def load(folder: Path) -> Tokenizer:
 
 
 def noise(tokenizer: Tokenizer, count: int = 3) -> torch.Tensor:
-    side = (tokenizer.card.input.sizes or (8 * tokenizer.card.input.multiple_of,))[0]
+    side = tokenizer.card.output.size or 8 * tokenizer.card.input.multiple_of
     low, high = tokenizer.card.input.range
     return low + (high - low) * torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
@@ -262,9 +262,11 @@ def test_rae_gives_its_own_size_whatever_it_takes(tmp_path):
     tokenizer = load(tmp_path)
     assert tokenizer.network.output_size == 64  # 56 / 14 = 4 patches a side, decoded to 16 pixels each
     assert tokenizer.card.input.sizes == (64,)
+    assert tokenizer.card.output.size == 64
     assert tokenizer.card.input.range == (0.0, 1.0)
     smaller = torch.rand(1, 3, 56, 56)
     assert tokenizer.network.decode(tokenizer.network.encode(smaller)).shape == (1, 3, 64, 64)
+    assert tokenizer.reconstruct(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 3, 64, 64)
     with pytest.raises(DataError, match="takes 64x64 pixels only, the task has 56x56"):
         tokenizer.encode((smaller * 255).to(torch.uint8))
 
@@ -455,6 +457,7 @@ def test_every_card_says_what_its_class_does():
         config = Config(**card.config)
         facts = FACTS[config.class_name]
         assert card.input.range == facts.span
+        assert (card.output.size is None) == (facts.side is None)
         if config.pretrained:
             assert card.weights.hub in config.pretrained
             continue

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vtbench import weights
-from vtbench.cards import Code, Input, TokenizerCard, WeightsSource
+from vtbench import files, weights
+from vtbench.cards import Code, Input, Output, TokenizerCard, WeightsSource
 from vtbench.errors import CardError, WeightsError
 from vtbench.networks._diffusers import FACTS, ClassName, Values, build, complete, library_class
 from vtbench.networks._gaussian import Posterior, code, latent_of
@@ -196,6 +196,7 @@ def card_for(place: str) -> TokenizerCard:
         description="Described by its config.json; no card says more of it.",
         config={"class": class_name, "values": dict(values)},
         input=Input(range=facts.span, multiple_of=1 if side else downsampling, sizes=(side,) if side else ()),
+        output=Output(size=side),
         code=Code(
             codebook_sizes=() if codes is None else (codes,),
             tokens_at_256=(256 // downsampling) ** 2 if side in (None, 256) else None,
@@ -267,7 +268,7 @@ def _from_hub(repository: str, subfolder: str, name: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
     where = f"{repository}/{subfolder}{name}"
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else weights.unreachable(constants.ENDPOINT)
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else files.unreachable(constants.ENDPOINT)
     if reason:
         raise WeightsError(f"{where} is not in the hub's cache ({reason}); try again where there is a network")
     try:
@@ -289,7 +290,7 @@ def _file_of(repository: str, subfolder: str) -> str:
             return name
     from huggingface_hub import HfApi, constants
 
-    if constants.HF_HUB_OFFLINE or weights.unreachable(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or files.unreachable(constants.ENDPOINT):
         return FILES[0]
     try:
         return next((name for name in FILES if HfApi().file_exists(repository, subfolder + name)), FILES[0])
