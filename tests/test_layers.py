@@ -67,7 +67,9 @@ def test_range_arithmetic_lives_in_images_alone() -> None:
 
 
 def test_public_names_are_what_the_package_says() -> None:
-    assert sorted(vtbench.__all__) == vtbench.__all__ == ["evaluate", "load_task", "load_tokenizer"]
+    assert (
+        sorted(vtbench.__all__) == vtbench.__all__ == ["evaluate", "load_task", "load_tokenizer", "read_runs", "wrap"]
+    )
     for name in vtbench.__all__:
         assert getattr(vtbench, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -144,9 +144,7 @@ class Published(measures.Measure):
             return
         rule, place = self.rule, self.context.device
         nets = rule.lpips.nets if rule.lpips else ()
-        self._lpips = {
-            LPIPS_NAMES[net]: learned.network(net, place) for net in nets if LPIPS_NAMES[net] in self.names
-        }
+        self._lpips = {LPIPS_NAMES[net]: learned.network(net, place) for net in nets if LPIPS_NAMES[net] in self.names}
         if rule.rfid and "rfid" in self.names:
             self._frechet = metrics_.FrechetDistance(
                 inception=self._inception, device=place, resize=rule.rfid.resize, precision=rule.rfid.precision
