@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from vtbench import load_task, load_tokenizer
-from vtbench.protocols import EFFECTS_ON, METRICS, PROTOCOLS, Deviation, Lpips, Protocol, deviations
+from vtbench.catalogue import find_metric
+from vtbench.protocols import EFFECTS_ON, PROTOCOLS, Deviation, Lpips, Protocol, deviations
 from vtbench.scoring import ProtocolScorer, prepare, totals
 from vtbench.tokenizer import Tokenizer
 
@@ -71,12 +72,12 @@ def effect_of(
 
 def shown(values: dict[str, float], name: str) -> str:
     """Print one value, or a dash where a protocol has none."""
-    return f"{values[name]:.{METRICS[name].digits}f}" if name in values else "-"
+    return f"{values[name]:.{find_metric(name).digits}f}" if name in values else "-"
 
 
 def table(tokenizer: Tokenizer, pictures: Pictures) -> str:
     """Score one tokenizer under every protocol."""
-    heads = [METRICS[name].title for name in NAMES]
+    heads = [find_metric(name).title for name in NAMES]
     lines = [f"| protocol | {' | '.join(heads)} |", "| :-- |" + " --: |" * len(heads)]
     for protocol in PROTOCOLS.values():
         rule = CANONICAL if protocol.name == "canonical" else protocol
@@ -110,11 +111,11 @@ def main() -> None:
             if deviation.sentence not in known:
                 known[deviation.sentence] = effect_of(deviation, protocol, first, pictures, own)
             effects.setdefault(protocol.name, {})[deviation.sentence] = known[deviation.sentence]
-    heads = " | ".join(METRICS[name].title for name in NAMES)
+    heads = " | ".join(find_metric(name).title for name in NAMES)
     lines = [f"| one rule changed in canonical | {heads} | found in |", "| :-- |" + " --: |" * 4 + " :-- |"]
     for sentence, effect in known.items():
         where = ", ".join(name for name, own in effects.items() if sentence in own)
-        moved = " | ".join(f"{effect[name]:+.{METRICS[name].digits}f}" if name in effect else "" for name in NAMES)
+        moved = " | ".join(f"{effect[name]:+.{find_metric(name).digits}f}" if name in effect else "" for name in NAMES)
         lines.append(f"| {sentence} | {moved} | {where} |")
     parts.append("\n".join(lines))
     print(parts[-1])

@@ -24,10 +24,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from vtbench.catalogue import find_metric, of_measure
 from vtbench.data.detail_chart import AMPLITUDES, CHARTS, Source, cells
 from vtbench.metrics.detail import CHARTS as MEASURED
 from vtbench.metrics.detail import MTF_LEVELS, amplitude, measure
-from vtbench.protocols import DETAIL_METRICS, METRICS
 from vtbench.types import Sample
 
 Array = NDArray[np.float64]
@@ -190,7 +190,7 @@ def pictures() -> str:
         facts["orientation"] = {"v": "upright", "h": "level"}.get(str(facts.get("orientation")), "")
         facts["ramps"] = RAMPS.get(sample.id, "")
         names = {key.split("/")[0] for key in measure(sample.attributes, sample.image, sample.image)}
-        measures = ", ".join(f"`{name}`" for name in DETAIL_METRICS if name in names)
+        measures = ", ".join(f"`{name}`" for name in of_measure("charts") if name in names)
         rows.append(
             (f"![{sample.id}](charts/{sample.id}.webp)", f"`{sample.id}`", ABOUT[kind].format(**facts), measures)
         )
@@ -284,10 +284,10 @@ def responses() -> str:
         for index in range(len(source)):
             for key, value in score(source.read(index), change).items():
                 values[key].append(value)
-        for name in DETAIL_METRICS:
+        for name in of_measure("charts"):
             mean = math.fsum(values[name]) / len(values[name])
-            means[name].append("∞" if math.isinf(mean) else f"{mean:.{min(3, METRICS[name].digits)}f}")
-    return table(("metric", *CHANGES), [(f"`{name}`", *means[name]) for name in DETAIL_METRICS])
+            means[name].append("∞" if math.isinf(mean) else f"{mean:.{min(3, find_metric(name).digits)}f}")
+    return table(("metric", *CHANGES), [(f"`{name}`", *means[name]) for name in of_measure("charts")])
 
 
 def main() -> None:

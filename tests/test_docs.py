@@ -39,7 +39,7 @@ def test_a_stranger_adds_a_network_by_contributing_alone(tmp_path: Path) -> None
         PYTHONPATH=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
-    (run,) = results.read(tmp_path / "results")
+    (run,) = results.read_runs(tmp_path / "results")
     assert run.scores["psnr"].value is not None
     assert "no rate" in (run.scores["bpp"].reason or "")
 
@@ -97,7 +97,7 @@ def test_table_of_the_readme_is_that_of_the_committed_results(committed: Path) -
 
 
 def test_leaderboard_follows_from_the_committed_runs(committed: Path) -> None:
-    runs = results.read(committed)
+    runs = results.read_runs(committed)
     assert leaderboard.to_markdown(runs) == (committed / "LEADERBOARD.md").read_text()
     assert leaderboard.to_csv(runs) == (committed / "leaderboard.csv").read_text()
     assert {run.tokenizer for run in runs} <= set(cards.tokenizers())
@@ -105,7 +105,7 @@ def test_leaderboard_follows_from_the_committed_runs(committed: Path) -> None:
 
 def test_committed_results_say_what_they_must(committed: Path) -> None:
     """The order that no honest run can miss: nothing lost is first, nothing kept is last, more bits look better."""
-    for (task, _), group in leaderboard.tables(results.read(committed)).items():
+    for (task, _), group in leaderboard.tables(results.read_runs(committed)).items():
         names = [run.tokenizer for run in group]
         assert names[0] == "control-identity", task
         assert names[-1] == "control-mean", task
@@ -119,7 +119,7 @@ def test_committed_results_say_what_they_must(committed: Path) -> None:
 
 def test_text_gets_legible_with_its_height(committed: Path) -> None:
     """CER of the small tokenizer falls from the smallest letters to the largest, and the originals are read."""
-    text = {run.tokenizer: run for run in results.read(committed) if run.task == "text"}
+    text = {run.tokenizer: run for run in results.read_runs(committed) if run.task == "text"}
     groups = text["tiny-fsq-f8"].groups["plain_height"]
     by_height = {float(height): scores["cer"].value or 0 for height, scores in groups.items()}
     heights = sorted(by_height)

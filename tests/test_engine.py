@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,21 @@ import torch
 from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
 
-from vtbench import backbones, cards, engine, results, scoring
+from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring
 from vtbench.cards import Geometry
+from vtbench.catalogue import find_metric
 from vtbench.data import tokbench
-from vtbench.engine import SHARD, evaluate
+from vtbench.engine import evaluate
 from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.measures import Table, sets
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
-from vtbench.protocols import PROTOCOLS, find_protocol
+from vtbench.plan import SHARD
+from vtbench.protocols import PROTOCOLS
 from vtbench.results import Run
 from vtbench.statistics import mean_interval
 from vtbench.task import Task, load_task
-from vtbench.tokenizer import load_tokenizer
+from vtbench.tokenizer import Tokenizer, load_tokenizer
+from vtbench.types import Key
 
 FONTS = Path(engine.__file__).parent / "assets" / "fonts"
 COUNT = 3 * SHARD + 5  # three whole shards and a part of one
@@ -39,12 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_of(work: Path, run: Run) -> pd.DataFrame:
-    return results.read_images(work / run.task / run.stem / results.IMAGES)
+    return results.read_images(work / run.task / run.name / results.IMAGES)
 
 
 def lasting(run: Run) -> dict[str, object]:
     """Everything of a run but how fast it went."""
-    return run.model_dump(exclude={"timing", "batch_size"})
+    said = run.model_dump(exclude={"timing"})
+    return said | {"digests": {key: value for key, value in run.digests.items() if key != "table"}}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,8 @@ def test_table_and_summary_agree(whole: tuple[Run, pd.DataFrame]) -> None:
     assert run.scores["bpp"].value == pytest.approx(table["bpp"].mean(), rel=1e-12)
     assert (run.scores["psnr"].scored, run.scores["psnr"].expected) == (COUNT, COUNT)
     assert run.task == "small@pictures"
-    assert run.digests["code"] == engine.code_digest()
+    assert run.digests["code"] == provenance.code_digest()
+    assert (run.pictures.found, run.pictures.scored, run.pictures.failed) == (COUNT, COUNT, 0)
 
 
 def test_values_are_those_of_the_metric_alone(whole: tuple[Run, pd.DataFrame], folder: Path) -> None:
@@ -92,13 +97,20 @@ encode = codec.Network.encode
 codec.Network.encode = lambda self, x: (time.sleep(float(sys.argv[3])), encode(self, x))[1]
 sys.path.insert(0, sys.argv[4])
 from builders import small_task
-evaluate(load_tokenizer("jpeg-q10"), small_task(Path(sys.argv[1])), out=sys.argv[2] + "/r", work=sys.argv[2] + "/w")
+evaluate(
+    load_tokenizer("jpeg-q10"), small_task(Path(sys.argv[1])), out=sys.argv[2] + "/r", work=sys.argv[2] + "/w",
+    rank=int(sys.argv[5]), world=int(sys.argv[6]), overwrite=sys.argv[7] == "overwrite", batch_size=int(sys.argv[8]),
+)
 """
 
 
-def start(folder: Path, place: Path, delay: float, **environment: str) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", RUN_SLOWLY, str(folder), str(place), str(delay), str(Path(__file__).parent)]
-    return subprocess.Popen(arguments, env={**os.environ, **environment})
+def start(
+    folder: Path, place: Path, delay: float, *, rank: int = 0, world: int = 1, overwrite: bool = False, batch: int = 8
+) -> subprocess.Popen[bytes]:
+    said = (folder, place, delay, Path(__file__).parent, rank, world, "overwrite" if overwrite else "keep", batch)
+    # The variables of a shell that torchrun did not make are nobody's business here.
+    environment = {**os.environ, "RANK": "3", "WORLD_SIZE": "7"}
+    return subprocess.Popen([sys.executable, "-c", RUN_SLOWLY, *map(str, said)], env=environment)
 
 
 def shards_in(place: Path) -> list[Path]:
@@ -129,12 +141,79 @@ def test_killed_run_resumes_to_the_same_result(whole: tuple[Run, pd.DataFrame], 
     pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
 
 
-def test_two_processes_give_the_same_result(whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path) -> None:
-    processes = [start(folder, tmp_path, 0.0, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    run = results.read_run(tmp_path / "r" / "small@pictures" / "jpeg-q10.json")
+def ended(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Every process ends; none waits for another's work."""
+    return [process.wait(timeout=120) for process in processes]
+
+
+def check_whole(place: Path, whole: tuple[Run, pd.DataFrame]) -> None:
+    run = results.read_run(place / "r" / "small@pictures" / "jpeg-q10.json")
     assert lasting(run) == lasting(whole[0])
-    pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
+    pd.testing.assert_frame_equal(images_of(place / "w", run), whole[1])
+    results.find_run(place / "r" / "small@pictures" / "jpeg-q10.json", place / "w")
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_several_processes_give_the_same_result(
+    world: int, whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
+) -> None:
+    assert ended([start(folder, tmp_path, 0.0, rank=rank, world=world) for rank in range(world)]) == [0] * world
+    check_whole(tmp_path, whole)
+
+
+def test_the_same_command_started_twice_gives_the_same_result(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
+) -> None:
+    assert ended([start(folder, tmp_path, 0.1), start(folder, tmp_path, 0.1)]) == [0, 0]
+    check_whole(tmp_path, whole)
+
+
+def test_two_overwriting_commands_give_the_same_result(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
+) -> None:
+    first = start(folder, tmp_path, 0.1, overwrite=True)
+    second = start(folder, tmp_path, 0.0, overwrite=True)
+    assert sorted(ended([first, second])) == [0, 0]
+    check_whole(tmp_path, whole)
+
+
+def test_another_batch_size_at_the_same_time_leaves_one_whole_run(folder: Path, tmp_path: Path) -> None:
+    assert ended([start(folder, tmp_path, 0.05), start(folder, tmp_path, 0.05, batch=3)]) == [0, 0]
+    results.find_run(tmp_path / "w" / "small@pictures" / "jpeg-q10", tmp_path / "w")
+
+
+def test_a_late_process_and_another_number_of_processes_go_on(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
+) -> None:
+    assert ended([start(folder, tmp_path, 0.0, rank=0, world=3)]) == [0]  # ends though the others never came
+    assert not list(tmp_path.glob("r/*/*.json"))
+    assert ended([start(folder, tmp_path, 0.0, rank=rank, world=2) for rank in (1, 0)]) == [0, 0]
+    check_whole(tmp_path, whole)
+
+
+def test_damaged_and_deleted_shards_are_computed_again(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ended([start(folder, tmp_path, 0.0, rank=0, world=2)]) == [0]
+    first, second = shards_in(tmp_path)
+    first.write_bytes(first.read_bytes()[:100])
+    second.unlink()
+    (first.parent.parent / ".run.json.x.tmp").write_text("left by a kill")
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w")
+    assert lasting(run) == lasting(whole[0])
+    assert "damaged or deleted" in caplog.text
+    assert not list(tmp_path.glob("w/*/*/.*.tmp"))
+    assert evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w") == run
+    assert not shards_in(tmp_path)  # they go at the next start
+
+
+def test_rank_outside_its_world_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(VtbenchError, match="rank 2 of world 2"):
+        evaluate(load_tokenizer("jpeg-q5"), small_task(folder), out=tmp_path, work=tmp_path, rank=2, world=2)
+    with pytest.raises(VtbenchError, match="expected a name or load_task"):
+        evaluate(load_tokenizer("jpeg-q5"), 5)  # type: ignore[arg-type]
+    with pytest.raises(VtbenchError, match="expected a name, load_tokenizer"):
+        evaluate(None, small_task(folder))  # type: ignore[arg-type]
 
 
 def test_finished_run_is_not_computed_again_unless_asked(folder: Path, tmp_path: Path) -> None:
@@ -171,7 +250,7 @@ def test_broken_picture_is_one_record_with_its_reason(tmp_path: Path) -> None:
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match="none of 1 pictures could be read"):
+    with pytest.raises(DataError, match="all 1 pictures failed; the commonest reason"):
         evaluate(load_tokenizer("jpeg-q10"), small_task(tmp_path / "bad"), out=tmp_path / "r", work=tmp_path / "w")
 
 
@@ -182,15 +261,22 @@ def test_trial_does_not_replace_a_full_run(folder: Path, tmp_path: Path) -> None
     with pytest.raises(ResultError, match="would replace it by 3 pictures"):
         evaluate(tokenizer, small_task(folder), limit=3, **places)
     trial = evaluate(tokenizer, small_task(folder), limit=3, overwrite=True, **places)
-    assert (trial.images, trial.ranked) == (3, False)
+    assert (trial.images, trial.unranked) == (3, "the first 3 pictures alone")
     assert lasting(evaluate(tokenizer, small_task(folder), **places)) == lasting(full)
+
+
+def made(tokenizer: Tokenizer, task: Task, **change: object) -> plan.Plan:
+    said: dict[str, object] = {
+        "protocol": None, "limit": None, "batch_size": 8, "label": None, "step": None, "require": (), "readings": None
+    }  # fmt: skip
+    return plan.make(tokenizer, task, **(said | change))
 
 
 def test_what_decides_the_numbers_decides_the_plan(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "other" / "a.png")
     plans = {
-        engine._plan(tokenizer, task, limit, find_protocol("canonical"), ()).digest
+        made(tokenizer, task, limit=limit).digest
         for tokenizer in (load_tokenizer("jpeg-q5"), load_tokenizer("jpeg-q10"))
         for task in (small_task(folder), small_task(folder, version=2), small_task(tmp_path / "other"))
         for limit in (None, 1)
@@ -255,7 +341,7 @@ def native_task(folder: Path) -> Task:
 def test_published_protocol_through_the_engine_equals_the_arrays_alone(folder: Path, tmp_path: Path) -> None:
     tokenizer, task = load_tokenizer("jpeg-q10"), native_task(folder)
     run = evaluate(tokenizer, task, out=tmp_path / "r", work=tmp_path / "w", protocol="vtbench-2025", batch_size=3)
-    assert (run.protocol, run.stem) == ("vtbench-2025", "jpeg-q10@vtbench-2025")
+    assert (run.protocol, run.name) == ("vtbench-2025", "jpeg-q10@vtbench-2025")
     rule = PROTOCOLS["vtbench-2025"]
     pictures = [task.read(index).image.permute(1, 2, 0).numpy() for index in range(COUNT)]
     span = tokenizer.span
@@ -354,7 +440,7 @@ def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
     assert run.scores["bpp_entropy"].low is None
 
 
-@pytest.mark.skipif(backbones.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
 def test_text_under_vtbench_takes_the_reading_of_the_original_for_the_truth(tmp_path: Path) -> None:
     task = load_task("text", native=True)
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 2, "protocol": "vtbench-2025"}
@@ -368,7 +454,7 @@ def test_text_under_vtbench_takes_the_reading_of_the_original_for_the_truth(tmp_
     assert changed.scores["cer_page"].value != table["cer_page"].mean()
 
 
-@pytest.mark.skipif(backbones.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
 def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_task("text")
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 3}
@@ -388,9 +474,11 @@ def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch:
 def test_distances_between_sets_come_from_the_features_of_all_pictures(count: int, folder: Path) -> None:
     generator = np.random.default_rng(0)
     sides = [generator.normal(shift, 1, (count, 16)).astype(np.float32) for shift in (0.0, 0.5)]
-    table = pa.table({name: list(side) for name, side in zip(scoring.FEATURES, sides, strict=True)})
-    plan = engine._plan(load_tokenizer("jpeg-q5"), small_task(folder), None, find_protocol("canonical"), ())
-    scores = engine._set_scores(replace(plan, metrics=("rfid", "kid", "psnr"), unavailable={}), table)
+    keys = [Key("features", f"vtbench.metrics.frechet.inception_features/{side}", "raw") for side in sets.SIDES]
+    table = pa.table({str(key): list(side) for key, side in zip(keys, sides, strict=True)})
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    measure = sets.Measure([find_metric("rfid"), find_metric("kid")], context)
+    scores = measure.scores(Table(table, intervals=lambda name: True))
     assert set(scores) == {"rfid", "kid"}
     assert scores["rfid"].value == pytest.approx(frechet_distance(*sides))
     assert scores["kid"].value == pytest.approx(kernel_distance(*sides))
@@ -403,7 +491,7 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
 def test_every_column_of_a_table_has_a_name_of_its_own(name: str) -> None:
     task = load_task(name)
     attributes = {key for index in range(len(task)) for key in task.read(index).attributes}
-    assert not attributes & {*task.card.metrics, "bpp", "id", "index", "reason", "characters", "words"}
+    assert not {f"attribute/{name}" for name in attributes} & {*task.card.metrics, "bpp", "id", "index", "reason"}
 
 
 def tokbench_copy(folder: Path, ratios: tuple[float, ...]) -> Path:
@@ -427,7 +515,7 @@ def tokbench_copy(folder: Path, ratios: tuple[float, ...]) -> Path:
     return folder
 
 
-@pytest.mark.skipif(backbones.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
 def test_tokbench_scores_words_by_bins_of_their_height(tmp_path: Path) -> None:
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "protocol": "tokbench", "limit": 2}
     task = load_task("text-tokbench", data=tokbench_copy(tmp_path / "all", (0.025, 0.035, 0.1)), native=True)
@@ -439,4 +527,4 @@ def test_tokbench_scores_words_by_bins_of_their_height(tmp_path: Path) -> None:
     task = load_task("text-tokbench", data=tokbench_copy(tmp_path / "few", (0.025, 0.1)), native=True)
     empty = evaluate(load_tokenizer("control-identity"), task, **places).scores
     assert empty["word_accuracy"].value is None  # the published code prints nan
-    assert empty["word_accuracy"].reason == "a bin of text sizes is empty"
+    assert empty["word_accuracy"].reason == published.EMPTY_BIN

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from vtbench.catalogue import of_measure
 from vtbench.data.detail_chart import AMPLITUDES, CHARTS, Source, cells
 from vtbench.errors import DataError
 from vtbench.metrics import detail
 from vtbench.metrics.detail import MTF_LEVELS, measure
-from vtbench.protocols import DETAIL_METRICS, METRICS
 
 IDS = [chart.id for chart in CHARTS]
 EDGES = [name for name in IDS if name.startswith("slanted")]
@@ -461,7 +461,7 @@ def test_a_flat_picture_keeps_nothing():
 
 def test_every_metric_is_described_and_measured_somewhere():
     found = {key.split("/")[0] for name in IDS for key in of(name)}
-    assert found == set(DETAIL_METRICS) <= set(METRICS)
+    assert found == set(of_measure("charts"))
     assert set(detail.CHARTS) == {chart.group for chart in CHARTS}
 
 
