@@ -28,9 +28,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from vtbench import checkpoints, files, weights
+from vtbench import cards, checkpoints, files, weights
 from vtbench.cards import TokenizerCard, WeightsSource
 from vtbench.errors import WeightsError
+from vtbench.tokenizer import build_network
 
 State = dict[str, torch.Tensor]
 
@@ -417,6 +418,18 @@ def test_nothing_is_filled_where_something_does_not_fit(state: State) -> None:
 def test_network_that_needs_its_constants_is_built_as_usual(factory: Callable[[], nn.Module]) -> None:
     network = weights.build_empty(factory)
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
+
+
+ONE_A_FAMILY = {card.family: name for name, card in cards.tokenizers().items() if card.weights}
+
+
+@pytest.mark.parametrize("name", [name for family, name in ONE_A_FAMILY.items() if family != "vfmvae"])
+def test_networks_of_the_suite_are_built_empty_around_their_constants(name: str) -> None:
+    """VFM-VAE holds a model of the package transformers, which takes seconds to import; its own test builds it."""
+    network = weights.build_empty(lambda: build_network(cards.find_tokenizer(name)))
+    stored = network.state_dict()
+    assert all(tensor.is_meta for tensor in stored.values())
+    assert not any(buffer.is_meta for key, buffer in network.named_buffers() if key not in stored)
 
 
 def test_files_beside_a_model_are_not_models(tmp_path: Path, state: State) -> None:

@@ -400,6 +400,31 @@ def _same(tensor: Tensor, constant: Tensor) -> bool:
     return tensor.shape == constant.shape and torch.allclose(tensor.to(constant), constant, rtol=1e-5, atol=1e-6)
 
 
+_FILLING = frozenset(
+    [
+        "normal_",
+        "uniform_",
+        "zero_",
+        "fill_",
+        "erfinv_",
+        "mul_",
+        "add_",
+        "clamp_",
+        "copy_",
+        "constant_",
+        "ones_",
+        "zeros_",
+        "trunc_normal_",
+        "orthogonal_",
+        "xavier_normal_",
+        "xavier_uniform_",
+        "kaiming_normal_",
+        "kaiming_uniform_",
+    ]
+)
+"""By what new networks give their tensors first values: methods, and functions of torch.nn.init."""
+
+
 def build_empty(factory: Callable[[], nn.Module]) -> nn.Module:
     """Build a network without memory for its tensors, which `load_state` then fills.
 
@@ -413,9 +438,26 @@ def build_empty(factory: Callable[[], nn.Module]) -> nn.Module:
         The network, its parameters and persistent buffers on the meta device where that can be.
     """
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        """Skips what fills a tensor without memory: there torch would first import its symbolic shapes, for 1 s."""
+
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> object:
+            kwargs = kwargs or {}
+            tensor = args[0] if args else kwargs.get("tensor")
+            if getattr(func, "__name__", "") in _FILLING and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+            return func(*args, **kwargs)
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             network = factory()
     except Exception:  # a network of anybody's; what is really wrong is raised by the second try
         return factory()
