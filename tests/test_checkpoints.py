@@ -265,6 +265,16 @@ def test_folder_of_one_model_in_both_formats_and_of_two(tmp_path: Path, state: S
         weights.find_state(card(), tmp_path / "empty")
 
 
+def test_card_without_a_file_takes_a_folder_and_no_list_is_empty(tmp_path: Path, state: State) -> None:
+    save_file(state, tmp_path / "model.safetensors")
+    nowhere = card(key=None, file=None)
+    assert equal(weights.find_state(nowhere, tmp_path).state, state)
+    with pytest.raises(WeightsError, match="names no file"):
+        weights.find_state(nowhere)
+    with pytest.raises(WeightsError, match="empty list"):
+        weights.find_state(nowhere, [])
+
+
 # --- mappings ---------------------------------------------------------------------------------------------------------
 
 

@@ -227,7 +227,9 @@ def find_state(
         return _read_parts(source, parts, locate_all(card), wanted, "packaged" if source.package else "published")
     paths = [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
     notes: list[str] = []
-    if len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
+    if not paths:
+        raise WeightsError(f"{card.name}: an empty list of weight files; expected a path, or None for the card's own")
+    if parts and len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
         paths = [paths[0] / part.file for part in parts]
     elif len(parts) > 1 and len(paths) == len(parts):
         paths = _in_order(paths, parts, notes)
