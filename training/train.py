@@ -33,8 +33,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtbench import backbones, geometry, images, weights
-from vtbench.metrics import perceptual, pixel
+from vtbench import backbones, geometry, images, metrics, weights
 from vtbench.networks.tiny_fsq import Config, Network
 
 HERE = Path(__file__).resolve().parent
@@ -355,7 +354,7 @@ def validate(network: Network, held_out: Tensor) -> dict[str, float]:
     pictures = torch.cat(decoded)
     scores = {
         metric.__name__: float(metric(held_out, pictures).mean())
-        for metric in (pixel.psnr, pixel.ssim, perceptual.lpips)
+        for metric in (metrics.psnr, metrics.ssim, metrics.lpips)
     }
     share = torch.cat(used).bincount().double() / sum(len(part) for part in used)
     share = share[share > 0]

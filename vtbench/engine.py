@@ -33,6 +33,7 @@ from vtbench import files, plan, results, summary
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.measures import Measure, Missing, Outcome
 from vtbench.plan import Plan
+from vtbench.protocols import find_protocol
 from vtbench.results import Run
 from vtbench.summary import Clock
 from vtbench.task import Task, load_task
@@ -173,7 +174,7 @@ def evaluate(
 def _opened(tokenizer: object, task: object, protocol: str | None) -> tuple[Tokenizer, Task]:
     """Take names for what they name; refuse what is neither."""
     if isinstance(task, str):
-        task = load_task(task, native=protocol is not None and plan.find_protocol(protocol).published)
+        task = load_task(task, native=protocol is not None and find_protocol(protocol).published)
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
     if not isinstance(tokenizer, Tokenizer):

@@ -188,7 +188,9 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
     parts = [
         "# Leaderboard",
         "Made by `vtbench leaderboard` from the runs in this folder. Every table is one task at one size under one "
-        "protocol; `n` is pictures behind the metric that ranks, of pictures expected. Arrows say which way is better. Nothing ranks above "
+        "protocol; `n` is pictures behind the metric that ranks, of pictures expected. Arrows say which way is "
+        "better. Only what may be compared has a rank: a full task, published or packaged weights or none, finite "
+        "values, the pictures, version and backbones of the table's majority. Nothing ranks above "
         f"`{CEILING}`, the originals: a better value than its own counts as equal, and PSNR decides.",
     ]
     for (task, protocol), standings in tables(runs, rank_local=rank_local).items():

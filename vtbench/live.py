@@ -96,8 +96,10 @@ class _Form:
 
 
 class Live(nn.Module):
-    """The network of a live tokenizer. It holds the model in a tuple, so that torch never takes it for a part of its
-    own: nothing that is done to this module reaches the model.
+    """The network of a live tokenizer.
+
+    It holds the model in a tuple, so that torch never takes it for a part of its own: nothing that is done to this
+    module reaches the model.
     """
 
     def __init__(self, model: object, ways: tuple[Encode, Decode] | None, codebook_size: int | None) -> None:
@@ -191,7 +193,7 @@ class Live(nn.Module):
         """Evaluation mode without gradients and with random numbers of its own; everything as before afterwards."""
         modes = [(part, part.training) for module in self.modules_within for part in module.modules()]
         numbers, python = np.random.get_state(), random.getstate()
-        devices = list(_range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        devices = list(_range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(0)  # a model that draws gives the same result each time
             try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pillow_jxl  # noqa: F401  importing it teaches Pillow to read .jxl
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from vtbench.errors import DataError
 
@@ -57,9 +58,41 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
             return _over_white(_in_srgb(_in_8_bits(_upright(picture), shown)))
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{shown}: not a readable picture ({_begins_as(opened)})") from error
     except Exception as error:  # decoders let through whatever their parsers meet: struct.error, KeyError, RuntimeError
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # Equal runs say the same: no object's address.
+        reason = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())) or type(error).__name__
         raise DataError(f"{shown}: not a readable picture ({reason})") from error
+
+
+def _begins_as(file: Path | IO[bytes]) -> str:
+    """Say what a file is that is no picture, as far as its first bytes tell."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            begin = opened.read(64)
+    else:
+        file.seek(0)
+        begin = file.read(64)
+    if not begin:
+        return "it is empty"
+    for sign, what in _OTHERS.items():
+        if begin[4:12].startswith(sign) or begin.lstrip().lower().startswith(sign):
+            return what
+    return f"it is damaged or in none of the formats {', '.join(FORMATS)}"
+
+
+_OTHERS = {
+    b"version https://git-lfs": "it is a Git-LFS pointer; `git lfs pull` brings the file",
+    b"<!doctype": "it is an HTML page",
+    b"<html": "it is an HTML page",
+    b"<svg": "it is an SVG drawing",
+    b"<?xml": "it is XML, perhaps an SVG drawing",
+    b"ftyphei": "it is HEIC; convert it to PNG",
+    b"ftypmif1": "it is HEIF; convert it to PNG",
+    b"%pdf": "it is a PDF document",
+    b"%!ps": "it is a PostScript program",
+}
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from vtbench import device as compute
@@ -25,7 +24,7 @@ from vtbench import metrics as metrics_
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
 from vtbench.measures import Column, Context, Outcome, Table
-from vtbench.metrics import perceptual, text
+from vtbench.metrics import learned, peak, structure, text
 from vtbench.metrics.frechet import frechet_distance, inception_score
 from vtbench.protocols import LPIPS_NAMES, Lpips, Protocol, Psnr, Rounding, Ssim, Window
 from vtbench.results import Score
@@ -145,9 +144,7 @@ class Published(measures.Measure):
             return
         rule, place = self.rule, self.context.device
         nets = rule.lpips.nets if rule.lpips else ()
-        self._lpips = {
-            LPIPS_NAMES[net]: perceptual.network(net, place) for net in nets if LPIPS_NAMES[net] in self.names
-        }
+        self._lpips = {LPIPS_NAMES[net]: learned.network(net, place) for net in nets if LPIPS_NAMES[net] in self.names}
         if rule.rfid and "rfid" in self.names:
             self._frechet = metrics_.FrechetDistance(
                 inception=self._inception, device=place, resize=rule.rfid.resize, precision=rule.rfid.precision
@@ -329,24 +326,22 @@ def _words(engine: ocr.Engine, pairs: Pairs, lines: Sequence[Sequence[TextLine]]
 
 # --- PSNR and SSIM ----------------------------------------------------------------------------------------------------
 
-_GAUSSIAN = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-_GAUSSIAN /= _GAUSSIAN.sum()
-_WINDOWS: Mapping[Window, tuple[Array, float, int]] = {
-    "gaussian-11": (_GAUSSIAN, 1.0, 5),
-    "gaussian-11-mirrored": (_GAUSSIAN, 1.0, 0),
-    "uniform-7": (np.full(7, 1 / 7), 49 / 48, 3),
+_BORDERS: Mapping[Window, tuple[structure.Window, structure.Border]] = {
+    "gaussian-11": ("gaussian-11", "valid"),
+    "gaussian-11-mirrored": ("gaussian-11", "mirror"),
+    "uniform-7": ("uniform-7", "valid"),
 }
-"""SSIM's windows: the taps along one side, what turns a covariance into a sample's, and the border that is dropped."""
+"""A protocol's window, as the window and the border of the library's SSIM."""
 
 
 def _psnr_columns(rule: Psnr, pairs: Pairs) -> Columns:
-    errors = [float((a.levels.double() - b.levels.double()).square().mean()) for a, b in pairs]
+    errors = [float(peak.squared_error(a.levels, b.levels)) for a, b in pairs]
     lows = [float(a.levels.min()) for a, _ in pairs]
     highs = [float(a.levels.max()) for a, _ in pairs]
     own = rule.peak == "data"
     ends = zip(lows, highs, strict=True)
     peaks = [_peak([low], [high]) if own else 255.0 for low, high in ends]
-    columns: Columns = {Key("psnr"): [_decibel(error, peak) for error, peak in zip(errors, peaks, strict=True)]}
+    columns: Columns = {Key("psnr"): [_decibel(error, top) for error, top in zip(errors, peaks, strict=True)]}
     if rule.pooled:
         columns |= {
             ERROR: errors,
@@ -361,8 +356,8 @@ def _peak(lows: Sequence[float], highs: Sequence[float]) -> float:
     return max(0.0, *highs) - min(0.0, *lows)
 
 
-def _decibel(error: float, peak: float) -> float:
-    return math.inf if error == 0 else 10.0 * math.log10(peak**2 / error)
+def _decibel(error: float, top: float) -> float:
+    return float(peak.decibels(torch.tensor(error, dtype=torch.float64), top**2))
 
 
 def _ssim_columns(rule: Ssim, pairs: Pairs) -> Columns:
@@ -388,18 +383,5 @@ def _ssim_columns(rule: Ssim, pairs: Pairs) -> Columns:
 
 def _ssim(window: Window, first: Tensor, second: Tensor, data_range: float) -> float:
     """SSIM of two float pictures (3, H, W) under any window and range, in float64."""
-    taps, unbiased, border = _WINDOWS[window]
-    x, y = (side.double().numpy() for side in (first, second))
-
-    def mean(values: Array) -> Array:
-        for axis in (1, 2):
-            values = ndimage.correlate1d(values, taps, axis=axis, mode="mirror")
-        return values
-
-    mean_x, mean_y = mean(x), mean(y)
-    variances = unbiased * (mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2)
-    covariance = unbiased * (mean(x * y) - mean_x * mean_y)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    quotient = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
-    height, width = quotient.shape[1:]
-    return float(quotient[:, border : height - border, border : width - border].mean())
+    known, border = _BORDERS[window]
+    return float(structure.ssim_of(first, second, window=known, border=border, data_range=data_range))

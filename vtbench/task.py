@@ -167,8 +167,10 @@ def _with_data(card: TaskCard, data: str | Path, label: str | None, native: bool
     if reads:
         known = getattr(source, "text", "none")
         if known == "none":
+            columns = sorted(getattr(source, "attributes", ()))
+            only = f" (it has {', '.join(columns[:8])})" if columns else ""
             raise DataError(
-                f"{card.name} compares with known text, and {data} has none; put a metadata.csv with the columns "
+                f"{card.name} compares with known text, and {data} has none{only}; put a metadata.csv with the columns "
                 "file_name and text beside the pictures, or use --data with a reconstruction task"
             )
         if known == "page":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module, metadata
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from vtbench import cards as card_files
 from vtbench import device as compute
-from vtbench import files, images
+from vtbench import images
 from vtbench import weights as weight_files
 from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.results import WeightsOrigin
 from vtbench.types import Codes
+
+log = logging.getLogger("vtbench")
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -310,7 +313,7 @@ def check_pictures(pictures: Tensor) -> None:
 def load_tokenizer(
     name: str | TokenizerCard,
     *,
-    weights: str | Path | Mapping[str, Tensor] | None = None,
+    weights: str | Path | Sequence[str | Path] | Mapping[str, Tensor] | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     cards: Path | None = None,
@@ -319,8 +322,9 @@ def load_tokenizer(
 
     Args:
         name: a card's exact name or alias, or a card.
-        weights: None for the card's published file (cache first, then the hub); the path of a checkpoint; a mapping of
-            published tensor name to tensor; or "synthetic" for made-up values (parity and speed; never ranked).
+        weights: None for the card's published files (cache first, then the hub); the path of a checkpoint, or of
+            several where encoder and decoder lie apart; a mapping of published tensor name to tensor; or "synthetic"
+            for made-up values (parity and speed; never ranked).
         device: "auto" for CUDA where there is one, or a torch device name.
         precision: "fp32", "fp16" or "bf16".
         cards: a further folder of cards.
@@ -328,54 +332,56 @@ def load_tokenizer(
     Raises:
         CardError: if there is no such card, or its config does not fit its network.
         WeightsError: if the weights are missing, damaged or another network's.
+        VtbenchError: if an argument is none of its kind.
     """
     if precision not in DTYPES:
         raise VtbenchError(f"precision {precision!r}: expected one of {', '.join(DTYPES)}")
+    if not isinstance(name, str | TokenizerCard):
+        raise VtbenchError(f"tokenizer: got a {type(name).__name__}; expected a card's name, or a card")
     card = card_files.find_tokenizer(name, cards) if isinstance(name, str) else name
-    state, origin, digest = _read_weights(card, weights)
-    network = build_network(card)
-    if origin == "synthetic":
-        state = weight_files.synthetic_state(network)
-    if state is not None:
-        try:
-            weight_files.load_state(network, state)
-        except WeightsError as error:
-            raise WeightsError(f"{card.name}: {error}") from error
+    where = compute.pick(device)
+    network = weight_files.build_empty(lambda: build_network(card))
+    if weights == "synthetic" and card.weights is not None:
+        weight_files.load_state(network, weight_files.synthetic_state(network), copy=False)
+        loaded = weight_files.Loaded(None, "synthetic", None)
+    else:
+        given = None if weights == "synthetic" else _paths(weights)
+        loaded = weight_files.find_state(card, given, wanted=weight_files.published_names(network).values())
+        _load(card, network, loaded, shared=isinstance(weights, Mapping))
+    for note in loaded.notes:
+        log.warning("%s: %s", card.name, note)
     return Tokenizer(
         card,
         cast("Network", network),
-        device=compute.pick(device),
+        device=where,
         precision=precision,
-        state=origin,
-        digest=digest,
+        state=loaded.origin,
+        digest=loaded.digest,
+        ema=loaded.ema,
     )
 
 
-def _read_weights(
-    card: TokenizerCard, given: str | Path | Mapping[str, Tensor] | None
-) -> tuple[Mapping[str, Tensor] | None, WeightsOrigin, str | None]:
-    """Return the tensors under their published names, where they came from, and their sha256."""
-    if card.weights is None:
-        if given is not None and given != "synthetic":
-            raise WeightsError(f"{card.name} has no weights; leave --weights out")
-        return None, "none", None
-    if given == "synthetic":
-        return None, "synthetic", None
-    if isinstance(given, Mapping):
-        state = weight_files.dropped(given, card.weights.drop)
-        return state, "local", weight_files.state_digest(state)
-    if given is None:
-        path = weight_files.locate(card)
-        origin: WeightsOrigin = "packaged" if card.weights.package else "published"
-    else:
-        path, origin = Path(given), "local"
-    if path is None:
-        return None, "none", None
-    state = weight_files.read(path, card.weights)
-    digest = files.sha256(path)
-    if digest == card.weights.sha256:
-        origin = "packaged" if card.weights.package else "published"
-    return state, origin, digest
+def _paths(
+    weights: str | Path | Sequence[str | Path] | Mapping[str, Tensor] | None,
+) -> str | Path | Sequence[Path] | Mapping[str, Tensor] | None:
+    if weights is None or isinstance(weights, str | Path | Mapping):
+        return weights
+    if isinstance(weights, Sequence):
+        return [Path(path) for path in weights]
+    raise VtbenchError(f"weights: got a {type(weights).__name__}; expected a path, several, or a mapping of tensors")
+
+
+def _load(card: TokenizerCard, network: nn.Module, loaded: weight_files.Loaded, *, shared: bool) -> None:
+    """Fill a network with what was found."""
+    if loaded.state is None:
+        return
+    # A network whose published files come in several namings brings them to one.
+    renamed = getattr(network, "renamed", None)
+    state = renamed(loaded.state) if renamed else loaded.state
+    try:
+        weight_files.load_state(network, state, copy=shared)
+    except WeightsError as error:
+        raise WeightsError(f"{card.name}: {error}") from error
 
 
 def build_network(card: TokenizerCard) -> nn.Module:

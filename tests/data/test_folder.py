@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import geometry, images
+from vtbench import geometry, images, load_task
 from vtbench.data.folder import Source, printable
 from vtbench.errors import DataError
 
@@ -164,10 +164,74 @@ def test_links_inside_are_read_links_outside_are_not(tmp_path):
     (inside / "c.png").symlink_to(outside / "secret.png")
     (inside / "away").symlink_to(outside)
     (inside / "round").symlink_to(inside)
+    (inside / "notes.txt").symlink_to(outside / "secret.png")  # never meant as a picture
     (inside / "loop.png").symlink_to("loop.png")
     (inside / "broken.png").symlink_to("nothing.png")
     os.mkfifo(inside / "pipe.png")
-    assert ids(Source(size=16, path=inside)) == ["a.png", "b.png"]
+    source = Source(size=16, path=inside)
+    assert ids(source) == ["a.png", "b.png"]
+    assert source.passed_over == {
+        "links to nothing": 2, "links in a circle": 1, "links that lead out": 1, "links to folders": 1,
+        "pipes and devices": 1,
+    }  # fmt: skip
+    assert source.found == 8
+    followed = Source(size=16, path=inside, follow_links=True)
+    assert ids(followed) == ["a.png", "away/secret.png", "b.png", "c.png"]
+    assert followed.passed_over == {"links to nothing": 2, "links in a circle": 1, "pipes and devices": 1}
+    assert all(followed.read(index).image.shape == (3, 16, 16) for index in range(4))
+
+
+def test_folder_of_nothing_but_links_says_how_to_follow_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        picture().save(tmp_path / name)
+        (tmp_path / "in" / name).symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match=r"passed over: 2 links that lead out; follow_links \(--follow-links\)"):
+        Source(size=16, path=tmp_path / "in")
+    task = load_task("kodak", data=tmp_path / "in", follow_links=True)
+    assert len(task) == task.found == 2
+
+
+def test_hubs_own_cache_is_followed_within_its_repository(tmp_path):
+    repository = tmp_path / "datasets--a--b"
+    snapshot = repository / "snapshots" / "0123abc"
+    (snapshot / "data").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    picture().save(repository / "blobs" / "beef", "PNG")
+    picture().save(tmp_path / "secret.png")
+    (snapshot / "data" / "a.png").symlink_to("../../../blobs/beef")
+    (snapshot / "data" / "out.png").symlink_to(tmp_path / "secret.png")
+    for place in (snapshot, snapshot / "data", repository):
+        source = Source(size=16, path=place)
+        assert len(source) == 1 and source.read(0).image.shape == (3, 16, 16)
+        assert source.passed_over == {"links that lead out": 1}
+
+
+def test_what_is_passed_over_is_counted_by_kind(tmp_path):
+    for name in (
+        "a.png", "._a.png", "__MACOSX/a.png", "__MACOSX/._a.png", ".ipynb_checkpoints/a-checkpoint.png", "b/0001.jpg",
+        "b/0001.seg.png", "b/0001.Depth.PNG", "@eaDir/a.png", "c.heic", "c.DNG", "d.svg", "v1.0.png", "v1.1.png",
+        "only.mask.png",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / name, "PNG")
+    for name in ("notes.txt", "._notes.txt", "a.pdf", "c.mp4"):  # never meant as pictures
+        (tmp_path / name).write_text("x")
+    (tmp_path / "more.tar.gz").write_bytes(b"x")
+    source = Source(size=16, path=tmp_path)
+    assert ids(source) == ["a.png", "b/0001.jpg", "only.mask.png", "v1.0.png", "v1.1.png"]
+    assert source.passed_over == {
+        "companions (._*)": 2, "masks beside their pictures": 2, ".dng files, which are not read": 1,
+        ".heic files, which are not read": 1, ".svg files, which are not read": 1, "files in .ipynb_checkpoints": 1,
+        "files in __MACOSX": 1, "files in @eaDir": 1,
+        "archives and tables of pictures, which are read on their own": 1,
+    }  # fmt: skip
+    assert source.found == 16
+    (tmp_path / "phone").mkdir()
+    for index in range(2):
+        (tmp_path / "phone" / f"{index}.HEIC").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"holds no picture that is read; passed over: 2 \.heic files"):
+        Source(size=16, path=tmp_path / "phone")
 
 
 def test_the_folder_itself_may_be_a_link(tmp_path):

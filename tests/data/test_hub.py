@@ -325,15 +325,37 @@ def test_patterns_of_a_readme_never_leave_the_data_set(tmp_path: Path, cache: Pa
             Source(size=16, path=tmp_path / "set")
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("configs:\n- config_name: a\n- config_name: b\n", "which configuration; expected one of a, b"),
+        ("configs:\n- config_name: a\n  default: true\n- config_name: default\n", "names no default configuration"),
+        ("configs:\n- data_files: x\n", "its head can't be read"),
+        ("configs: [\n", "its head can't be read"),
+    ],
+)
+def test_heads_of_a_readme_are_read_as_the_hub_does(tmp_path: Path, cache: Path, head: str, message: str) -> None:
+    parquet(tmp_path / "set" / "a.parquet", range(1))
+    (tmp_path / "set" / "README.md").write_text(f"---\n{head}---\n")
+    with pytest.raises(DataError, match=message) as caught:
+        Source(size=16, path=tmp_path / "set")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # `datasets` leaves the table open
 def test_folder_of_pictures_with_a_table_is_read_too(tmp_path: Path, cache: Path) -> None:
+    place = tmp_path / "set"
+    place.mkdir()
     for seed in range(2):
-        picture(seed).save(tmp_path / f"{seed}.png")
-    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,hello\n1.png,world\n")
+        picture(seed).save(place / f"{seed}.png")
+    (place / "metadata.csv").write_text("file_name,text\n0.png,hello\n1.png,world\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # `datasets` leaves the table to the garbage collector
-        source = Source(size=None, path=tmp_path)
+        source = Source(size=None, path=place)
         assert [source.read(index).lines[0].text for index in range(2)] == ["hello", "world"]
+        before = source.digest
+        (place / "metadata.csv").write_text("file_name,text\n0.png,hello\n1.png,other\n")
+        assert Source(size=None, path=place).digest != before
         gc.collect()
 
 

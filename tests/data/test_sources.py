@@ -81,6 +81,40 @@ def test_picture_that_never_could_be_read_is_a_row_until_it_can(tmp_path: Path) 
         source.read(0)
 
 
+# --- nothing is passed over in silence --------------------------------------------------------------------------------
+
+
+def test_found_is_what_is_read_what_fails_and_what_is_passed_over(tmp_path: Path) -> None:
+    """A folder with one of everything."""
+    place = tmp_path / "in"
+    for seed, name in enumerate(("a.png", "b.PNG", "in/c.jpg", "in/c.mask.png", "._a.png", "__MACOSX/a.png")):
+        write(place / name, seed)
+    write(place / ".ipynb_checkpoints" / "a.png", 0)
+    write(tmp_path / "secret.png", 7)
+    (place / "out.png").symlink_to(tmp_path / "secret.png")
+    (place / "same.png").symlink_to("a.png")
+    (place / "hard.png").hardlink_to(place / "a.png")
+    (place / "dangling.png").symlink_to("nothing.png")
+    (place / "round").symlink_to(place)
+    os.mkfifo(place / "pipe.png")
+    for name in ("cut.png", "empty.png"):
+        (place / name).write_bytes((place / "a.png").read_bytes()[: 100 if name == "cut.png" else 0])
+    for name in ("x.heic", "y.DNG", "notes.txt", "film.mp4"):
+        (place / name).write_bytes(b"x")
+    task = load_task("kodak", data=place)
+    scored, failed = 0, 0
+    for index in range(len(task)):
+        try:
+            task.read(index)
+        except DataError:
+            failed += 1
+        else:
+            scored += 1
+    assert (scored, failed) == (5, 2)
+    assert sum(task.passed_over.values()) == 10
+    assert task.found == scored + failed + 10
+
+
 # --- sources of packages of the user's --------------------------------------------------------------------------------
 
 
@@ -161,6 +195,14 @@ def test_what_is_wrong_with_a_package_is_one_line(tmp_path: Path, monkeypatch: p
         with pytest.raises(CardError, match=message) as caught:
             data.open_source(name, size=16)
         assert "\n" not in str(caught.value)
+
+
+def test_no_source_is_named_outside_its_file() -> None:
+    """A source more is one file: neither the task nor the other sources know it by name."""
+    package = Path(data.__file__).parent
+    names = {file.stem for file in package.glob("[a-z]*.py")} - {"sample"}  # which is a word as well
+    code = (package.parent / "task.py").read_text()
+    assert len(names) > 5 and not [name for name in names if f'"{name}"' in code or f"import {name}" in code]
 
 
 def test_every_card_of_the_suite_says_whether_its_pictures_are_here() -> None:

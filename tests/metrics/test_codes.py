@@ -2,28 +2,25 @@ import numpy as np
 import pytest
 
 from vtbench.errors import DataError
-from vtbench.metrics.codes import code_usage, entropy_bits, perplexity
+from vtbench.metrics.codes import code_usage, entropy_bits
 
 
 def test_even_use_of_the_whole_codebook():
     codes = np.tile(np.arange(16), 5).reshape(2, 40)
     assert code_usage(codes, 16) == 1.0
     assert entropy_bits(codes, 16) == 4.0
-    assert perplexity(codes, 16) == 16.0
 
 
 def test_one_code_alone():
     codes = np.full((3, 4), 7)
     assert code_usage(codes, 1024) == 1 / 1024
     assert entropy_bits(codes, 1024) == 0.0
-    assert perplexity(codes, 1024) == 1.0
 
 
 def test_uneven_use_by_hand():
     codes = np.array([0, 0, 1, 3])
     assert code_usage(codes, 4) == 0.75
     assert entropy_bits(codes, 4) == pytest.approx(0.5 * 1 + 2 * 0.25 * 2)
-    assert perplexity(codes, 4) == pytest.approx(2**1.5)
 
 
 def test_entropy_equals_scipy():
@@ -35,9 +32,8 @@ def test_entropy_equals_scipy():
 
 def test_they_grow_with_the_number_of_tokens():
     codes = np.random.default_rng(0).integers(0, 4096, 8192)
-    for metric in (code_usage, entropy_bits, perplexity):
+    for metric in (code_usage, entropy_bits):
         assert metric(codes[:256], 4096) < metric(codes[:1024], 4096) < metric(codes, 4096)
-    assert perplexity(codes[:256], 4096) <= 256
 
 
 def test_a_huge_codebook_takes_no_memory():
@@ -52,4 +48,4 @@ def test_an_index_outside_the_codebook_is_refused(codes, size):
 
 def test_no_index_is_refused():
     with pytest.raises(DataError, match="at least one token"):
-        perplexity(np.array([], dtype=np.int64), 16)
+        entropy_bits(np.array([], dtype=np.int64), 16)

@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 
+from vtbench import cards
 from vtbench.networks.ibq import Config, Network
 from vtbench.types import Codes
 
@@ -29,6 +30,7 @@ def test_ibq_16384_agrees_with_the_published_implementation(hold):
         ("ibq-262144", "ibq-262144"),
         ("ibq-pretrain-16384", "ibq-16384"),  # the same network
         ("ibq-pretrain-262144", "ibq-262144"),
+        ("emu3.5", "emu3.5"),
     ],
 )
 def test_every_variant_agrees_with_the_published_implementation(hold, variant, fixture):
@@ -67,4 +69,11 @@ def test_a_second_instance_decodes_from_the_indices_alone(small, filled):
 
 
 def test_every_card_says_what_its_network_does(cards_that_agree):
-    assert len(cards_that_agree("ibq", Config)) == 6
+    assert len(cards_that_agree("ibq", Config)) == 7
+
+
+def test_emu_has_the_announced_number_of_parameters():
+    card = cards.find_tokenizer("emu3.5")
+    with torch.device("meta"):
+        network = Network(Config(**card.config))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 455336963

@@ -21,6 +21,29 @@ def test_every_variant_agrees_with_the_published_implementation(hold, variant):
     hold(variant)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("variant", "fixture"),
+    [
+        ("e2e-sdvae", "e2e-sdvae"),
+        ("repa-e-sdvae", "e2e-sdvae"),  # the same network
+        ("e2e-vavae", "vavae-f16d32"),
+        ("e2e-invae", "vavae-f16d32"),
+    ],
+)
+def test_every_variant_of_repa_e_agrees_with_the_published_implementation(hold, variant, fixture):
+    hold(variant, fixture)
+
+
+def test_the_layout_of_stable_diffusion_attends_in_the_middle_alone():
+    card = cards.find_tokenizer("e2e-sdvae")
+    with torch.device("meta"):
+        network = Network(Config.model_validate_json(cards.json.dumps(card.config)))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 83653863
+    attending = {name.split(".attn")[0] for name in network.state_dict() if ".attn" in name}
+    assert attending == {"encoder.mid", "decoder.mid"}
+
+
 @torch.inference_mode()
 def test_the_code_is_the_posteriors_mean(filled):
     network = filled(Network, SMALL)
@@ -52,7 +75,10 @@ def test_codes_without_a_latent_are_refused(filled):
 
 def test_every_card_says_what_its_network_does():
     found = [card for card in cards.tokenizers().values() if card.network == "vavae"]
-    assert len(found) == 3
+    assert {card.name for card in found} == {
+        *("vavae-f16d16", "vavae-f16d32", "vavae-f16d64"),
+        *("e2e-vavae", "e2e-invae", "e2e-sdvae", "repa-e-sdvae"),
+    }
     for card in found:
         config = Config(**card.config)
         assert card.kind == "continuous"

@@ -47,7 +47,7 @@ def test_other_weights_are_refused_before_they_are_opened(monkeypatch, tmp_path)
     for file in ("craft_mlt_25k.pth", "english_g2.pth"):
         (tmp_path / "model" / file).write_bytes(b"retrained")
     monkeypatch.setenv("EASYOCR_MODULE_PATH", str(tmp_path))
-    ocr.load.cache_clear()
+    ocr._loaded.cache_clear()
     with pytest.raises(WeightsError, match="sha256"):
         ocr.load("easyocr")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vtbench import backbones, images, ocr
+from vtbench import images, ocr
 from vtbench.data.text_chart import Source
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics.text import cer, characters, micro
@@ -21,8 +21,8 @@ ENGINES = ("easyocr", "rapidocr", "tesseract")
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request):
-    if backbones.find(request.param) is None:
-        pytest.skip(backbones.missing(request.param))
+    if ocr.find(request.param) is None:
+        pytest.skip(ocr.missing(request.param))
     return ocr.load(request.param)
 
 
@@ -44,9 +44,10 @@ def _blurred(image, width):
 def test_clean_text_is_read_without_an_error_and_says_with_what(engine):
     image, boxes = _page()
     assert engine.read_boxes(image, boxes) == list(LINES)
-    assert engine.digests == backbones.digests(engine.name)
+    assert engine.digests == ocr.digests(engine.name)
     assert all(len(digest) == 64 for digest in engine.digests.values()) and engine.digests
     assert any(letter.isdigit() for letter in engine.version)
+    assert ocr.version(engine.name) == engine.version
 
 
 def test_a_page_is_read_in_reading_order(engine):
@@ -90,8 +91,8 @@ def test_lines_of_all_widths_are_read_as_alone(engine):
 
 def test_rapidocr_gets_the_colours_in_the_order_of_its_own_reader(tmp_path):
     """A file that RapidOCR opens itself becomes the array that it is given here."""
-    if backbones.find("rapidocr") is None:
-        pytest.skip(backbones.missing("rapidocr"))
+    if ocr.find("rapidocr") is None:
+        pytest.skip(ocr.missing("rapidocr"))
     from vtbench.ocr.rapidocr import _bgr
 
     image, _ = _page(ink=(200, 30, 90), paper=(20, 220, 160))
@@ -159,7 +160,7 @@ def test_an_unknown_engine_is_refused(name):
 
 
 def test_an_engine_that_is_not_installed_says_so_with_the_command(monkeypatch, tmp_path):
-    ocr.load.cache_clear()
+    ocr._loaded.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WeightsError, match=r"^tesseract is not on this machine .* `apt-get install tesseract-ocr`$"):
         ocr.load("tesseract")
@@ -173,12 +174,12 @@ def test_an_engine_that_is_not_installed_says_so_with_the_command(monkeypatch, t
     assert done.stderr.splitlines()[-1].endswith("run `pip install 'vtbench[rapidocr]'`")
 
 
-@pytest.mark.skipif(backbones.find("rapidocr") is None, reason="rapidocr is not installed")
+@pytest.mark.skipif(ocr.find("rapidocr") is None, reason="rapidocr is not installed")
 def test_other_models_of_rapidocr_are_refused_before_they_are_opened(tmp_path):
-    real = backbones.find("rapidocr")
+    real = ocr.find("rapidocr")
     (tmp_path / "rapidocr" / "models").mkdir(parents=True)
     (tmp_path / "rapidocr" / "__init__.py").touch()
-    for file in backbones.digests("rapidocr"):
+    for file in ocr.digests("rapidocr"):
         shutil.copy(real / file, tmp_path / "rapidocr" / "models" / file)
     (tmp_path / "rapidocr" / "models" / "PP-OCRv6_rec_small.onnx").write_bytes(b"retrained")
     code = "from vtbench import ocr; ocr.load('rapidocr')"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json as encoder
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vtbench import catalogue, files
 from vtbench.cli._terminal import JsonOption, ResultsOption, WorkOption, app, complaints, console, one_line, table
 from vtbench.errors import ResultError
+
+if TYPE_CHECKING:
+    from vtbench.comparison import Check
 
 
 @app.command()
@@ -165,7 +168,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _print_checks(checks: list[comparison.Check], run: str, baselines: list[str], task: str) -> None:  # noqa: F821
+def _print_checks(checks: list[Check], run: str, baselines: list[str], task: str) -> None:
     from vtbench import comparison
 
     lines = []

@@ -92,7 +92,6 @@ def run(
         step = _step_of(weights[0])
 
     from vtbench import evaluate, load_task, load_tokenizer
-    from vtbench.weights import given
 
     wanted = [(card, one) for card in task_cards for one in protocol or [card.protocol]]
     opened = [
@@ -157,6 +156,11 @@ def run(
     )
 
 
+def given(weights: Sequence[str]) -> str | list[str] | None:
+    """What `load_tokenizer` is given for the --weights of a command."""
+    return None if not weights else weights[0] if len(weights) == 1 else list(weights)
+
+
 def _place(shards: str | None) -> tuple[int, int]:
     """Rank and world: of --shards I/N, or of torchrun, whose variables count only where torchrun itself set them."""
     if shards is not None:
@@ -196,8 +200,7 @@ def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
     if engine is not None:
         from vtbench import ocr
 
-        if engine not in ocr.names():
-            raise CardError(f"--ocr {engine}: no such engine; expected one of {', '.join(ocr.names())}")
+        ocr.find(engine)  # a name that is no engine's is told before anything is computed
         card = card.model_copy(update={"ocr": engine})
     return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *names)))})
 

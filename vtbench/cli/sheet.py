@@ -9,7 +9,7 @@ import typer
 
 from vtbench import files
 from vtbench.cli._terminal import CardsOption, app, console
-from vtbench.cli.run import check_sizes, tasks_of, tokenizers_of
+from vtbench.cli.run import check_sizes, given, tasks_of, tokenizers_of
 from vtbench.errors import CardError, ResultError
 
 
@@ -22,7 +22,7 @@ def sheet(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     weights: Annotated[
         list[str], typer.Option(help="A checkpoint file, or `synthetic`; repeats for encoder and decoder.")
-    ] = []  # noqa: B006,
+    ] = [],  # noqa: B006
     cards_folder: CardsOption = None,
 ) -> None:
     """Draw originals and reconstructions side by side."""
@@ -37,7 +37,6 @@ def sheet(
 
     from vtbench import load_task, load_tokenizer
     from vtbench.sheet import contact_sheet, pick
-    from vtbench.weights import given
 
     rows = [sample for card in task_cards for sample in pick(load_task(card), samples)]
     drawn = contact_sheet([load_tokenizer(card, weights=given(weights), device=device) for card in chosen], rows)

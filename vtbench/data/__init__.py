@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from vtbench.cards import Data, Geometry
+from vtbench.data._names import HINTS
 from vtbench.errors import CardError, DataError
 from vtbench.types import Sample
+
+__all__ = [
+    "HINTS", "Module", "Source", "bring", "find", "is_here", "label_of", "open_place", "open_source", "source_of",
+]  # fmt: skip
 
 GROUP = "vtbench.data"
 """Entry points of this group are data sources too."""
@@ -216,10 +221,14 @@ def source_of(place: str | Path, data: Data) -> str:
     Raises:
         DataError: if none does.
     """
+    if not str(place).strip():
+        raise DataError("no place is given; expected a folder of pictures, an archive, .parquet or hub:OWNER/NAME")
     for name in (*{data.source} - {*PLACES}, *PLACES):
         asked = getattr(find(name), "takes", None)
         if asked is not None and asked(str(place), data):
             return name
+    if re.match(r"[a-z0-9+]+://", str(place), re.IGNORECASE):
+        raise DataError(f"{place}: is an address; download it, and name the file or folder")
     raise DataError(
         f"{place}: is a file of another kind; expected a folder of pictures, .tar, .tar.gz, .tgz, .zip, .parquet or "
         "hub:OWNER/NAME"

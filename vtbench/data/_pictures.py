@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from PIL import Image
 
 from vtbench import data, geometry, images, pictures
+from vtbench.data import _known, _names, _tables
+from vtbench.data._known import Box, Known, Line
+from vtbench.data._names import SUFFIXES, printable
 from vtbench.errors import ChangedError, DataError
 from vtbench.types import Sample, TextLine
 
-SUFFIXES = frozenset({
-    ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpeg", ".jpg", ".jxl",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-})  # fmt: skip
-"""File names that end so are pictures, whatever their case; other files are passed over."""
-
-METADATA = ("metadata.csv", "metadata.jsonl")
-"""Tables with one row a picture, by the convention of the hub's image folders."""
+log = logging.getLogger("vtbench")
 
 MAX_BYTES = 1 << 30
 """A file that is or claims to be larger is not read."""
 
 Crop = Literal["center", "letterbox", "plain"]
 """How a picture is brought to a task's size; "plain" reads it as the published evaluation codes do, at native size."""
-
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of one picture beside its pixels."""
-
-    lines: tuple[tuple[str, Box | None, float | None], ...] = ()
-    """Text, its box in pixels of the upright file (None: somewhere on it), and its relative size where stated."""
-    attributes: Mapping[str, str | float] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
-    """Width and height that the boxes belong to, where stated."""
 
 
 class Files(Protocol):
@@ -55,6 +36,16 @@ class Files(Protocol):
     @property
     def names(self) -> Sequence[PurePosixPath]:
         """All of them, none outside the folder or archive."""
+        ...
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What else was meant as a picture and is not among the names: its kind in plain words, one entry a file."""
+        ...
+
+    @property
+    def hint(self) -> str:
+        """What may be the matter where a name is not found, to be put behind an error; empty where nothing is known."""
         ...
 
     def content(self, name: PurePosixPath) -> bytes:
@@ -93,12 +84,16 @@ class Contents:
             raise ChangedError(f"{printable(name)}: {how}; start the run again")
         return content
 
+    def digest(self, name: PurePosixPath) -> str:
+        """sha256 of one file; raises as `read` does."""
+        self.read(name)
+        return (self._seen[name] or b"").hex()
+
 
 class Pictures(data.Source):
     """Picture files in a fixed order: the base of every source that reads pictures of somebody's."""
 
     revision: str | None = None
-    """The commit that was really read, where the source has such."""
 
     def __init__(
         self,
@@ -107,8 +102,8 @@ class Pictures(data.Source):
         size: int | None,
         crop: Crop = "center",
         flat: bool = False,
+        text: bool = True,
         shown: str = "",
-        beside: bool = False,
         known: Mapping[PurePosixPath, Known] | None = None,
     ) -> None:
         """List the pictures and read what is known of them.
@@ -117,29 +112,27 @@ class Pictures(data.Source):
             files: the folder or archive.
             size: height and width that a task asks for; None gives each picture as it is.
             crop: how a picture is brought to that size.
-            flat: pictures are known and sorted by their file names alone.
+            flat: pictures are known and sorted by their file names alone, where no two have the same.
+            text: whether known text is needed; where not, nothing that is wrong with it stops a picture.
             shown: what errors call the folder or archive.
-            beside: files of a picture's own stem say something of it, as in WebDataset: .txt and .json its text, .cls
-                its class.
-            known: what is known of each picture; where left out, tables (METADATA) and files beside it say so.
+            known: what is known of each picture; where left out, tables and files beside it say so.
         """
         self.size = size
         self.crop: Crop = crop
-        self._files = files
-        found = [name for name in files.names if name.suffix.lower() in SUFFIXES]
+        found, left_out = _names.sort_out(files.names)
         if known is not None:
+            left_out |= {name: "pictures without an annotation" for name in found if name not in known}
             found = [name for name in found if name in known]
+        self._passed_over = _names.counted(files.left_out, left_out.values())
         if not found:
-            raise DataError(f"{shown}: holds no picture; expected files that end in {', '.join(sorted(SUFFIXES))}")
-        key = (lambda name: os.fsencode(name.name)) if flat else (lambda name: os.fsencode(str(name)))
-        self.names = tuple(sorted(found, key=key))
+            raise DataError(f"{shown}: holds no picture{_instead(self._passed_over)}")
+        flat = flat and len({name.name for name in found}) == len(found)
+        self.names = tuple(sorted(found, key=lambda name: os.fsencode(name.name if flat else str(name))))
         self.ids = [printable(PurePosixPath(name.name) if flat else name) for name in self.names]
-        if flat and len(set(self.ids)) < len(self.ids):
-            twice = next(name for name, after in zip(self.ids, self.ids[1:], strict=False) if name == after)
-            raise DataError(f"{shown}: {twice} is there more than once; expected each file name once")
-        self._known = _metadata(files, self.names) if known is None else known
-        self._beside = _beside(files.names) if beside else {}
         self._contents = Contents(files.content)
+        self._needs_text = text
+        self._known = self._tables(files, left_out) if known is None else known
+        self._companions = _known.Companions(files.names if known is None else (), self._contents.read)
 
     def __len__(self) -> int:
         """Count the picture files."""
@@ -150,20 +143,33 @@ class Pictures(data.Source):
         return self.ids[index]
 
     @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Files that were meant as pictures and are not read, by kind."""
+        return self._passed_over
+
+    @cached_property
     def text(self) -> Literal["none", "page", "boxes"]:
-        """Whether text is known, and where on the picture; a file beside a picture is looked at for the first one."""
-        whole = [known for known in self._known.values() if known.lines]
-        if not whole and self._beside:
-            first = next((index for index, name in enumerate(self.names) if _stem(name) in self._beside), None)
-            whole = [] if first is None else [known for known in [self._known_of(first)] if known.lines]
-        if not whole:
-            return "none"
-        return "boxes" if all(box for known in whole for _, box, _ in known.lines) else "page"
+        """Whether text is known, and where on the picture: "boxes" where every line has one.
+
+        Raises:
+            DataError: if no text can be read, though there is some.
+        """
+        boxed: set[bool] = set()
+        broken: DataError | None = None
+        for index in range(len(self)):
+            try:
+                boxed |= {box is not None for _, box, _ in self._known_of(index).lines}
+            except DataError as error:  # that picture's own row says so
+                broken = broken or error
+        if broken is not None and not boxed:
+            raise broken
+        return "none" if not boxed else "boxes" if boxed == {True} else "page"
 
     @property
     def attributes(self) -> frozenset[str]:
-        """Names of the attributes that the tables give."""
-        return frozenset(name for known in self._known.values() for name in known.attributes)
+        """Names of the attributes that tables and companions give."""
+        said = frozenset(name for known in self._known.values() for name in known.attributes)
+        return said | self._companions.attributes
 
     def read(self, index: int) -> Sample:
         """Read one picture (`pictures.read` says how) and bring it to the task's size."""
@@ -177,7 +183,7 @@ class Pictures(data.Source):
         total = hashlib.sha256(json.dumps([self.size, self.crop]).encode())
         for index, name in enumerate(self.names):
             try:
-                content = hashlib.sha256(self._contents.read(name)).hexdigest()
+                content = self._contents.digest(name)
                 known = self._known_of(index)
             except DataError as error:
                 content, known = str(error), Known()
@@ -187,22 +193,44 @@ class Pictures(data.Source):
     def _known_of(self, index: int) -> Known:
         name = self.names[index]
         known = self._known.get(name, Known())
-        for beside in self._beside.get(_stem(name), ()):
-            known = _merge(known, self._said(beside))
-        return known
+        if self._companions:
+            try:
+                beside = self._companions.known(name, text=self._needs_text)
+            except DataError:
+                if self._needs_text:
+                    raise
+                return known
+            return Known(known.lines or beside.lines, {**beside.attributes, **known.attributes}, known.size)
+        return known if self._needs_text else Known((), known.attributes)
 
-    def _said(self, name: PurePosixPath) -> Known:
-        try:
-            said = self._contents.read(name).decode("utf-8")
-            if name.suffix == ".txt":
-                return Known(_page(said))
-            if name.suffix == ".cls":
-                return Known(attributes={"class": said.strip()})
-            row = json.loads(said)
-            # Its other entries are of no fixed type from picture to picture, so they can't be columns of a table.
-            return Known(known_of_row(row).lines) if isinstance(row, dict) else Known()
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise DataError(f"{printable(name)}: can't be read ({short(error)}); expected a picture's text") from error
+    def _tables(self, files: Files, left_out: Mapping[PurePosixPath, str]) -> dict[PurePosixPath, Known]:
+        found: dict[PurePosixPath, Known] = {}
+        tables = sorted(name for name in files.names if name.name.lower() in _known.TABLES)
+        names = _tables.Names(map(str, self.names if tables else ()))
+        others = _tables.Names(map(str, left_out))
+        for table in tables:
+            try:
+                content = self._contents.read(table)
+                said = _known.of_table(
+                    table, content, pictures=names, left_out=others, hint=files.hint, text=self._needs_text
+                )
+                if twice := next((name for name in said if name in found), None):
+                    raise DataError(f"{printable(table)}: {printable(twice)} is in another table too; expected one row")
+            except DataError as error:
+                if self._needs_text:
+                    raise
+                log.warning("%s; no text is needed here, so the pictures are scored without this table", error)
+            else:
+                found |= said
+        return _known.alike(found)
+
+
+def _instead(passed_over: Mapping[str, int]) -> str:
+    if not passed_over:
+        return f"; expected files that end in {', '.join(sorted(SUFFIXES))}"
+    said = ", ".join(f"{count} {kind}" for kind, count in passed_over.items())
+    hints = [hint for kind, hint in _names.HINTS.items() if kind in passed_over]
+    return f" that is read; passed over: {said}" + (f"; {'; '.join(hints)}" if hints else "")
 
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
@@ -211,10 +239,12 @@ class Pictures(data.Source):
 def fitted(name: str, picture: Image.Image, known: Known, size: int | None, crop: Crop) -> Sample:
     """Bring an upright RGB picture, and the boxes of its text, to the task's size.
 
-    Text whose box the crop cuts is dropped, and so is text of unknown place where anything is cut off.
+    A box is clipped to its picture. Text whose box the crop cuts is dropped, and so is text of unknown place where
+    anything is cut off.
 
     Raises:
-        DataError: if the picture is too long and narrow for that size, or not the one that the boxes belong to.
+        DataError: if the picture is too long and narrow for that size, or not the one that the boxes belong to; if a
+            box lies wholly outside it.
     """
     width, height = picture.size
     if known.size not in (None, (width, height)):
@@ -229,7 +259,8 @@ def fitted(name: str, picture: Image.Image, known: Known, size: int | None, crop
     else:
         image = images.from_pil(geometry.resize_and_crop(picture, size))
     shape = (image.shape[-1], image.shape[-2])
-    lines = tuple(line for said in known.lines if (line := _moved(said, (width, height), window, shape)) is not None)
+    clipped = [_clipped(name, said, (width, height)) for said in known.lines]
+    lines = tuple(line for said in clipped if (line := _moved(said, (width, height), window, shape)) is not None)
     return Sample(name, image, lines, known.attributes)
 
 
@@ -243,8 +274,21 @@ def _window(width: int, height: int, size: int | None, crop: Crop) -> tuple[int,
     return -left, -top, wide, high
 
 
+def _clipped(name: str, said: Line, shape: tuple[int, int]) -> Line:
+    text, box, ratio = said
+    if box is None:
+        return said
+    kept: Box = max(box[0], 0), max(box[1], 0), min(box[2], shape[0]), min(box[3], shape[1])
+    if kept[0] >= kept[2] or kept[1] >= kept[3]:
+        raise DataError(
+            f"{name}: box [{', '.join(f'{value:g}' for value in box)}] of {printable(PurePosixPath(text[:50]))} lies "
+            f"outside the picture, which is {shape[0]}x{shape[1]}; expected left, top, right, bottom in its pixels"
+        )
+    return text, kept, ratio
+
+
 def _moved(
-    said: tuple[str, Box | None, float | None],
+    said: Line,
     before: tuple[int, int],
     window: tuple[int, int, int, int],
     shape: tuple[int, int],
@@ -264,124 +308,3 @@ def _moved(
     )
     inside = moved[0] >= 0 and moved[1] >= 0 and moved[2] <= shape[0] and moved[3] <= shape[1]
     return TextLine(text, moved, ratio) if inside and moved[0] < moved[2] and moved[1] < moved[3] else None
-
-
-# --- what is known of pictures ----------------------------------------------------------------------------------------
-
-
-def _metadata(files: Files, pictures: Sequence[PurePosixPath]) -> dict[PurePosixPath, Known]:
-    there = set(pictures)
-    found: dict[PurePosixPath, Known] = {}
-    for table in (name for name in files.names if name.name in METADATA):
-        for number, row in enumerate(_rows(files.content(table), table), start=1):
-            said = row.get("file_name")
-            if not isinstance(said, str) or not said:
-                raise DataError(f"{printable(table)}: row {number} has no file_name; expected the name of a picture")
-            picture = table.parent / said
-            if picture not in there:
-                raise DataError(f"{printable(table)}: row {number} names {said!r}, which is not among the pictures")
-            if picture in found:
-                raise DataError(f"{printable(table)}: {said!r} is there twice; expected one row a picture")
-            try:
-                found[picture] = known_of_row(row)
-            except (TypeError, ValueError, KeyError) as error:
-                raise DataError(f"{printable(table)}: row {number}: {short(error)}") from error
-    return _alike(found)
-
-
-def _rows(content: bytes, table: PurePosixPath) -> Iterable[dict[str, Any]]:
-    try:
-        said = content.decode("utf-8-sig")
-        if table.suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(said, newline=""), strict=True))
-        rows = [json.loads(line) for line in said.split("\n") if line.strip()]
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise DataError(f"{printable(table)}: can't be read ({short(error)}); expected a table in UTF-8") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{printable(table)}: expected one JSON object a line")
-    return rows
-
-
-def known_of_row(row: Mapping[str, Any]) -> Known:
-    """Read one row of a table: `text`, or `lines` with a text and a box each; other plain values are attributes."""
-    lines: tuple[tuple[str, Box | None, float | None], ...] = ()
-    if isinstance(text := row.get("text"), str):
-        lines = _page(text)
-    elif isinstance(text, list):
-        lines = tuple(line for part in text for line in _page(str(part)))
-    if said := row.get("lines"):
-        lines = tuple((str(line["text"]), _box(line["box"]), None) for line in said)
-    plain = {
-        str(name): value if isinstance(value, str) else float(value)
-        for name, value in row.items()
-        if isinstance(value, str | int | float) and name not in ("file_name", "text", "lines")
-    }
-    return Known(lines, plain)
-
-
-def _box(said: Sequence[float]) -> Box:
-    left, top, right, bottom = (float(value) for value in said)
-    if not (math.isfinite(left + top + right + bottom) and left < right and top < bottom):
-        raise ValueError(f"box {list(said)}: expected left, top, right, bottom in pixels")
-    return left, top, right, bottom
-
-
-def _page(text: str) -> tuple[tuple[str, None, None], ...]:
-    return tuple((" ".join(line.split()), None, None) for line in text.splitlines() if line.strip())
-
-
-def _alike(found: dict[PurePosixPath, Known]) -> dict[PurePosixPath, Known]:
-    """Make every attribute of one type: a column of the per-image table has one."""
-    mixed = set()
-    types: dict[str, type] = {}
-    for known in found.values():
-        for name, value in known.attributes.items():
-            if types.setdefault(name, type(value)) is not type(value):
-                mixed.add(name)
-    if not mixed:
-        return found
-    return {
-        picture: Known(
-            known.lines, {name: str(value) if name in mixed else value for name, value in known.attributes.items()}
-        )
-        for picture, known in found.items()
-    }
-
-
-def _beside(names: Iterable[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
-    """Group the files that say something of a picture by its stem, as WebDataset does."""
-    found: dict[str, list[PurePosixPath]] = {}
-    for name in names:
-        if name.suffix in (".txt", ".json", ".cls") and name.name not in METADATA:
-            found.setdefault(_stem(name), []).append(name)
-    return found
-
-
-def _stem(name: PurePosixPath) -> str:
-    """Cut a name at the first dot of its last part, as WebDataset does."""
-    return str(name.parent / name.name.split(".", 1)[0])
-
-
-def _merge(first: Known, second: Known) -> Known:
-    return Known(first.lines or second.lines, {**second.attributes, **first.attributes})
-
-
-def short(error: BaseException) -> str:
-    """Put what an error says into one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
-def printable(path: PurePosixPath | os.PathLike[str]) -> str:
-    r"""Show a path in one line: undecodable bytes and unprintable characters escaped, backslashes doubled.
-
-    Different paths are shown differently: a lone byte 0x85 is \x85, the control character U+0085 is \u0085.
-    """
-    decoded = os.fsencode(os.fspath(path)).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return "".join(sign if sign.isprintable() else _escape(sign) for sign in decoded)
-
-
-def _escape(sign: str) -> str:
-    return f"\\u{ord(sign):04x}" if 127 < ord(sign) < 256 else sign.encode("unicode_escape").decode()

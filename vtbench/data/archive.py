@@ -1,51 +1,81 @@
-"""Pictures inside one archive: .tar, .tar.gz or .zip, read in place.
+"""Pictures inside archives: .tar, .tar.gz or .zip, one or several (shards), read in place.
 
-Nothing is extracted: the archive is listed once, and each picture is read by its place in it, in any order and from
-several threads. So no name in an archive can reach a file outside it. Members whose name is absolute or holds `..`,
-and links, devices and pipes, are passed over.
+Nothing is extracted: an archive is listed once, and each picture is read by its place in it, in any order and from
+several threads. So no name in an archive can reach a file outside it. A .tar.gz is unpacked once to a temporary file,
+which takes the room of the .tar and goes with the process; where there is no such room, give the .tar.
 
-Beside a picture may lie, as in WebDataset, files of the same stem: `.txt` or `.json` with its text (`text`, or `lines`
-as in `folder`), `.cls` with its class; a table metadata.csv or metadata.jsonl works as in a folder.
+Members whose name is absolute or holds `..`, links that lead out, devices and pipes are passed over; links to another
+member are read as that. An archive whose listing stops before its end is refused: it would be a smaller set.
+
+Several archives are one set: `x-{000..009}.tar`, `x-*.tar`, or a folder that holds archives and no picture. Beside a
+picture may lie, as in WebDataset, files of the same stem; `folder` says what they and tables may say.
 """
 
 from __future__ import annotations
 
-import io
+import errno
+import gzip
+import logging
 import os
+import posixpath
+import shutil
+import struct
 import tarfile
-import threading
+import tempfile
 import weakref
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, NamedTuple, TypeVar
 
 from vtbench.cards import Data
-from vtbench.data import folder
-from vtbench.data._pictures import MAX_BYTES, Crop, Files, Pictures, printable
+from vtbench.data import _shards, folder
+from vtbench.data._names import SUFFIXES as PICTURES
+from vtbench.data._names import printable, short, was_meant
+from vtbench.data._pictures import MAX_BYTES, Crop, Files, Pictures
 from vtbench.errors import DataError
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer as Buffer
+log = logging.getLogger("vtbench")
+
+_BROKEN = (
+    OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, ArithmeticError,
+    NotImplementedError, struct.error, MemoryError,
+)  # fmt: skip
+"""What the readers of archives let through: the last few where a damaged head claims what can't be."""
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
 class Source(Pictures):
-    """The picture files in an archive, sorted by their name in it, which is also their id."""
+    """The picture files in an archive, sorted by their name in it, which is also their id.
+
+    In several archives the archive's name without its ending comes first.
+    """
 
     def __init__(
-        self, *, size: int | None, path: Path | None = None, crop: Crop = "center", flat: bool = False
+        self,
+        *,
+        size: int | None,
+        path: Path | None = None,
+        crop: Crop = "center",
+        flat: bool = False,
+        text: bool = True,
     ) -> None:
         if path is None:
             raise DataError(f"archive: no path given; name a {', '.join(SUFFIXES)} file with --data PATH")
-        super().__init__(open_archive(path), size=size, crop=crop, flat=flat, shown=printable(path), beside=True)
+        several = path.is_dir() or _shards.is_pattern(str(path))
+        files = Shards(_parts(path)) if several else open_archive(path)
+        super().__init__(files, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
 
 
 def takes(place: str, data: Data) -> bool:
-    """Take what is called like an archive and is no folder."""
+    """Take what is called like an archive, patterns of such names, and a folder of archives without a picture."""
     del data
-    return is_archive(Path(place)) and Path(place).is_file()
+    path = Path(place)
+    if not path.is_dir():
+        return is_archive(path) and "://" not in place
+    return bool(_in_folder(path)) and not any(file.suffix.lower() in PICTURES for file in path.rglob("*"))
 
 
 def is_here(data: Data) -> bool:
@@ -67,19 +97,76 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def _in_folder(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if is_archive(file) and file.is_file() and file.name[:2] != "._")
+
+
+def _parts(path: Path) -> list[Path]:
+    found = _in_folder(path) if path.is_dir() else _shards.expand(str(path))
+    _shards.check_whole(found)
+    return found
+
+
 def open_archive(path: Path) -> Files:
-    """List an archive.
+    """List an archive; what it is, its first bytes say.
 
     Raises:
-        DataError: if it is missing, damaged or of another kind.
+        DataError: if it is missing, not whole or of another kind.
     """
     if not is_archive(path):
         raise DataError(f"{printable(path)}: expected a name that ends in {', '.join(SUFFIXES)}")
     try:
-        return Zip(path) if path.name.lower().endswith(".zip") else Tar(path)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as e:
-        reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
-        raise DataError(f"{printable(path)}: not a whole archive ({reason})") from e
+        return Zip(path) if _is_zip(path) else Tar(path)
+    except _BROKEN as error:
+        reason = getattr(error, "strerror", None) or short(error)
+        raise DataError(f"{printable(path)}: not a whole archive ({reason})") from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(tarfile.BLOCKSIZE)
+    is_tar = begin[:2] == b"\x1f\x8b" or begin[257:262] == b"ustar"
+    # One that unpacks itself begins with a program.
+    return begin[:2] == b"PK" or (path.suffix.lower() == ".zip" and not is_tar)
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
+
+class _Link(NamedTuple):
+    target: str
+    hard: bool = False
+
+
+Place = TypeVar("Place")
+
+
+def _settled(members: list[tuple[str, Place | _Link]], left_out: list[str]) -> dict[PurePosixPath, Place]:
+    """Give each member its name: a later one takes an earlier one's place, a link becomes what it points to.
+
+    Args:
+        members: names as the archive has them, and where their content is.
+        left_out: takes the kind of each picture that is passed over.
+    """
+    windows = any("\\" in name for name, _ in members) and all(len(PurePosixPath(n).parts) <= 1 for n, _ in members)
+    found: dict[PurePosixPath, Place | _Link] = {}
+    for said, place in members:
+        # Old programs on Windows part folders by backslashes; elsewhere a backslash is a sign like others.
+        shown = said.replace("\\", "/") if windows else said
+        name = PurePosixPath(shown)
+        if not _is_harmless(shown) or (windows and PureWindowsPath(said).drive):
+            left_out += ["names that lead out"] * was_meant(name)
+            continue
+        left_out += ["members that a later one of the same name replaces"] * (name in found and was_meant(name))
+        found[name] = place
+    whole: dict[PurePosixPath, Place] = {}
+    for name in found:
+        there = _followed(name, found)
+        if isinstance(there, str):
+            left_out += [there] * was_meant(name)
+        else:
+            whole[name] = there
+    return whole
 
 
 def _is_harmless(name: str) -> bool:
@@ -87,17 +174,66 @@ def _is_harmless(name: str) -> bool:
     return bool(parts) and not name.startswith(("/", "\\")) and ".." not in parts and "\0" not in name
 
 
+def _followed(name: PurePosixPath, found: Mapping[PurePosixPath, Place | _Link]) -> Place | str:
+    """Follow links to a member; a text says why there is none."""
+    place = found[name]
+    for _ in range(40):  # as many as Linux follows
+        if not isinstance(place, _Link):
+            return place
+        target = posixpath.normpath(posixpath.join("" if place.hard else name.parent, place.target))
+        if target.startswith(("../", "/")):
+            return "links that lead out"
+        name = PurePosixPath(target)
+        if name not in found:
+            return "links to nothing"
+        place = found[name]
+    return "links in a circle"
+
+
 class Zip:
     """The regular members of a .zip file."""
 
     def __init__(self, path: Path) -> None:
         self._file = zipfile.ZipFile(path)
-        self._members: dict[PurePosixPath, zipfile.ZipInfo] = {}
-        for member in self._file.infolist():
+        weakref.finalize(self, self._file.close)
+        listed = self._file.infolist()
+        with path.open("rb") as file:
+            if listed and min(member.header_offset for member in listed) > 0 and file.read(4) == b"PK\3\4":
+                raise ValueError("members come before its first one: two archives joined? Pack their pictures together")
+            file.seek(max(file.seek(0, os.SEEK_END) - 65557, 0))  # the end's 22 bytes, and the longest comment
+            end = file.read()
+        (stated,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+        if stated not in (len(listed), 0xFFFF):  # the latter: too many for the field
+            raise ValueError(f"it lists {len(listed)} members, its end says {stated}")
+        self.hint = ""
+        self.left_out: list[str] = []
+        members: list[tuple[str, zipfile.ZipInfo | _Link]] = []
+        for member in listed:
             kind = (member.external_attr >> 16) & 0o170000  # what Unix calls a file's type; 0 where none is said
-            if not member.is_dir() and kind in (0, 0o100000) and _is_harmless(member.filename):
-                self._members[PurePosixPath(member.filename)] = member
+            name = self._name_of(member)
+            if member.is_dir():
+                continue
+            if kind == 0o120000 and member.file_size < 4096:
+                members.append((name, _Link(os.fsdecode(self._file.read(member)))))
+            elif kind in (0, 0o100000):
+                members.append((name, member))
+            else:
+                self.left_out += ["pipes and devices"] * was_meant(PurePosixPath(name))
+        self._members = _settled(members, self.left_out)
         self.names = tuple(self._members)
+
+    def _name_of(self, member: zipfile.ZipInfo) -> str:
+        """Read a name in UTF-8, where the archive says so or it can be nothing else; in code page 437 otherwise."""
+        if member.flag_bits & 0x800:
+            return member.filename
+        said = member.orig_filename.encode("cp437")
+        if (stated := _stated_name(member.extra, said)) is not None:
+            return stated
+        try:
+            return said.decode("utf-8")
+        except UnicodeDecodeError:
+            self.hint = "; the archive doesn't say the encoding of its names: pack it again with names in UTF-8"
+            return member.filename
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole member; its checksum is compared."""
@@ -107,153 +243,131 @@ class Zip:
         try:
             with self._file.open(member) as stream:
                 content = stream.read(MAX_BYTES + 1)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error) as error:
             # RuntimeError: it is encrypted; NotImplementedError, a kind of it: compressed in another way.
-            raise DataError(f"{shown}: can't be read ({' '.join(str(error).split())})") from error
+            raise DataError(f"{shown}: can't be read ({short(error)})") from error
         if len(content) != member.file_size:
             raise DataError(f"{shown}: has {len(content)} bytes, the archive says {member.file_size}")
         return content
 
 
+def _stated_name(extra: bytes, name: bytes) -> str | None:
+    """Read the name in UTF-8 that Info-ZIP puts beside one in another encoding (extra field 0x7075)."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == 0x7075 and len(field) > 5 and struct.unpack("<I", field[1:5])[0] == zlib.crc32(name):
+            return field[5:].decode("utf-8", "surrogateescape")
+    return None
+
+
 class Tar:
     """The regular members of a .tar file, plain or under gzip."""
 
+    hint = ""
+
     def __init__(self, path: Path) -> None:
-        self._bytes: _Bytes = _Plain(path) if path.suffix.lower() == ".tar" else _Gzip(path)
-        self._members: dict[PurePosixPath, tuple[int, int]] = {}
-        with tarfile.TarFile(fileobj=io.BufferedReader(_Stream(self._bytes))) as archive:
+        self._file = _plain(path)
+        weakref.finalize(self, self._file.close)
+        self.left_out: list[str] = []
+        members: list[tuple[str, tuple[int, int] | _Link]] = []
+        with tarfile.TarFile(fileobj=self._file) as archive:
             for member in archive:
-                if member.isreg() and not member.issparse() and _is_harmless(member.name):
-                    self._members[PurePosixPath(member.name)] = (member.offset_data, member.size)
+                if member.issym() or member.islnk():
+                    members.append((member.name, _Link(member.linkname, member.islnk())))
+                elif member.isreg() and not member.issparse():
+                    members.append((member.name, (member.offset_data, member.size)))
+                elif not member.isdir():
+                    kind = "sparse files" if member.issparse() else "pipes and devices"
+                    self.left_out += [kind] * was_meant(PurePosixPath(member.name))
+            self._check_end(archive.offset)
+        self._members = _settled(members, self.left_out)
         self.names = tuple(self._members)
+
+    def _check_end(self, place: int) -> None:
+        """Refuse an archive whose listing stops before its end, as `tarfile` does without a word."""
+        self._file.seek(place)
+        block = self._file.read(tarfile.BLOCKSIZE)
+        if not block:
+            raise ValueError(f"it ends after {place} bytes without the mark of its end, so it is cut off")
+        if block.strip(b"\0"):
+            raise ValueError(f"the head of a member is damaged at byte {place}")
+        while block := self._file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise ValueError(f"more follows after its end at byte {place}: two archives joined? Give them as two")
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole member."""
         (start, size), shown = self._members[name], printable(name)
         if size > MAX_BYTES:
             raise DataError(f"{shown}: claims {size} bytes; expected a picture")
+        parts: list[bytes] = []
         try:
-            content = self._bytes.read(start, size)
-        except (OSError, zlib.error, EOFError) as error:
-            raise DataError(f"{shown}: can't be read ({' '.join(str(error).split())})") from error
-        if len(content) != size:
-            raise DataError(f"{shown}: has {len(content)} bytes, the archive says {size}; it is cut off")
-        return content
-
-
-class _Bytes(Protocol):
-    """Bytes that are read at any place, by any thread."""
-
-    def read(self, start: int, size: int) -> bytes: ...
-
-
-class _Plain:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        weakref.finalize(self, self._file.close)
-
-    def read(self, start: int, size: int) -> bytes:
-        parts = []
-        while size > 0 and (part := os.pread(self._file.fileno(), min(size, 1 << 24), start)):
-            parts.append(part)
-            start, size = start + len(part), size - len(part)
+            while size > 0 and (part := os.pread(self._file.fileno(), size, start)):
+                parts.append(part)
+                start, size = start + len(part), size - len(part)
+        except OSError as error:
+            raise DataError(f"{shown}: can't be read ({error.strerror})") from error
+        if size:
+            raise DataError(f"{shown}: {size} of its bytes are missing; the archive is cut off")
         return b"".join(parts)
 
 
-class _Gzip:
-    """What a gzip file holds, at any place: the inflater's state is kept every few megabytes, so no place is far.
+_OTHERS = {b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "Zstandard"}
 
-    A state is some 40 kB. There are never more than POINTS: when they run out, every second one is forgotten and the
-    distance doubles.
+
+def _plain(path: Path) -> IO[bytes]:
+    """Open a .tar; one under gzip is unpacked to a temporary file first, which goes when it is closed.
+
+    Raises:
+        DataError: if it is packed in another way, or there is no room.
     """
-
-    POINTS = 256
-    DISTANCE = 1 << 22
-    BLOCK = 1 << 16
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()
-        self._distance = self.DISTANCE
-        self._points: list[tuple[int, int, zlib._Decompress]] = [(0, 0, _inflater())]
-        self._at = (0, 0, _inflater())  # the place in what comes out, the place in the file, the state there
-
-    def read(self, start: int, size: int) -> bytes:
-        with self._lock:
-            self._go_to(start)
-            parts = []
-            while size > 0 and (part := self._next(size)):
-                parts.append(part)
-                size -= len(part)
-            return b"".join(parts)
-
-    def _go_to(self, start: int) -> None:
-        near = max((point for point in self._points if point[0] <= start), key=lambda point: point[0])
-        if not near[0] <= self._at[0] <= start:
-            self._at = (near[0], near[1], near[2].copy())
-        while self._at[0] < start and self._next(start - self._at[0]):
-            pass
-
-    def _next(self, most: int) -> bytes:
-        """Inflate what comes next, at most so many bytes; nothing at the end."""
-        place, source, state = self._at
-        while True:
-            if state.eof:  # another gzip member may follow: `cat a.gz b.gz` is a gzip file
-                source -= len(state.unused_data)
-                state = _inflater()
-            pending = state.unconsumed_tail
-            if not pending:
-                self._file.seek(source)
-                pending = self._file.read(self.BLOCK)
-                source += len(pending)
-                if not pending:
-                    self._at = (place, source, state)
-                    return b""
-            found = state.decompress(pending, min(most, 1 << 20))
-            if found:
-                break
-        self._at = (place + len(found), source, state)
-        if self._at[0] >= self._points[-1][0] + self._distance:
-            self._keep()
-        return found
-
-    def _keep(self) -> None:
-        self._points.append((self._at[0], self._at[1], self._at[2].copy()))
-        if len(self._points) > self.POINTS:
-            self._points = self._points[::2]
-            self._distance *= 2
+    with path.open("rb") as file:
+        begin = file.read(2)
+    if begin in _OTHERS:
+        raise DataError(f"{printable(path)}: is packed by {_OTHERS[begin]}; unpack it to a .tar")
+    if begin != b"\x1f\x8b":
+        return path.open("rb")
+    where = tempfile.gettempdir()
+    log.info("%s: unpacking it once to a temporary file in %s, which goes at the end", path, where)
+    target = tempfile.TemporaryFile()  # noqa: SIM115  it stays open
+    try:
+        with gzip.open(path) as packed:
+            shutil.copyfileobj(packed, target, 1 << 20)
+            target.seek(0)
+    except BaseException as error:
+        target.close()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{printable(path)}: no room to unpack it in {where}; set TMPDIR to a larger disk or give a .tar"
+            ) from error
+        raise
+    return target
 
 
-def _inflater() -> zlib._Decompress:
-    return zlib.decompressobj(wbits=31)  # 31: gzip's own head and checksum
+class Shards:
+    """Several archives as one: each member is known by its archive's name without its ending, and its own."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._parts: dict[str, Files] = {}
+        for path in paths:
+            name = _stem(path)
+            if name in self._parts:
+                raise DataError(f"{printable(path)}: two archives are called {name}; expected each name once")
+            self._parts[name] = open_archive(path)
+        self.names = tuple(PurePosixPath(name) / member for name, part in self._parts.items() for member in part.names)
+        self.left_out = [kind for part in self._parts.values() for kind in part.left_out]
+        self.hint = next((part.hint for part in self._parts.values() if part.hint), "")
+
+    def content(self, name: PurePosixPath) -> bytes:
+        """Read one whole member."""
+        first, *rest = name.parts
+        try:
+            return self._parts[first].content(PurePosixPath(*rest))
+        except DataError as error:
+            raise DataError(f"{first}/{error}") from error
 
 
-class _Stream(io.RawIOBase):
-    """The same bytes as a file, which `tarfile` wants when it lists."""
-
-    def __init__(self, content: _Bytes) -> None:
-        self._content = content
-        self._place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, target: Buffer) -> int:
-        view = memoryview(target).cast("B")
-        found = self._content.read(self._place, len(view))
-        view[: len(found)] = found
-        self._place += len(found)
-        return len(found)
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END:
-            raise io.UnsupportedOperation("the end is not known")
-        self._place = place + (self._place if whence == os.SEEK_CUR else 0)
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
+def _stem(path: Path) -> str:
+    end = next(end for end in (".tar.gz", ".tgz", ".tar", ".zip") if path.name.lower().endswith(end))
+    return path.name[: -len(end)] or path.name

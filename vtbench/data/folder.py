@@ -4,18 +4,21 @@ Each is brought to the task's size by the canonical rule (`geometry.resize_and_c
 centre square is kept. A picture smaller than the task's size is enlarged by the same rule, as torchvision does it; its
 detail is then softer than the size suggests, so prefer a task of the pictures' own size.
 
-A table `metadata.csv` or `metadata.jsonl` beside the pictures may say what text they show: a column `file_name`, a
-column `text`, and in JSON `lines`, each with its `text` and its `box` (left, top, right, bottom in pixels of the
-upright file). Its other columns are what results can be grouped by.
+A table `metadata.csv`, .tsv, .txt, .jsonl or .json beside the pictures may say what text they show: a column
+`file_name`, a column `text`, and in JSON `lines`, each with its `text` and its `box` (left, top, right, bottom in
+pixels of the upright file). Its other columns are what results can be grouped by. So may a file of a picture's own
+name: `sign.txt` or `sign.json` beside `sign.png`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vtbench.cards import Data
-from vtbench.data._pictures import MAX_BYTES, SUFFIXES, Crop, Pictures, printable
+from vtbench.data._names import SUFFIXES, printable, was_meant
+from vtbench.data._pictures import MAX_BYTES, Crop, Pictures
 from vtbench.errors import DataError
 
 __all__ = ["SUFFIXES", "Folder", "Source", "printable"]
@@ -32,17 +35,20 @@ class Source(Pictures):
         crop: Crop = "center",
         flat: bool = False,
         data: Data | None = None,
+        text: bool = True,
+        follow_links: bool = False,
     ) -> None:
         if path is None:
             raise DataError(_to_obtain(data))
         self.folder = path
-        super().__init__(Folder(path), size=size, crop=crop, flat=flat, shown=printable(path), beside=True)
+        files = Folder(path, follow_links=follow_links)
+        super().__init__(files, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
 
 
 def takes(place: str, data: Data) -> bool:
-    """Take every place that is no file: what is not there is told as a folder that is missing."""
+    """Take every place that is no file and no address: what is not there is told as a folder that is missing."""
     del data
-    return not Path(place).is_file()
+    return not Path(place).is_file() and "://" not in place
 
 
 def is_here(data: Data) -> bool:
@@ -69,24 +75,29 @@ def _to_obtain(data: Data | None) -> str:
 class Folder:
     """The regular files below a folder.
 
-    Links are followed as long as they stay inside the folder; a link to a folder is never walked, so a file is found
-    once by each name and no cycle can arise.
+    Links to files are followed as long as they stay inside the folder; where it lies in a repository of the hub's
+    cache (snapshots/, whose files are links to blobs/), as long as they stay inside that. Links that lead out and links
+    to folders are followed only where that is asked for; one that leads back to a folder above it never is.
     """
 
-    def __init__(self, path: Path) -> None:
+    hint = ""
+
+    def __init__(self, path: Path, *, follow_links: bool = False) -> None:
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise DataError(f"{printable(path)}: {what}; expected a folder of pictures")
         self.path = path
-        self._root = path.resolve()
-        self.names = self._list()
+        self._follow = follow_links
+        self._home = _home(path.resolve())
+        self.left_out: list[str] = []
+        self.names = tuple(self._list())
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole file, as long as it still lies inside the folder."""
         file = self.path / name
         shown = printable(name)
         try:
-            if file.is_symlink() and not self._is_inside(file):
+            if file.is_symlink() and not self._may_follow(file):
                 raise DataError(f"{shown}: a link that leads out of the folder; it is not followed")
             with file.open("rb") as stream:
                 content = stream.read(MAX_BYTES + 1)
@@ -96,20 +107,50 @@ class Folder:
             raise DataError(f"{shown}: more than {MAX_BYTES} bytes; expected a picture")
         return content
 
-    def _is_inside(self, file: Path) -> bool:
-        return file.resolve().is_relative_to(self._root)
+    def _may_follow(self, file: Path) -> bool:
+        return self._follow or file.resolve().is_relative_to(self._home)
 
-    def _list(self) -> tuple[PurePosixPath, ...]:
+    def _list(self) -> Iterator[PurePosixPath]:
         def refuse(error: OSError) -> None:
             shown = printable(Path(error.filename))
             raise DataError(f"{shown}: can't be listed ({error.strerror}); check the permissions") from error
 
-        found = []
-        for place, _, names in os.walk(self.path, onerror=refuse, followlinks=False):
+        for place, folders, names in os.walk(self.path, onerror=refuse, followlinks=self._follow):
+            folders[:] = sorted(name for name in folders if self._may_enter(Path(place), name))
             for name in names:
                 file = Path(place) / name
-                # Only what opens as a file: a pipe or device would block, a broken or circular link has nothing.
-                if not file.is_file() or (file.is_symlink() and not self._is_inside(file)):
-                    continue
-                found.append(PurePosixPath(file.relative_to(self.path).as_posix()))
-        return tuple(found)
+                kind = self._kind(file)
+                if kind is None:
+                    yield PurePosixPath(file.relative_to(self.path).as_posix())
+                elif was_meant(PurePosixPath(name)):
+                    self.left_out.append(kind)
+
+    def _may_enter(self, place: Path, name: str) -> bool:
+        folder = place / name
+        if not folder.is_symlink():
+            return True
+        circle = place.resolve().is_relative_to(folder.resolve())
+        if not self._follow or circle:
+            self.left_out.append("links in a circle" if circle else "links to folders")
+        return self._follow and not circle
+
+    def _kind(self, file: Path) -> str | None:
+        """Say why a file is not read; None where it is."""
+        if file.is_symlink():
+            try:
+                file.stat()
+            except OSError:
+                return "links to nothing"
+        # Only what opens as a file: a pipe or device would block.
+        if not file.is_file():
+            return "pipes and devices"
+        return "links that lead out" if file.is_symlink() and not self._may_follow(file) else None
+
+
+def _home(folder: Path) -> Path:
+    """The folder that links may lead to: the repository where it is a snapshot in the hub's cache, else itself."""
+    for snapshot in (folder, *folder.parents):
+        repository = snapshot.parent.parent
+        if snapshot.parent.name == "snapshots" and (repository / "blobs").is_dir():
+            return repository
+    return folder

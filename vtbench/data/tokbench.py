@@ -15,7 +15,9 @@ from typing import Any
 
 from vtbench.cards import Data
 from vtbench.data import hub
-from vtbench.data._pictures import Box, Crop, Files, Known, Pictures, printable, short
+from vtbench.data._known import Box, Known
+from vtbench.data._names import printable, short
+from vtbench.data._pictures import Crop, Files, Pictures
 from vtbench.data.archive import open_archive
 from vtbench.data.folder import Folder
 from vtbench.errors import DataError
@@ -30,7 +32,13 @@ class Source(Pictures):
     """The annotated pictures of all eight sets, by set and name."""
 
     def __init__(
-        self, *, size: int | None, path: Path | None = None, crop: Crop = "letterbox", data: Data | None = None
+        self,
+        *,
+        size: int | None,
+        path: Path | None = None,
+        crop: Crop = "letterbox",
+        data: Data | None = None,
+        text: bool = True,
     ) -> None:
         """Open a downloaded copy, or bring it from the hub.
 
@@ -39,6 +47,7 @@ class Source(Pictures):
             path: a folder with annotations/ and images/ or images.zip.
             crop: how a picture is brought to that size.
             data: where on the hub it lies.
+            text: whether the annotated words are needed.
         """
         revision = None
         if path is None:
@@ -56,7 +65,7 @@ class Source(Pictures):
                 if place is None:
                     raise DataError(f"{shown}: has no picture text_data/{name}/{file}, which is annotated")
                 known[place] = said
-        super().__init__(files, size=size, crop=crop, shown=shown, known=known)
+        super().__init__(files, size=size, crop=crop, text=text, shown=shown, known=known)
         self.ids = [printable(PurePosixPath(*name.parts[-2:])) for name in self.names]
         self.revision = revision
 

@@ -1,8 +1,8 @@
-"""How a tokenizer uses its codebook: share of codes used, perplexity, entropy.
+"""How a tokenizer uses its codebook: share of codes used, entropy (2 to its power is the perplexity).
 
-All three are counted over the tokens that are given, and all three grow with their number until the codebook is seen:
-from n tokens there are at most n different codes, so the share stays under n / codebook size, the perplexity under n
-and the entropy under log2 n. Compare tokenizers on the same pictures, and state n beside the value.
+Both are counted over the tokens that are given, and both grow with their number until the codebook is seen: from n
+tokens there are at most n different codes, so the share stays under n / codebook size and the entropy under log2 n.
+Compare tokenizers on the same pictures, and state n beside the value.
 """
 
 from __future__ import annotations
@@ -43,19 +43,6 @@ def entropy_bits(indices: Indices, codebook_size: int) -> float:
     counts = _counts(indices, codebook_size)
     shares = counts / counts.sum()
     return max(0.0, -math.fsum(shares * np.log2(shares)))
-
-
-def perplexity(indices: Indices, codebook_size: int) -> float:
-    """2 to the power of the entropy: how many equally frequent codes would carry as much, within [1, codebook_size].
-
-    Args:
-        indices: int64, any shape, each in 0 .. codebook_size - 1.
-        codebook_size: number of codes to choose from.
-
-    Raises:
-        DataError: if there is no index, or one outside the codebook.
-    """
-    return math.pow(2.0, entropy_bits(indices, codebook_size))
 
 
 def _counts(indices: Indices, codebook_size: int) -> Indices:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtbench.errors import DataError
-from vtbench.metrics.pixel import check_pair
+from vtbench.metrics.pairs import check_pair
 
 Array = NDArray[np.float64]
 Attributes = Mapping[str, str | float]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vtbench.metrics.pixel import psnr
+from vtbench.metrics.peak import psnr
 
 PASSES = (2, 4, 8)
 """Round trips after which a picture is compared, the first one counted."""

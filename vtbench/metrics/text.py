@@ -27,8 +27,9 @@ class Normalisation:
     """What is done to a known text and to what was read, before they are compared; in this order."""
 
     nfkc: bool
-    """Unicode NFKC: one code point for what looks the same (a ligature and its letters, an accent joined or apart,
-    full-width digits), so that an engine's choice of code points costs nothing."""
+    """Signs that nobody sees (INVISIBLE) are dropped, then Unicode NFKC: one code point for what looks the same (a
+    ligature and its letters, an accent joined or apart, full-width digits), so that an engine's choice of code points
+    costs nothing."""
     case: Literal["kept", "folded"]
     signs: Literal["all", "alphanumeric"]
     """alphanumeric: letters, digits and white space alone are kept."""
@@ -37,6 +38,20 @@ class Normalisation:
     use: str
     """When to take it, in one sentence."""
 
+
+INVISIBLE = frozenset(
+    map(
+        chr,
+        (
+            0x00AD,  # soft hyphen
+            0x034F,  # grapheme joiner
+            0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A),  # direction marks
+            0x180E, 0x200B, 0x200C, 0x200D, *range(0x2060, 0x2065), 0xFEFF,  # spaces and joiners without a width
+            *range(0xFE00, 0xFE10),  # variation selectors
+        ),
+    )
+)  # fmt: skip
+"""Signs without a shape of their own, which texts carry along from word processors and web pages."""
 
 NORMALISATIONS: dict[str, Normalisation] = {
     "text": Normalisation(True, "kept", "all", "single", "The default: everything that a reader sees counts."),
@@ -74,6 +89,7 @@ def normalise(text: str, normalisation: str = "text") -> str:
     """
     rules = find_normalisation(normalisation)
     if rules.nfkc:
+        text = "".join(sign for sign in text if sign not in INVISIBLE)
         text = unicodedata.normalize("NFKC", text)
     if rules.case == "folded":
         text = text.casefold()
@@ -136,16 +152,6 @@ def word_accuracy(truth: str, read: str, *, normalisation: str = "text") -> floa
     return LCSseq.similarity(words, normalise(read, normalisation).split()) / len(words) if words else None
 
 
-def exact(truth: str, read: str, *, normalisation: str = "text") -> float | None:
-    """1 where a box was read without any error, 0 otherwise: TokBench's T-ACC for boxes of any number of words.
-
-    Returns:
-        1 or 0; None where the truth is empty.
-    """
-    known = normalise(truth, normalisation)
-    return float(known == normalise(read, normalisation)) if known else None
-
-
 def characters(truth: str, *, normalisation: str = "text") -> int:
     """Code points that a CER is a rate of: what weighs it in `micro`."""
     return len(normalise(truth, normalisation))
@@ -165,12 +171,6 @@ def _rate(truth: str | list[str], read: str | list[str]) -> float | None:
 # --- many texts -------------------------------------------------------------------------------------------------------
 
 
-def macro(rates: Sequence[float | None]) -> float | None:
-    """Mean over texts, each counting the same; those that were not scored (None) are left out."""
-    scored = [rate for rate in rates if rate is not None]
-    return math.fsum(scored) / len(scored) if scored else None
-
-
 def micro(rates: Sequence[float | None], sizes: Sequence[float]) -> float | None:
     """Mean over characters or words, each counting the same: all errors over all there is.
 
@@ -184,14 +184,6 @@ def micro(rates: Sequence[float | None], sizes: Sequence[float]) -> float | None
     scored = [(rate, size) for rate, size in zip(rates, sizes, strict=True) if rate is not None and size]
     total = math.fsum(size for _, size in scored)
     return math.fsum(rate * size for rate, size in scored) / total if total else None
-
-
-def excess(rate: float | None, floor: float | None) -> float | None:
-    """What a rate is above its floor, the rate of the same engine on the original: what the tokenizer alone destroyed.
-
-    Negative where the reconstruction happens to be read better. None where one of the two is missing.
-    """
-    return None if rate is None or floor is None else rate - floor
 
 
 # --- legibility -------------------------------------------------------------------------------------------------------

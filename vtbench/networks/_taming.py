@@ -7,6 +7,7 @@ Licence: MIT
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import torch
@@ -20,6 +21,10 @@ SCORES_AT_ONCE = 1 << 24
 """64 MiB of scores, whatever the number of pictures and the size of the codebook."""
 
 
+MIDDLE = ("block_1", "attn_1", "block_2")
+"""The parts of the middle, in the order in which they run."""
+
+
 class Layout(Strict):
     """The numbers in which the family's autoencoders differ."""
 
@@ -29,6 +34,8 @@ class Layout(Strict):
     """Width of each level over `channels`, from full resolution down; each but the last halves the sides."""
     blocks: int = Field(default=2, ge=1)
     """Residual blocks of an encoder level; a decoder level has one more."""
+    attends: bool = True
+    """Whether the blocks of the lowest level attend, beside the middle that always does."""
     z_channels: int = Field(default=256, ge=1)
     """Channels between the encoder or decoder and its 1x1 convolution beside the bottleneck."""
 
@@ -127,8 +134,8 @@ class Level(nn.Module):
 class Down(Level):
     """A level of the encoder: blocks, then half the sides on all but the last."""
 
-    def __init__(self, before: int, after: int, blocks: int, *, last: bool) -> None:
-        super().__init__(before, after, blocks, attention=last)
+    def __init__(self, before: int, after: int, blocks: int, *, attention: bool, last: bool) -> None:
+        super().__init__(before, after, blocks, attention=attention)
         self.downsample = nn.Identity() if last else Downsample(after)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,9 +179,12 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [layout.channels * multiplier for multiplier in layout.multipliers]
         before = [layout.channels, *widths[:-1]]
+        lowest = len(widths) - 1
         self.conv_in = conv3(3, layout.channels)
         self.down = nn.ModuleList(
-            Down(before[level], width, layout.blocks, last=level == len(widths) - 1)
+            Down(
+                before[level], width, layout.blocks, attention=layout.attends and level == lowest, last=level == lowest
+            )
             for level, width in enumerate(widths)
         )
         self.mid = Middle(widths[-1])
@@ -198,10 +208,11 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [layout.channels * multiplier for multiplier in layout.multipliers]
         before = [*widths[1:], widths[-1]]
+        lowest = len(widths) - 1
         self.conv_in = conv3(layout.z_channels, widths[-1])
         self.mid = Middle(widths[-1])
         self.up = nn.ModuleList(
-            Up(before[level], width, layout.blocks + 1, attention=level == len(widths) - 1, last=level == 0)
+            Up(before[level], width, layout.blocks + 1, attention=layout.attends and level == lowest, last=level == 0)
             for level, width in enumerate(widths)
         )
         self.norm_out = norm(widths[0])
@@ -243,6 +254,14 @@ class Autoencoder(nn.Module):
         """(B, code_channels, h, w) -> (B, 3, H, W), unclamped."""
         out: Tensor = self.decoder(self.post_quant_conv(z))
         return out
+
+
+def name_in_running_order(own: str, levels: int) -> str:
+    """Name a tensor of an encoder or decoder as LlamaGen does, which numbers the decoder's levels as they run."""
+    name = re.sub(r"^decoder\.up\.(\d+)", lambda level: f"decoder.conv_blocks.{levels - 1 - int(level[1])}", own)
+    name = re.sub(r"^encoder\.down\.", "encoder.conv_blocks.", name)
+    name = re.sub(r"(conv_blocks\.\d+)\.block\.", r"\1.res.", name)
+    return re.sub(r"\.mid\.(block_1|attn_1|block_2)\.", lambda part: f".mid.{MIDDLE.index(part[1])}.", name)
 
 
 def lookup(indices: Tensor, table: Tensor) -> Tensor:

@@ -3,6 +3,12 @@
 Source: TencentARC/SEED-Voken, src/IBQ/models/ibqgan.py, src/IBQ/modules/vqvae/quantize.py
 Commit: b9a17eac8e2c0779c12a5429b0bfd6c502788484
 Licence: Apache-2.0
+
+Emu3.5's vision tokenizer is the same network, twice as wide.
+
+Source: baaivision/Emu3.5, src/vision_tokenizer
+Commit: 8fcf1da48f9c5252fe0a0b8dc842e07b6efcd745
+Licence: Apache-2.0
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from vtbench.types import Codes
 
 
 class Config(Layout):
-    """One codebook; the published variants differ in nothing else."""
+    """One codebook; IBQ's own variants differ in nothing else."""
 
     codebook_size: int = Field(ge=2)
     code_channels: int = Field(default=256, ge=1)

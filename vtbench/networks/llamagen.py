@@ -7,13 +7,11 @@ Licence: MIT
 
 from __future__ import annotations
 
-import re
-
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vtbench.networks._taming import Autoencoder, Layout, best_codes, lookup
+from vtbench.networks._taming import Autoencoder, Layout, best_codes, lookup, name_in_running_order
 from vtbench.types import Codes
 
 
@@ -38,7 +36,7 @@ class Network(Autoencoder):
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.code_channels)
         self.quantize = Quantizer(config.codebook_size, config.code_channels)
-        self._last = len(config.multipliers) - 1
+        self._levels = len(config.multipliers)
 
     def encode(self, x: Tensor) -> Codes:
         """(B, 3, H, W) in [-1, 1] -> indices (B, h, w).
@@ -55,12 +53,7 @@ class Network(Autoencoder):
 
     def published_name(self, own: str) -> str:
         """Name a tensor as the published checkpoint does, which numbers the decoder's levels in the order they run."""
-        name = re.sub(r"^decoder\.up\.(\d+)", lambda level: f"decoder.conv_blocks.{self._last - int(level[1])}", own)
-        name = re.sub(r"^encoder\.down\.", "encoder.conv_blocks.", name)
-        name = re.sub(r"(conv_blocks\.\d+)\.block\.", r"\1.res.", name)
-        for index, part in enumerate(("block_1", "attn_1", "block_2")):
-            name = name.replace(f".mid.{part}.", f".mid.{index}.")
-        return name
+        return name_in_running_order(own, self._levels)
 
     def _directions(self) -> Tensor:
         return F.normalize(self.quantize.embedding.weight.float())  # (K, code_channels), float32

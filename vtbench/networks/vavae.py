@@ -3,6 +3,12 @@
 Source: hustvl/LightningDiT, tokenizer/autoencoder.py
 Commit: 2725fed42a14898744433809949834e26957bcdd
 Licence: MIT
+
+REPA-E's autoencoders, trained together with a diffusion model, have the same network or that of Stable Diffusion.
+
+Source: End2End-Diffusion/REPA-E, models/autoencoder.py
+Commit: 3ad80468e78ec4fc93e6e70aa08e7b3b8303a171
+Licence: MIT
 """
 
 from __future__ import annotations
@@ -16,13 +22,13 @@ from vtbench.types import Codes
 
 
 class Config(Layout, Posterior):
-    """The latent's channels; the published variants differ in nothing else."""
+    """The latent's channels; VA-VAE's variants differ in nothing else."""
 
     z_channels: int = Field(ge=1)
 
 
 class Network(Autoencoder):
-    """A vector for every 16x16 pixels; the foundation model is needed in training alone."""
+    """A vector for every 16x16 pixels (8x8 in Stable Diffusion's layout); all else is needed in training alone."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.z_channels, moments=True)

@@ -1,34 +1,43 @@
 """OCR engines behind one small interface: how text is read back from pictures.
 
-An engine `name` is the file `name.py` here with a class `Engine`. All of them share one reading order.
+An engine `name` is the file `name.py` here, or a module (or any object) of another package that an entry point of the
+group `vtbench.ocr` names. Such a file says itself where its files are, which they are, how it is installed and which
+characters it writes: `File` below. One whose languages are installed one by one also has a function `languages`, and
+its name may choose among them: `tesseract:deu+eng`. All engines share one reading order. Importing loads no torch.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
+import pkgutil
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 from vtbench import backbones
 from vtbench.catalogue import OCR, find_metric
-from vtbench.errors import DataError
+from vtbench.errors import DataError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+GROUP = "vtbench.ocr"
+"""Entry points of this group add engines."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
 class Engine(Protocol):
-    """What a file of this package provides under this name; built by `Engine(device)`."""
+    """What reads; a file's class `Engine`, built by `Engine(device)`, or by `Engine(device, languages)`."""
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """The file's name, and the languages where they were chosen: what `load` was called with."""
 
     @property
     def version(self) -> str:
@@ -65,7 +74,162 @@ class Engine(Protocol):
         """
 
 
-@functools.cache
+class File(Protocol):
+    """What the file of an engine says of itself. None of it builds the engine, loads torch or touches a network.
+
+    Functions but `version` take the languages as they stand in the name, in one string, where it chooses any. Two more
+    may be there: `fetch() -> Path` brings the files, where `vtbench fetch` can; `languages() -> tuple[str, ...]` says
+    which there are on this machine beside the default, where they are installed one by one.
+    """
+
+    SCRIPTS: tuple[str, ...]
+    """What it reads, or would where it is installed: first words of Unicode's names of letters (LATIN, CJK)."""
+
+    Engine: Callable[..., Engine]
+
+    @staticmethod
+    def find(*languages: str) -> Path | None:
+        """Its file, or the folder of its files; None where it is not on this machine whole.
+
+        Raises:
+            WeightsError: if a file of its name is another file.
+        """
+
+    @staticmethod
+    def missing(*languages: str) -> str:
+        """One line: what was looked for, and the command that installs it."""
+
+    @staticmethod
+    def digests(*languages: str) -> dict[str, str]:
+        """File name to sha256 of what it reads with; empty where it is not on this machine."""
+
+    @staticmethod
+    def version() -> str:
+        """Version of the program that reads; asked only where `find` found it."""
+
+    @staticmethod
+    def characters(*languages: str) -> frozenset[str]:
+        """Every character that it can write; asked only where `find` found it."""
+
+
+# --- which there are --------------------------------------------------------------------------------------------------
+
+
+def names() -> tuple[str, ...]:
+    """Every engine that is known, whether or not it is installed: those of this package, then those from outside."""
+    return (*_own(), *sorted(_outside()))
+
+
+def _own() -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in pkgutil.iter_modules(__path__)))
+
+
+def _outside() -> dict[str, metadata.EntryPoint]:
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        if entry.name in _own() or found.setdefault(entry.name, entry).value != entry.value:
+            raise DataError(
+                f"{entry.name}: two OCR engines of this name, one of them {entry.value}; "
+                f"rename its entry point (group {GROUP}) or uninstall one"
+            )
+    return found
+
+
+def _file(name: str) -> tuple[File, tuple[str, ...]]:
+    """The file of an engine, and what is given to its functions: its languages, where the name chooses any.
+
+    Raises:
+        DataError: if there is no such engine, or it has no languages to choose from.
+    """
+    base, colon, languages = name.partition(":")
+    if base in _own():
+        file = cast(File, importlib.import_module(f"{__name__}.{base}"))
+    elif base in (outside := _outside()):
+        file = cast(File, outside[base].load())
+    else:
+        raise DataError(f"{name}: no such OCR engine; expected one of {', '.join(names())}")
+    if not colon:
+        return file, ()
+    if not hasattr(file, "languages"):
+        raise DataError(f"{name}: {base} has no languages to choose from; expected {base} alone")
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\+[A-Za-z0-9_]+)*", languages):
+        raise DataError(f"{name}: not a list of languages; expected it like {base}:deu or {base}:deu+eng")
+    return file, (languages,)
+
+
+def find(name: str) -> Path | None:
+    """Look for an engine on this machine; touches no network.
+
+    Returns:
+        Its file, or the folder of its files; None where it is not here whole.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: if a file of its name is another file, naming both digests.
+    """
+    file, languages = _file(name)
+    return file.find(*languages)
+
+
+def missing(name: str) -> str:
+    """Say in one line what was looked for and the command that installs the engine.
+
+    Raises:
+        DataError: if there is no such engine.
+    """
+    file, languages = _file(name)
+    return file.missing(*languages)
+
+
+def require(name: str) -> Path:
+    """Find an engine or say how to get it.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: with `missing(name)` where it is not on this machine.
+    """
+    path = find(name)
+    if path is None:
+        raise WeightsError(missing(name))
+    return path
+
+
+def digests(name: str) -> dict[str, str]:
+    """Say which files an engine reads with, for the record of a run: file name to sha256; empty if it is not here.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: if a file of its name is another file.
+    """
+    file, languages = _file(name)
+    return file.digests(*languages)
+
+
+def version(name: str) -> str:
+    """The version of the program that reads, for the record of a run; asked without building the engine.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: if it is not on this machine.
+    """
+    require(name)
+    return _file(name)[0].version()
+
+
+def fetch(name: str = "easyocr") -> Path:
+    """Bring an engine's files to this machine, unless they are there.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: if they can't be brought; with the command that installs them where that is another's business.
+    """
+    file, _ = _file(name)
+    fetch_files: Callable[[], Path] | None = getattr(file, "fetch", None)
+    if find(name) is None and fetch_files:
+        fetch_files()
+    return require(name)
+
+
 def load(name: str = "easyocr", device: str = "cpu") -> Engine:
     """Build an engine, once a name and device.
 
@@ -73,20 +237,13 @@ def load(name: str = "easyocr", device: str = "cpu") -> Engine:
         DataError: if there is no such engine.
         WeightsError: if its weights are not on this machine; names the command that brings them.
     """
-    module = f"{__name__}.{name}"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or importlib.util.find_spec(module) is None:
-        raise DataError(f"{name}: no such OCR engine; expected the name of a file in vtbench/ocr, such as easyocr")
-    return cast(Engine, importlib.import_module(module).Engine(device))
+    return _loaded(name, device)
 
 
-def digests(name: str) -> dict[str, str]:
-    """The files that an engine reads with: name to sha256."""
-    return backbones.digests(name)  # type: ignore[arg-type]
-
-
-def version(name: str) -> str:
-    """The version of the program that reads."""
-    return load(name).version
+@functools.cache
+def _loaded(name: str, device: str) -> Engine:
+    file, languages = _file(name)
+    return file.Engine(device, *languages)
 
 
 def lacking(metric: str, engine: str) -> str | None:
@@ -98,12 +255,95 @@ def lacking(metric: str, engine: str) -> str | None:
 
     Raises:
         CardError: if there is no such metric.
+        DataError: if there is no such engine.
     """
     for need in find_metric(metric).needs:
-        own: Any = engine if need == OCR else need
-        if backbones.find(own) is None:
-            return backbones.missing(own)
+        if need == OCR:
+            if find(engine) is None:
+                return missing(engine)
+        elif backbones.find(need) is None:
+            return backbones.missing(need)
     return None
+
+
+# --- what they can read -----------------------------------------------------------------------------------------------
+
+_SHOWN = 12
+"""Characters that a message names at most."""
+
+
+def unreadable(name: str, text: str) -> str | None:
+    """Say in one line which characters of a text an engine never writes, and which engines do; None where it has all.
+
+    An engine that doesn't know a letter reads another one in its place, so the floor on the originals rises, and a
+    tokenizer is blamed for it. White space and invisible characters are passed over; a text counts as its NFKC form,
+    which is what most normalisations compare.
+
+    Args:
+        name: an engine that is on this machine.
+        text: all that is to be read with it, in any order.
+
+    Raises:
+        DataError: if there is no such engine.
+        WeightsError: if it is not on this machine.
+    """
+    require(name)
+    signs = [sign for sign in unicodedata.normalize("NFKC", text) if not _invisible(sign)]
+    lost = _outside_of(name, signs)
+    if not lost:
+        return None
+    share = sum(sign in lost for sign in signs) / len(signs)
+    return f"{name} can't write {_listed(lost)} ({share:.1%} of the text); {_instead(name, signs, lost)}"
+
+
+def _invisible(sign: str) -> bool:
+    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+
+
+def _outside_of(name: str, signs: Sequence[str]) -> frozenset[str]:
+    file, languages = _file(name)
+    return frozenset(signs) - file.characters(*languages)
+
+
+def _listed(signs: frozenset[str]) -> str:
+    shown = " ".join(sorted(signs)[:_SHOWN])
+    return f"{shown} and {len(signs) - _SHOWN} more characters" if len(signs) > _SHOWN else shown
+
+
+def _instead(name: str, signs: Sequence[str], lost: frozenset[str]) -> str:
+    """Name the engines here that lose least, then those that would read it and are not here."""
+    others = [other for other in _choices() if other != name]
+    left = {other: _outside_of(other, signs) for other in others}
+    least = min((len(some) for some in left.values()), default=len(lost))
+    better = [
+        other + (f" (all but {_listed(some)})" if some else "")
+        for other, some in left.items()
+        if len(some) == least < len(lost)
+    ]
+    if better:
+        return f"better: {', '.join(better)}"
+    wanted = {unicodedata.name(sign, "?").split()[0] for sign in lost if sign.isalpha()}
+    for other in names():
+        file, _ = _file(other)
+        if wanted and file.find() is None and wanted <= set(file.SCRIPTS):
+            return f"{other} would read it, but {file.missing()}"
+    several = [other for other in names() if hasattr(_file(other)[0], "languages")]
+    hint = f"; a further language of {' or '.join(several)} may, named as in {several[0]}:deu" if several else ""
+    return f"no engine that is installed can{hint}"
+
+
+def _choices() -> list[str]:
+    """Every engine that is on this machine, and with each of its further languages alone."""
+    found: list[str] = []
+    for name in names():
+        file, _ = _file(name)
+        found += [name] if file.find() is not None else []
+        languages: Callable[[], tuple[str, ...]] = getattr(file, "languages", tuple)
+        found += [f"{name}:{language}" for language in languages()]
+    return found
+
+
+# --- what their files share -------------------------------------------------------------------------------------------
 
 
 def check_image(image: Tensor) -> None:

@@ -7,18 +7,32 @@ leaves that out of account.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import importlib.util
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from vtbench import backbones
+from vtbench import ocr
+from vtbench.backbones.places import Place, first
 from vtbench.ocr import Box, around, check_image, grown, reading_order
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCRIPTS = ("LATIN", "CJK", "HIRAGANA", "KATAKANA")
+
+_DETECTOR, _RECOGNISER = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
+_FILES = {
+    _DETECTOR: "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+    _RECOGNISER: "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+}
+_PACKAGES = ("rapidocr", "onnxruntime")
 
 MARGIN = 0.15
 """What a box is enlarged by on each side, as a share of its height: the same as for EasyOCR."""
@@ -27,6 +41,51 @@ _BATCH = 8
 _INPUT_HEIGHT = 48
 _INPUT_WIDTH = 320
 """Pixels that RapidOCR scales a line to, and the least that it pads it to."""
+
+
+def find() -> Path | None:
+    """The folder of its two models, in the package rapidocr; None without that package or without onnxruntime."""
+    place = first(_places())
+    return place.path if place else None
+
+
+def digests() -> dict[str, str]:
+    """The digests of its two models."""
+    place = first(_places())
+    return place.digests() if place else {}
+
+
+def missing() -> str:
+    """Name the packages and the command that installs them."""
+    return (
+        "rapidocr is not on this machine (looked for the packages rapidocr 3.10 and onnxruntime): "
+        "run `pip install 'vtbench[rapidocr]'`"
+    )
+
+
+def version() -> str:
+    """The releases of RapidOCR and of what runs its models."""
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES)
+
+
+def characters() -> frozenset[str]:
+    """The dictionary in its model: Latin letters with nearly all accents, Chinese, Japanese, many signs."""
+    return _dictionary(ocr.require("rapidocr") / _RECOGNISER)
+
+
+@functools.cache
+def _dictionary(model: Path) -> frozenset[str]:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    return frozenset(session.get_modelmeta().custom_metadata_map["character"]) | {" "}
+
+
+def _places() -> list[Place]:
+    if any(importlib.util.find_spec(package) is None for package in _PACKAGES):
+        return []
+    spec = importlib.util.find_spec("rapidocr")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return [Place(Path(folder) / "models", _FILES) for folder in folders]
 
 
 class Engine:
@@ -40,18 +99,19 @@ class Engine:
         Raises:
             WeightsError: if RapidOCR or onnxruntime is not installed, or its models are other files.
         """
-        folder = backbones.require("rapidocr")
-        self.digests: Mapping[str, str] = backbones.digests("rapidocr")
-        packages = ("rapidocr", "onnxruntime")
-        self.version = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+        import torch
+
+        folder = ocr.require("rapidocr")
+        self.digests: Mapping[str, str] = digests()
+        self.version = version()
         rapidocr: Any = importlib.import_module("rapidocr")
         threads = torch.get_num_threads()
         self._reader: Any = rapidocr.RapidOCR(
             params={
                 "Global.log_level": "critical",
                 "Global.use_cls": False,  # it would turn lines that it takes to be upside down
-                "Det.model_path": str(folder / "PP-OCRv6_det_small.onnx"),
-                "Rec.model_path": str(folder / "PP-OCRv6_rec_small.onnx"),
+                "Det.model_path": str(folder / _DETECTOR),
+                "Rec.model_path": str(folder / _RECOGNISER),
                 "Rec.rec_batch_num": _BATCH,
                 "EngineConfig.onnxruntime.intra_op_num_threads": threads,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,

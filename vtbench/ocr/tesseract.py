@@ -1,25 +1,38 @@
-"""Tesseract: the reader of most operating systems, through its program; English.
+"""Tesseract: the reader of most operating systems, through its program; English, or the languages in its name.
 
 Robust against blur, which makes it a poor judge of small losses and a good one of whether a text can be saved at all.
-It is not a Python package: `apt-get install tesseract-ocr`, `brew install tesseract`.
+It is not a Python package: `apt-get install tesseract-ocr`, `brew install tesseract`. `tesseract` reads English alone,
+whatever else is installed; `tesseract:deu` reads German, `tesseract:chi_sim+eng` Chinese and English. Its files come
+with the operating system in several releases, so they are not pinned, and a run states their digests.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from vtbench import backbones, images
+from vtbench import files
+from vtbench.backbones.places import Place, first
 from vtbench.errors import DataError, WeightsError
 from vtbench.ocr import Box, check_image, grown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCRIPTS = ("LATIN",)
+
+ENGLISH = "eng"
 
 MARGIN = 0.15
 """What a box is enlarged by on each side, as a share of its height: the same as for EasyOCR."""
@@ -43,28 +56,124 @@ _ONE_BLOCK = "6"
 _PATIENCE = 120
 """Seconds after which a call is given up."""
 
+_UNICHARSET = 21
+"""Which part of a language's file lists what its network writes (tessdatamanager.h, TESSDATA_LSTM_UNICHARSET)."""
+
+
+def find(languages: str = ENGLISH) -> Path | None:
+    """The file of its language, or the folder where there are several."""
+    place = _place(languages)
+    return place.path if place else None
+
+
+def digests(languages: str = ENGLISH) -> dict[str, str]:
+    """The digests of its languages' files."""
+    place = _place(languages)
+    return place.digests() if place else {}
+
+
+def missing(languages: str = ENGLISH) -> str:
+    """Name the program, the languages and the command that installs them."""
+    packages = [f"tesseract-ocr-{name.replace('_', '-')}" for name in languages.split("+") if name != ENGLISH]
+    what = "its English file" if languages == ENGLISH else " and ".join(_files(languages))
+    return (
+        f"{_name(languages)} is not on this machine (looked for the program and {what}): "
+        f"run `apt-get install {' '.join(['tesseract-ocr', *packages])}`"
+    )
+
+
+def version() -> str:
+    """The program's release, as it says it."""
+    said = _run(["--version"], os.environ).splitlines()
+    return said[0].removeprefix("tesseract ") if said else "unknown"
+
+
+def languages() -> tuple[str, ...]:
+    """The languages beside English that are installed, asked of the program; `osd` only tells which way is up."""
+    return tuple(name for name in _said(*_surroundings())[1] if name not in (ENGLISH, "osd"))
+
+
+def characters(languages: str = ENGLISH) -> frozenset[str]:
+    """What its languages' networks write, out of their files."""
+    place = _place(languages)
+    if place is None:
+        raise WeightsError(missing(languages))
+    return frozenset().union(
+        *(_alphabet(place.folder / file, files.sha256(place.folder / file)) for file in place.files)
+    )
+
+
+@functools.cache
+def _alphabet(path: Path, digest: str) -> frozenset[str]:
+    """The characters of a language's file: a count, then 64-bit offsets of its parts, of which one lists them."""
+    del digest  # it is the key of the cache
+    content = path.read_bytes()
+    try:
+        (count,) = struct.unpack_from("<i", content)
+        offsets = struct.unpack_from(f"<{count}q", content, 4)
+        start = offsets[_UNICHARSET]
+        end = min((offset for offset in offsets if offset > start), default=len(content))
+        if start < 0:
+            raise ValueError("it has no network")
+        lines = content[start:end].decode().splitlines()[1:]
+    except (struct.error, IndexError, ValueError) as error:
+        raise WeightsError(f"{path}: not a language of Tesseract 4 or 5 ({error}); install it again") from error
+    # The first three entries stand for a space, for joined and for broken letters.
+    return frozenset("".join(line.split(" ")[0] for line in lines[3:]) + " ")
+
+
+def _name(languages: str) -> str:
+    return "tesseract" if languages == ENGLISH else f"tesseract:{languages}"
+
+
+def _files(languages: str) -> list[str]:
+    return [f"{name}.traineddata" for name in languages.split("+")]
+
+
+def _place(languages: str) -> Place | None:
+    folder = _said(*_surroundings())[0]
+    return first([Place(folder, dict.fromkeys(_files(languages), ""))]) if folder else None
+
+
+def _surroundings() -> tuple[str, str | None]:
+    return os.environ.get("PATH", ""), os.environ.get("TESSDATA_PREFIX")
+
+
+@functools.cache
+def _said(path: str, prefix: str | None) -> tuple[Path | None, tuple[str, ...]]:
+    """Ask the program where its languages are and which, once for each PATH and TESSDATA_PREFIX."""
+    program = shutil.which("tesseract", path=path)
+    if program is None:
+        return None, ()
+    done = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=False)
+    folder, *names = done.stdout.splitlines() or [""]
+    said = re.search(r'"(.+)"', folder)
+    return (Path(said[1]), tuple(names)) if said else (None, ())
+
 
 class Engine:
     """Reads on the CPU in one thread. A box is read in a picture of its own, so no other box changes its text."""
 
-    name = "tesseract"
-
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", languages: str = ENGLISH) -> None:
         """Find the program; `device` is not used.
 
         Raises:
-            WeightsError: if the program or its English file is not on this machine.
+            WeightsError: if the program or a language's file is not on this machine.
         """
-        language = backbones.require("tesseract")
-        self.digests: Mapping[str, str] = backbones.digests("tesseract")
-        self._program = str(shutil.which("tesseract"))
+        place = _place(languages)
+        if place is None:
+            raise WeightsError(missing(languages))
+        self.name = _name(languages)
+        self.digests: Mapping[str, str] = place.digests()
+        self._languages = languages
         # One thread: on lines of text it is as fast, and takes nothing from what runs beside it.
-        self._environment = {**os.environ, "OMP_THREAD_LIMIT": "1", "TESSDATA_PREFIX": str(language.parent)}
-        said = self._run("--version").splitlines()
-        self.version = said[0].removeprefix("tesseract ") if said else "unknown"
+        self._environment = {**os.environ, "OMP_THREAD_LIMIT": "1", "TESSDATA_PREFIX": str(place.folder)}
+        self.version = version()
 
     def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
         """Read one line of text in each box, all in one call of the program; see `vtbench.ocr.Engine`."""
+        from vtbench import images
+
         check_image(image)
         picture = images.to_pil(image)
         lines = [picture.crop(grown(box, image, MARGIN)) for box in boxes]
@@ -77,6 +186,8 @@ class Engine:
 
     def read_page(self, image: Tensor) -> str:
         """Read a picture as one block of text; see `vtbench.ocr.Engine`. Tesseract's own order is kept."""
+        from vtbench import images
+
         check_image(image)
         height, width = image.shape[-2:]
         size = (_PAGE_SCALE * width, _PAGE_SCALE * height)
@@ -94,26 +205,28 @@ class Engine:
                 picture.save(names[-1])
             listed = Path(folder) / "list.txt"
             listed.write_text("\n".join(names) + "\n")
-            said = self._run(str(listed), "stdout", "-l", "eng", "--oem", "1", "--psm", mode, "--dpi", "70")
+            how = ("-l", self._languages, "--oem", "1", "--psm", mode, "--dpi", "70")
+            said = _run([str(listed), "stdout", *how], self._environment)
         return parted(said, len(pictures))
 
-    def _run(self, *arguments: str) -> str:
-        try:
-            done = subprocess.run(
-                [self._program, *arguments],
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                check=False,
-                timeout=_PATIENCE,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise WeightsError(f"tesseract could not be run ({error}); try `tesseract --version` by hand") from error
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise WeightsError(f"tesseract ended with {done.returncode}: {reason}; try `tesseract --version` by hand")
-        return done.stdout
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            [str(shutil.which("tesseract")), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise WeightsError(f"tesseract could not be run ({error}); try `tesseract --version` by hand") from error
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise WeightsError(f"tesseract ended with {done.returncode}: {reason}; try `tesseract --version` by hand")
+    return done.stdout
 
 
 def parted(said: str, count: int) -> list[str]:

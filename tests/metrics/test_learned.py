@@ -4,7 +4,6 @@ import sys
 import time
 import warnings
 
-import flip_evaluator
 import numpy as np
 import pytest
 import torch
@@ -14,7 +13,7 @@ from skimage import data
 from vtbench import backbones
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics import lpips
-from vtbench.metrics.perceptual import flip, network
+from vtbench.metrics.learned import network
 
 
 def _tensor(picture):
@@ -122,32 +121,3 @@ def test_importing_the_metrics_loads_none_of_the_packages_behind_them():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ.copy()
     )
     assert done.stdout.strip() == "[]"
-
-
-FLIPPED = {
-    "coarse": (data.astronaut()[:96, :128], data.astronaut()[:96, :128] // 32 * 32),
-    "odd sides, moved": (data.coffee()[:75, :101], data.coffee()[1:76, 2:103]),
-    "another picture": (data.chelsea()[:64, :64], data.astronaut()[:64, :64]),
-    "black and white": (np.zeros((20, 24, 3), np.uint8), np.full((20, 24, 3), 255, np.uint8)),
-}
-
-
-@pytest.mark.parametrize("pair", FLIPPED.values(), ids=FLIPPED.keys())
-def test_flip_equals_the_program_of_its_authors(pair):
-    floats = [(side / 255).astype(np.float32) for side in pair]
-    _, wanted, _ = flip_evaluator.evaluate(*floats, "LDR", applyMagma=False)
-    # Theirs runs in float32 and sums the map in it.
-    assert flip(_tensor(pair[0]), _tensor(pair[1])).item() == pytest.approx(wanted, abs=5e-5)
-
-
-def test_flip_of_a_batch_is_that_of_its_pictures_in_either_order():
-    first, second = data.astronaut()[:48, :64], data.coffee()[:48, :64]
-    x = torch.cat([_tensor(first), _tensor(second)])
-    y = x // 32 * 32
-    found = flip(x, y)
-    assert found.dtype == torch.float64
-    assert found.tolist() == [flip(x[i : i + 1], y[i : i + 1]).item() for i in range(2)]
-    assert flip(y, x).tolist() == pytest.approx(found.tolist(), abs=1e-12)
-    assert flip(x, x.clone()).tolist() == [0.0, 0.0]
-    with pytest.raises(DataError, match="uint8"):
-        flip(x.float(), y.float())

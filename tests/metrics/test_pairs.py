@@ -9,8 +9,7 @@ from skimage import color, data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vtbench.errors import DataError
-from vtbench.metrics import ms_ssim, pixel, psnr, ssim
-from vtbench.metrics.pixel import ciede2000, gmsd, haarpsi
+from vtbench.metrics import ciede2000, gmsd, haarpsi, ms_ssim, peak, psnr, ssim, structure
 
 
 def _tensor(*pictures):
@@ -117,11 +116,77 @@ def test_hard_cases_equal_skimage(kind, size):
 def test_the_large_operations_of_a_gpu_give_what_the_strips_give():
     for first, second in PAIRS.values():
         x, y = _tensor(first)[0], _tensor(second)[0]
-        for window, (taps, unbiased) in pixel._WINDOWS.items():
-            similarity, structure = pixel._ssim_means(x[None], y[None], window)
-            found = pixel._ssim_means_at_once(x, y, taps, unbiased)
+        for window, (taps, unbiased) in structure._WINDOWS.items():
+            similarity, contrast = structure._means(x[None], y[None], window, 255.0)
+            constants = 2 * 2.55**2, 2 * 7.65**2
+            found = structure._means_at_once(x, y, taps, unbiased, constants)
             # float64; only the order of the sums differs.
-            assert torch.allclose(found, torch.stack([similarity[0], structure[0]], dim=1), rtol=0, atol=1e-11)
+            assert torch.allclose(found, torch.stack([similarity[0], contrast[0]], dim=1), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("window", ["gaussian-11", "uniform-7"])
+@pytest.mark.parametrize("border", ["valid", "mirror"])
+@pytest.mark.parametrize("data_range", [1.0, 2.0, 255.0])
+def test_ssim_of_floats_under_any_window_border_and_range_is_the_formula_by_scipy(window, border, data_range):
+    first, second = (side[:37, :50].astype(np.float64) / 255 * data_range for side in PAIRS["several strips"])
+    taps, unbiased = structure._WINDOWS[window]
+
+    def mean(values):
+        for axis in (0, 1):
+            values = correlate1d(values, taps, axis=axis, mode="mirror")
+        return values
+
+    means = mean(first), mean(second)
+    variances = unbiased * (mean(first**2) - means[0] ** 2 + mean(second**2) - means[1] ** 2)
+    covariance = unbiased * (mean(first * second) - means[0] * means[1])
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    quotient = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
+    quotient /= (means[0] ** 2 + means[1] ** 2 + c1) * (variances + c2)
+    dropped = len(taps) // 2 if border == "valid" else 0
+    wanted = quotient[dropped : 37 - dropped, dropped : 50 - dropped].mean()
+    x, y = (torch.from_numpy(side).permute(2, 0, 1) for side in (first, second))
+    rule = {"window": window, "border": border, "data_range": data_range}
+    # float64 on both sides; only the order of the sums differs.
+    assert float(structure.ssim_of(x, y, **rule)) == pytest.approx(wanted, abs=1e-12)
+    batch = structure.ssim_of(x.expand(2, -1, -1, -1), y.expand(2, -1, -1, -1), **rule)
+    assert batch.tolist() == pytest.approx([wanted, wanted], abs=1e-12)
+
+
+def test_a_mirrored_border_fits_pictures_smaller_than_the_window():
+    x, y = (_tensor(side[:3, :1]).double() for side in PAIRS["noise"])
+    mirrored = [np.pad(side[0].numpy(), ((0, 0), (5, 5), (5, 5)), mode="reflect") for side in (x, y)]
+    wanted = structure.ssim_of(
+        *(torch.from_numpy(side) for side in mirrored), window="gaussian-11", border="valid", data_range=255.0
+    )
+    found = structure.ssim_of(x, y, window="gaussian-11", border="mirror", data_range=255.0)
+    assert found.tolist() == [pytest.approx(float(wanted), abs=1e-12)]
+    with pytest.raises(DataError, match='border "reflect": expected valid or mirror'):
+        structure.ssim_of(x, y, window="gaussian-11", border="reflect", data_range=255.0)
+
+
+def test_squared_errors_of_bytes_are_those_of_whole_numbers_and_equal_those_of_floats():
+    x, y = (_tensor(side) for side in PAIRS["several strips"])
+    found = peak.squared_error(x, y)
+    assert found.dtype == torch.float64 and found.shape == (1,)
+    # OpenCV's sum of whole numbers is right to the last digit.
+    assert found.item() == pytest.approx(((x.long() - y.long()) ** 2).sum().item() / x.numel(), rel=4e-16)
+    assert float(peak.squared_error(x[0], y[0])) == found.item()
+    # A mean of squares in float64 against one division of their exact sum.
+    assert float(peak.squared_error(x[0].double(), y[0].double())) == pytest.approx(found.item(), rel=1e-13)
+    transposed = peak.squared_error(x.transpose(2, 3), y.transpose(2, 3))
+    assert transposed.item() == pytest.approx(found.item(), rel=4e-16)
+
+
+def test_psnr_of_floats_has_the_peak_that_it_is_given():
+    x, y = (_tensor(side) for side in PAIRS["noise"])
+    halves = (side.double() / 255.0 for side in (x, y))
+    assert float(peak.psnr_of(*halves, peak=1.0)) == pytest.approx(psnr(x, y).item(), abs=1e-10)
+    assert float(peak.psnr_of(x, y, peak=510.0)) == pytest.approx(psnr(x, y).item() + 20 * math.log10(2), abs=1e-10)
+
+
+def test_decibels_of_nothing_wrong_are_infinite_whatever_the_peak():
+    assert peak.decibels(torch.tensor([0.0, 1.0, 100.0], dtype=torch.float64), 100.0).tolist() == [math.inf, 20.0, 0.0]
+    assert peak.decibels(torch.zeros(1, dtype=torch.float64), 0.0).item() == math.inf
 
 
 COLOURS = {

@@ -1,0 +1,247 @@
+"""Tables of pictures on this machine: parquet files with and without the hub's schema, shards, and saved data sets."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from vtbench import images, load_task
+from vtbench.cards import Data, Geometry, TaskCard
+from vtbench.data.hub import Source
+from vtbench.errors import ChangedError, DataError
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 20, 3), dtype=np.uint8))
+
+
+def png(seed: int) -> bytes:
+    sink = io.BytesIO()
+    picture(seed).save(sink, "PNG")
+    return sink.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def write(path: Path, seeds: range, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": [{"bytes": png(seed)} for seed in seeds], **columns}), path)
+    return path
+
+
+def same(source: Source, index: int, seed: int) -> bool:
+    return torch.equal(source.read(index).image, images.from_pil(picture(seed)))
+
+
+# --- without the hub's schema -----------------------------------------------------------------------------------------
+
+BYTES = [png(0), png(1)]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": [{"bytes": content} for content in BYTES]},
+        {"picture": [{"bytes": content, "path": None} for content in BYTES]},
+        {"image": [{"bytes": content, "path": f"{number}.png"} for number, content in enumerate(BYTES)]},
+        {"image": BYTES},
+        {"content": pa.array(BYTES, pa.large_binary())},
+        {"jpg": BYTES, "cls": [1, 2]},
+        {"hash": [b"\0\1", b"\2\3"], "png": BYTES},
+        {"mask": [png(8), png(9)], "PNG": BYTES},
+        {"thumbnail": [png(8), png(9)], "image": [{"bytes": content} for content in BYTES]},
+    ],
+)
+def test_bytes_of_pictures_are_pictures(tmp_path: Path, columns: dict[str, Any]) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = Source(size=None, path=tmp_path / "a.parquet")
+    assert len(source) == source.found == 2 and source.passed_over == {}
+    assert same(source, 0, 0) and same(source, 1, 1)
+
+
+def test_what_could_be_several_things_is_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"left": BYTES, "right": BYTES}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="columns left, right hold pictures; rename"):
+        Source(size=None, path=tmp_path / "a.parquet")
+    pq.write_table(pa.table({"hash": [b"\0\1"], "n": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"no column holds pictures \(there are hash, n\)"):
+        Source(size=None, path=tmp_path / "b.parquet")
+
+
+def test_table_without_a_row_is_no_set(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="can't be opened") as caught:
+        Source(size=None, path=tmp_path / "a.parquet")
+    assert "\n" not in str(caught.value)
+
+
+def test_first_rows_may_be_broken_or_empty(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [None, b"", b"no picture", png(3)]}), tmp_path / "a.parquet")
+    source = Source(size=None, path=tmp_path / "a.parquet")
+    assert same(source, 3, 3)
+    for index, message in ((0, "holds no picture"), (1, "not a readable picture"), (2, "not a readable picture")):
+        with pytest.raises(DataError, match=message):
+            source.read(index)
+
+
+def test_row_whose_text_is_no_utf8_fails_alone(tmp_path: Path) -> None:
+    broken = pa.array([b"whole", b"\xff\xfe"], pa.binary()).cast(pa.string(), safe=False)
+    source = Source(size=None, path=write(tmp_path / "a.parquet", range(2), text=broken))
+    assert source.read(0).lines[0].text == "whole"
+    with pytest.raises(DataError, match="00001: its row can't be read"):
+        source.read(1)
+
+
+def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.parquet", range(2), psnr=[1, 2], wide=[5, 2**53 + 1], ok=[True, False], Text=[4711, 98],
+        lines=["x", "y"],
+    )  # fmt: skip
+    source = Source(size=None, path=path)
+    assert source.text == "page" and source.attributes == {"psnr", "wide", "ok", "lines"}
+    samples = [source.read(index) for index in range(2)]
+    assert [sample.lines[0].text for sample in samples] == ["4711", "98"]
+    assert [sample.attributes["wide"] for sample in samples] == ["5", "9007199254740993"]
+    assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
+
+
+def test_text_that_is_not_needed_never_stops_pixels(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", range(1), lines=[[{"text": "x", "box": [0.1, 0.1, 0.5, 0.5]}]])
+    assert load_task("kodak", data=path).read(0).lines == ()
+    with pytest.raises(DataError, match=r"00000: its text can't be read.*this one is relative"):
+        load_task("text", data=path).read(0)
+
+
+# --- several files, saved data sets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["", "x-{00..02}.parquet", "x-*.parquet"])
+def test_shards_are_one_set(tmp_path: Path, place: str) -> None:
+    for number in range(3):
+        write(tmp_path / "set" / f"x-{number:02d}.parquet", range(2 * number, 2 * number + 2))
+    task = load_task("kodak", data=tmp_path / "set" / place)
+    source = Source(size=None, path=tmp_path / "set" / place)
+    assert len(task) == 6 and task.card.data.source == "hub"
+    assert all(same(source, index, index) for index in range(6))
+
+
+def test_missing_parts_are_one_line(tmp_path: Path) -> None:
+    for number in (0, 2):
+        write(tmp_path / "set" / f"x-{number:05d}-of-00003.parquet", range(2))
+    for place, message in (
+        ("", "2 of 3 parts are there"),
+        ("x-*.parquet", "2 of 3 parts are there"),
+        ("x-{00000..00002}-of-00003.parquet", r"x-00001-of-00003\.parquet: does not exist"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_task("kodak", data=tmp_path / "set" / place)
+    assert len(load_task("kodak", data=tmp_path / "set" / "x-00000-of-00003.parquet")) == 2  # asked for by its name
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = {"image": [{"bytes": png(seed), "path": None} for seed in range(3)], "text": ["a", "b", "c"]}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk(tmp_path / "one")
+    made.select([2, 0]).save_to_disk(tmp_path / "some")
+    datasets.DatasetDict({"train": made, "test": made.select([1])}).save_to_disk(tmp_path / "two")
+    one, some = (Source(size=None, path=tmp_path / name) for name in ("one", "some"))
+    assert [one.read(index).lines[0].text for index in range(3)] == ["a", "b", "c"]
+    assert same(one, 2, 2) and same(some, 0, 2) and same(some, 1, 0) and one.digest != some.digest
+    with pytest.raises(DataError, match=r"which split.* train, test"):
+        Source(size=None, path=tmp_path / "two")
+    test = Source(size=None, path=tmp_path / "two", data=Data(source="hub", split="test"))
+    assert len(test) == 1 and same(test, 0, 1)
+    assert load_task("kodak", data=tmp_path / "one").card.name == "kodak@one"
+
+
+def test_file_of_the_users_needs_no_split_of_the_cards_name(tmp_path: Path) -> None:
+    card = TaskCard(
+        name="mine", version=1, family="reconstruction", title="Mine", geometry=Geometry(size=16), metrics=("psnr",),
+        primary="psnr", data=Data(source="hub", hub="a/b", config="c", split="val"),
+    )  # fmt: skip
+    assert len(load_task(card, data=write(tmp_path / "a.parquet", range(2)))) == 2
+    write(tmp_path / "set" / "b.parquet", range(3))
+    assert len(load_task(card, data=tmp_path / "set")) == 3
+
+
+# --- files that change ------------------------------------------------------------------------------------------------
+
+
+def test_file_replaced_within_the_same_second_is_another_set(tmp_path: Path) -> None:
+    """As a copy with kept times leaves it: only its inode and its contents differ."""
+
+    def bitmaps(path: Path, seeds: range) -> Path:
+        contents = []
+        for seed in seeds:
+            picture(seed).save(sink := io.BytesIO(), "BMP")
+            contents.append(sink.getvalue())
+        pq.write_table(pa.table({"image": contents}), path, compression="NONE", use_dictionary=False)
+        return path
+
+    path = bitmaps(tmp_path / "a.parquet", range(2))
+    first = Source(size=None, path=path)
+    before, stat = first.digest, path.stat()
+    bitmaps(tmp_path / "b.parquet", range(2, 4)).replace(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    second = Source(size=None, path=path)
+    assert second.digest != before
+    assert same(second, 0, 2) and same(second, 1, 3)
+    with pytest.raises(ChangedError, match=r"a\.parquet: changed or vanished .*start the run again"):
+        first.read(0)
+
+
+@pytest.mark.parametrize("when", ["before the digest", "after it"])
+def test_file_that_vanishes_or_changes_ends_the_run(tmp_path: Path, when: str) -> None:
+    path = write(tmp_path / "a.parquet", range(2))
+    source = Source(size=None, path=path)
+    if when == "after it":
+        assert len(source.digest) == 64
+    path.unlink()
+    with pytest.raises(ChangedError, match=r"vanished"):
+        _ = source.read(0) if when == "after it" else source.digest
+    write(path, range(5))
+    with pytest.raises(ChangedError):
+        source.read(1)
+
+
+def test_saved_data_set_that_changes_ends_the_run(tmp_path: Path) -> None:
+    made = datasets.Dataset.from_dict({"image": BYTES})
+    made.save_to_disk(tmp_path / "one")
+    source = Source(size=None, path=tmp_path / "one")
+    assert same(source, 0, 0) and len(source.digest) == 64
+    (file,) = (tmp_path / "one").glob("*.arrow")
+    file.touch()
+    with pytest.raises(ChangedError):
+        source.read(0)
+
+
+def test_files_that_rows_name_belong_to_the_digest(tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    place.mkdir()
+    for seed in range(2):
+        picture(seed).save(place / f"{seed}.png")
+    first = Source(size=None, path=place)
+    assert same(first, 1, 1)
+    before = first.digest
+    picture(9).save(place / "1.png")
+    with pytest.raises(ChangedError, match=r"1\.png: changed"):
+        first.read(1)
+    assert Source(size=None, path=place).digest != before
+    (place / "1.png").unlink()
+    with pytest.raises(ChangedError, match="could be read before"):
+        first.read(1)

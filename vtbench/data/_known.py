@@ -1,0 +1,273 @@
+"""What is known of a picture beside its pixels: text, where it stands, and attributes; from tables and companions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import Any
+
+from vtbench.data import _tables
+from vtbench.data._names import printable, short
+from vtbench.errors import DataError
+
+TABLES = ("metadata.csv", "metadata.tsv", "metadata.txt", "metadata.jsonl", "metadata.json")
+"""Tables with one row a picture, by the convention of the hub's image folders, whatever their case."""
+
+COMPANIONS = (".txt", ".json", ".cls")
+"""Files of a picture's own name that say something of it, as in WebDataset: its text, and its class."""
+
+Box = tuple[float, float, float, float]
+Line = tuple[str, Box | None, float | None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one picture."""
+
+    lines: tuple[Line, ...] = ()
+    """Text, its box in pixels of the upright file (None: somewhere on it), and its relative size where stated."""
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    """Width and height that the boxes belong to, where stated."""
+
+
+def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
+    """Read one row of a table: its text, and what is left as attributes under any name.
+
+    Args:
+        row: `text` (text, a number or a list of these), or `lines` (a list of text, or of objects with `text` and
+            `box`); every other text, number or truth value is an attribute.
+        text: whether text is wanted; where not, nothing that is wrong with it matters.
+
+    Raises:
+        ValueError: if the text or a box is of another kind.
+    """
+    cells = {name: value for name, value in _tables.own_names(row).items() if value is not None}
+    lines: tuple[Line, ...] = ()
+    said = cells.pop("text", None)
+    if text and said is not None:
+        lines = tuple(line for part in (said if isinstance(said, list) else [said]) for line in page(_text(part)))
+    listed = cells.get("lines")
+    if isinstance(listed, str) and listed.lstrip().startswith("["):
+        listed = _tables.loads(listed)
+    if isinstance(listed, list):
+        del cells["lines"]
+        if text and listed:
+            lines = tuple(line for part in listed for line in _line(part))
+    cells.pop("file_name", None)
+    attributes = {name: found for name, value in cells.items() if (found := _plain(value)) is not None}
+    return Known(lines, attributes)
+
+
+def _text(said: object) -> str:
+    if isinstance(said, str) and not _tables.has_half(said):
+        return said
+    if isinstance(said, int | float | Decimal) and not isinstance(said, bool):
+        return str(said)
+    raise ValueError(f"text is {str(said)[:50]!a}; expected text")
+
+
+def _line(said: object) -> tuple[Line, ...]:
+    if not isinstance(said, dict):
+        return page(_text(said))
+    if "text" not in said or "box" not in said:
+        missing = "text" if "text" not in said else "box"
+        raise ValueError(f"a line has no {missing!r}; expected text and box of each, or text alone in a column text")
+    return ((_text(said["text"]), _box(said["box"]), None),)
+
+
+def _box(said: object) -> Box:
+    """Read left, top, right, bottom in pixels; tell what is something else where it can be told."""
+    try:
+        left, top, right, bottom = (float(value) for value in said)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"box {str(said)[:60]}: expected left, top, right, bottom in pixels") from error
+    shown = f"box [{left:g}, {top:g}, {right:g}, {bottom:g}]"
+    if not math.isfinite(left + top + right + bottom):
+        raise ValueError(f"{shown}: expected left, top, right, bottom in pixels")
+    if max(map(abs, (left, top, right, bottom))) < 2:  # relative ones may stand out a little; no text is so small
+        raise ValueError(
+            f"{shown}: boxes are in pixels, this one is relative (0 to 1); multiply it by the picture's size"
+        )
+    if left >= right or top >= bottom:
+        like = " (it looks like left, top, width, height)" if right > 0 and bottom > 0 else ""
+        raise ValueError(f"{shown}: expected left, top, right, bottom in pixels{like}")
+    return left, top, right, bottom
+
+
+def page(said: str) -> tuple[Line, ...]:
+    """Split text into lines without a place; empty ones are none."""
+    return tuple((" ".join(line.split()), None, None) for line in said.splitlines() if line.strip())
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
+
+
+def _plain(value: object) -> str | float | None:
+    """Give a value as an attribute; a number that a float can't hold keeps its digits as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value.strip()
+    if not isinstance(value, int | float | Decimal):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return str(value)
+    if math.isnan(number):
+        return None
+    exact = math.isfinite(number) and (number == value if isinstance(value, int) else Decimal(repr(number)) == value)
+    return number if exact or (isinstance(value, float) and math.isfinite(number)) else str(value)
+
+
+def alike(found: Mapping[PurePosixPath, Known]) -> dict[PurePosixPath, Known]:
+    """Make every attribute of one type: a column of the per-image table has one."""
+    types: dict[str, set[type]] = {}
+    for known in found.values():
+        for name, value in known.attributes.items():
+            types.setdefault(name, set()).add(type(value))
+    mixed = {name for name, kinds in types.items() if len(kinds) > 1}
+    return {
+        picture: Known(
+            known.lines,
+            {name: _as_text(value) if name in mixed else value for name, value in known.attributes.items()},
+            known.size,
+        )
+        for picture, known in found.items()
+    }
+
+
+def _as_text(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def of_table(
+    table: PurePosixPath,
+    content: bytes,
+    *,
+    pictures: _tables.Names,
+    left_out: _tables.Names,
+    hint: str = "",
+    text: bool = True,
+) -> dict[PurePosixPath, Known]:
+    """Read what a table says of the pictures beside and below it.
+
+    Args:
+        table: its name.
+        content: of its file.
+        pictures: finds pictures by the names that the table writes.
+        left_out: finds those that are passed over; a row may name one.
+        hint: what may be the matter where a picture isn't found.
+        text: whether text is wanted.
+
+    Raises:
+        DataError: of one line, which names the table and the row.
+    """
+    found: dict[PurePosixPath, Known] = {}
+    place = ""
+    try:
+        for place, row in _tables.read(content, table.suffix.lower()):  # noqa: B007  an error names it
+            said = row.get("file_name")
+            if not isinstance(said, str) or not said.strip():
+                there = ", ".join(map(repr, row)) or "nothing"
+                raise ValueError(f"has no file_name; expected the name of a picture, found {there}")
+            named = str(table.parent / said)
+            name = pictures.find(named)
+            if name is None:
+                if left_out.find(named) is not None:
+                    continue
+                near = pictures.elsewhere(said)
+                there = f" (there is {near!r}: write it so, from the table's folder on)" if near else ""
+                raise ValueError(f"names {said!r}, which is not among the pictures{there}{hint}")
+            if PurePosixPath(name) in found:
+                raise ValueError(f"names {said!r}, which is there twice; expected one row a picture")
+            found[PurePosixPath(name)] = known_of_row(row, text=text)
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{printable(table)}: {place}{': ' * bool(place)}{short(error)}") from error
+    return found
+
+
+# --- companions -------------------------------------------------------------------------------------------------------
+
+
+class Companions:
+    """The files beside each picture that say something of it: 0001.txt, .json or .cls beside 0001.png.
+
+    Beside `a.b.png` these are `a.b.png.txt`, else `a.b.txt`, else, as in WebDataset, `a.txt`.
+    """
+
+    def __init__(self, names: Iterable[PurePosixPath], read: Callable[[PurePosixPath], bytes]) -> None:
+        self._read = read
+        self._found: dict[str, list[PurePosixPath]] = {}
+        for name in sorted(names):
+            if name.suffix.lower() in COMPANIONS and name.name.lower() not in TABLES:
+                self._found.setdefault(str(name.with_suffix("")), []).append(name)
+        self._names = _tables.Names(self._found)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of the attributes that they give."""
+        classed = any(name.suffix.lower() == ".cls" for names in self._found.values() for name in names)
+        return frozenset({"class"} if classed else ())
+
+    def of(self, picture: PurePosixPath) -> Sequence[PurePosixPath]:
+        """Return the companions of a picture."""
+        for stem in (picture, picture.with_suffix(""), picture.parent / picture.name.split(".", 1)[0]):
+            if (found := self._names.find(str(stem))) is not None:
+                return self._found[found]
+        return ()
+
+    def known(self, picture: PurePosixPath, *, text: bool = True) -> Known:
+        """Read what they say.
+
+        Raises:
+            DataError: of one line, which names the file.
+        """
+        lines: tuple[Line, ...] = ()
+        attributes: dict[str, str | float] = {}
+        try:
+            beside = self.of(picture)
+        except ValueError as error:
+            raise DataError(f"{printable(picture)}: its text: {short(error)}") from error
+        for name in beside:
+            suffix = name.suffix.lower()
+            if not text and suffix != ".cls":
+                continue
+            try:
+                said = _tables.decode(self._read(name))
+                if suffix == ".cls":
+                    attributes["class"] = said.strip()
+                elif suffix == ".txt":
+                    lines = lines or page(said)
+                else:
+                    # Other entries are of no fixed type from picture to picture, so they can't be columns.
+                    lines = lines or known_of_row(_row(_tables.loads(said))).lines
+            except (ValueError, OverflowError) as error:
+                what = "class" if suffix == ".cls" else "text"
+                raise DataError(
+                    f"{printable(name)}: can't be read ({short(error)}); expected a picture's {what}"
+                ) from error
+        return Known(lines, attributes)
+
+
+def _row(said: object) -> dict[str, Any]:
+    """Take what a picture's .json says as a row: an object, or a list of lines; anything else says nothing."""
+    if isinstance(said, dict):
+        return said
+    if isinstance(said, list) and all(
+        isinstance(one, str) or (isinstance(one, dict) and "text" in one) for one in said
+    ):
+        return {"lines": said}
+    return {}

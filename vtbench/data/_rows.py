@@ -1,0 +1,331 @@
+"""Tables of pictures, memory-mapped by the `datasets` library: .parquet files, and what `save_to_disk` wrote.
+
+The column of pictures is the first of type Image, else one of bytes that are pictures. A column `text` (text, a number
+or several) is known text; `lines` (each with its `text` and its `box`) is known text with its place; columns of plain
+values are what results can be grouped by.
+
+`datasets` lays parquet files out in its cache for access by number, so that 50,000 pictures never sit in memory. It
+knows a file again by its path and time alone; here the layout is also named after size, times to the nanosecond and
+inode, so a file that was replaced is never mistaken for the one before.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from vtbench import data as sources
+from vtbench import pictures
+from vtbench.data import _shards
+from vtbench.data._known import Known, known_of_row
+from vtbench.data._names import SUFFIXES, printable, short
+from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
+from vtbench.data._tables import own_names
+from vtbench.errors import ChangedError, DataError
+from vtbench.types import Sample
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SAVED = ("dataset_dict.json", "state.json")
+"""Files of a folder that `save_to_disk` wrote; the first where there are several splits."""
+
+NAMED = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+"""Where several columns hold bytes of pictures, these are taken first."""
+
+_PLAIN = frozenset({
+    "bool", "string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float32", "float64",
+})  # fmt: skip
+
+
+class Part(NamedTuple):
+    """One split."""
+
+    name: str
+    rows: Dataset
+    picture: str
+    """Name of the column of pictures."""
+    plain: tuple[str, ...]
+    """Columns of plain values."""
+    as_text: frozenset[str]
+    """Those of them with whole numbers that a float can't hold."""
+
+
+class Table:
+    """The rows of one split or several, and the files that they come from."""
+
+    def __init__(
+        self, root: Path, splits: Mapping[str, Sequence[Path]], split: str | None, shown: str, *, lenient: bool = False
+    ) -> None:
+        """Open it.
+
+        Args:
+            root: a folder, below which the files are; or the one file, which may be a part of something larger.
+            splits: files by split, where it is known which those are.
+            split: which one; several with + between them; None for the only one.
+            shown: what errors call it.
+            lenient: where there is one split alone, it is the one that is meant, whatever its name.
+
+        Raises:
+            DataError: if it can't be opened, holds no pictures or no such split.
+        """
+        listed = [file for part in splits.values() for file in part] or [
+            file for file in sorted(root.rglob("*")) if file.is_file()
+        ]
+        self._saved = not splits and any((root / name).is_file() for name in SAVED)
+        if self._saved:  # beside its files lies what `datasets` computed from them
+            self.files = [file for file in listed if file.suffix == ".arrow" and not file.name.startswith("cache-")]
+        else:
+            self.files = [file for file in listed if file.suffix.lower() == ".parquet"]
+        images = [] if self.files else [file for file in listed if file.suffix.lower() in SUFFIXES]
+        if not self.files and not images:
+            raise DataError(
+                f"{shown}: holds neither parquet nor picture files; download it and name a folder or its archives with "
+                "--data"
+            )
+        if not root.is_file():
+            _shards.check_whole(self.files)
+        self.shown = shown
+        self._stamp = self._now(opening=True)
+        loaded = self._load(root, splits, images)
+        if lenient and len(loaded) == 1:
+            split = None
+        self.split = split
+        names = split.split("+") if split else list(loaded)
+        if split is None and len(names) > 1:
+            raise DataError(f"{shown}: which split? Expected one of {', '.join(names)}, or several with + between them")
+        if missing := next((name for name in names if name not in loaded), None):
+            raise DataError(f"{shown}: has no split {missing!r}; expected one of {', '.join(loaded)}")
+        self.parts = [_part(name, loaded[name], shown) for name in names]
+        self.check()
+
+    def check(self) -> None:
+        """Compare size, times and inode of every file with those at the opening.
+
+        Raises:
+            ChangedError: if one is another file now.
+        """
+        if self._now() != self._stamp:
+            raise ChangedError(f"{self.shown}: changed or vanished while it was being used; start the run again")
+
+    def _now(self, *, opening: bool = False) -> str | None:
+        try:
+            found = [(str(file), file.stat()) for file in self.files]
+        except OSError as error:
+            if opening:
+                raise DataError(f"{error.filename}: can't be read ({error.strerror})") from error
+            return None
+        said = [(name, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino) for name, at in found]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], images: Sequence[Path]) -> dict[str, Dataset]:
+        import datasets
+
+        where: dict[str, Any] = {"data_dir": str(root)}
+        if splits:
+            where = {"data_files": {split: [str(file) for file in part] for split, part in splits.items() if part}}
+        try:
+            if self._saved:
+                saved = datasets.load_from_disk(str(root))
+                return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+            if images:
+                return dict(datasets.load_dataset("imagefolder", drop_labels=True, **where))
+            return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", **where))
+        except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
+            raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
+
+
+def _part(name: str, rows: Dataset, shown: str) -> Part:
+    from datasets import Image
+
+    picture = _picture_column(rows, shown)
+    plain = tuple(key for key, kind in rows.features.items() if getattr(kind, "dtype", "") in _PLAIN)
+    known = [key for key, own in zip(rows.column_names, own_names(dict.fromkeys(rows.column_names)), strict=True)
+             if own in ("text", "lines")]  # fmt: skip
+    wide = frozenset(key for key in plain if rows.features[key].dtype in ("int64", "uint64") and _is_wide(rows, key))
+    rows = rows.select_columns(list(dict.fromkeys([picture, *plain, *known])))
+    if isinstance(rows.features[picture], Image):
+        rows = rows.cast_column(picture, Image(decode=False))
+    return Part(name, rows, picture, plain, wide)
+
+
+def _is_wide(rows: Dataset, column: str) -> bool:
+    import pyarrow.compute as pc
+
+    ends = pc.min_max(rows.data.column(column)).as_py()
+    return any(end is not None and abs(end) > 1 << 53 for end in ends.values())
+
+
+def _picture_column(rows: Dataset, shown: str) -> str:
+    from datasets import Image
+
+    for name, kind in rows.features.items():
+        if isinstance(kind, Image):
+            return str(name)
+    # Without the hub's schema: {bytes, path} as a struct, or plain bytes, which are looked at.
+    found = [str(name) for name, kind in rows.features.items() if _holds_bytes(kind) and _is_picture(rows, str(name))]
+    named = [name for wanted in NAMED for name in found if name.lower() == wanted]
+    if not found:
+        raise DataError(f"{shown}: no column holds pictures (there are {', '.join(rows.column_names)})")
+    if len(found) > 1 and not named:
+        raise DataError(f"{shown}: columns {', '.join(found)} hold pictures; rename the one that is meant to image")
+    return (named or found)[0]
+
+
+def _holds_bytes(kind: object) -> bool:
+    held = kind.get("bytes") if isinstance(kind, Mapping) else kind
+    return getattr(held, "dtype", "") in ("binary", "large_binary", "binary_view")
+
+
+def _is_picture(rows: Dataset, column: str) -> bool:
+    for number in range(min(len(rows), 16)):
+        cell = rows[number][column]
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if content:
+            try:
+                pictures.read(content)
+            except DataError:
+                continue
+            return True
+    return False
+
+
+def _named_files(part: Part) -> Iterator[str]:
+    """Give the files that rows name in place of holding their bytes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = part.rows.data.column(part.picture)
+    if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+        return
+    for chunk in column.chunks:
+        bare = pc.and_(pc.is_null(pc.struct_field(chunk, "bytes")), pc.is_valid(pc.struct_field(chunk, "path")))
+        for path in pc.struct_field(chunk, "path").filter(bare):
+            yield str(path.as_py())
+
+
+class Pictures(sources.Source):
+    """The rows of a table by number, as pictures."""
+
+    revision: str | None = None
+
+    def __init__(self, table: Table, *, size: int | None, crop: Crop, home: Path, text: bool) -> None:
+        """Read a table.
+
+        Args:
+            table: the rows.
+            size: height and width that a task asks for; None gives each picture as it is.
+            crop: how a picture is brought to that size.
+            home: the folder in which files lie that rows may name in place of holding their bytes.
+            text: whether known text is needed.
+        """
+        self.size = size
+        self.crop: Crop = crop
+        self._table = table
+        self._home = home.resolve()
+        self._needs_text = text
+        self._contents = Contents(self._named)
+        self._ends = list(itertools.accumulate(len(part.rows) for part in table.parts))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self._ends[-1]
+
+    def sample_id(self, index: int) -> str:
+        """Return the number of the row, after the name of its split where there are several."""
+        part, row = self._place(index)
+        return f"{part.name}/{row:05d}" if len(self._ends) > 1 else f"{row:05d}"
+
+    @property
+    def text(self) -> Literal["none", "page", "boxes"]:
+        """Whether text is known, and where on the picture."""
+        found = set()
+        for part in self._table.parts:
+            kinds = own_names(part.rows.features)
+            listed = kinds.get("lines")
+            inner = listed[0] if isinstance(listed, list) else getattr(listed, "feature", None)
+            if inner is not None:
+                found.add("boxes" if isinstance(inner, Mapping) and "box" in inner else "page")
+            elif "text" in kinds:
+                found.add("page")
+        return "page" if "page" in found else "boxes" if found else "none"
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of the columns of plain values."""
+        names = {name for part in self._table.parts for name in own_names(dict.fromkeys(part.plain))}
+        return frozenset(names - {"text", "file_name"} | ({"split"} if len(self._ends) > 1 else set()))
+
+    def read(self, index: int) -> Sample:
+        """Read one picture (`pictures.read` says how) and bring it to the task's size."""
+        self._table.check()
+        part, number = self._place(index)
+        name = self.sample_id(index)
+        try:
+            row = dict(part.rows[number])
+        except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
+            raise DataError(f"{name}: its row can't be read ({short(error)})") from error
+        content = self._content(row.pop(part.picture), name)
+        row |= {column: str(row[column]) for column in part.as_text if row[column] is not None}
+        try:
+            known = known_of_row(row, text=self._needs_text)
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{name}: its text can't be read ({short(error)})") from error
+        if len(self._ends) > 1:
+            known = Known(known.lines, {**known.attributes, "split": part.name})
+        return fitted(name, pictures.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the contents of the files that are read, the split and the geometry."""
+        said: list[object] = [self.size, self.crop, self._table.split]
+        for file in self._table.files:
+            try:
+                with file.open("rb") as stream:
+                    said.append(hashlib.file_digest(stream, "sha256").hexdigest())
+            except OSError as error:
+                raise ChangedError(f"{printable(file)}: vanished ({error.strerror}); start the run again") from error
+        self._table.check()
+        for path in (path for part in self._table.parts for path in _named_files(part)):
+            try:
+                said.append(self._contents.digest(PurePosixPath(path)))
+            except DataError as error:
+                said.append(str(error))
+        if not self._table.files:  # pictures beside a table that `datasets` read
+            said += [part.rows.remove_columns(part.picture).to_dict() for part in self._table.parts]
+        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+
+    def _place(self, index: int) -> tuple[Part, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        return self._table.parts[part], index - (self._ends[part - 1] if part else 0)
+
+    def _content(self, cell: object, name: str) -> bytes:
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(content, bytes):
+            return content
+        if not isinstance(cell, Mapping) or not cell.get("path"):
+            raise DataError(f"{name}: the row holds no picture")
+        try:
+            return self._contents.read(PurePosixPath(cell["path"]))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def _named(self, path: PurePosixPath) -> bytes:
+        """Read a file that a row names: one that came with the data set, no other on this machine."""
+        file = Path(path)
+        try:
+            if not file.is_file() or not file.resolve().is_relative_to(self._home):
+                raise DataError(f"the row names {printable(file)}, which is not among the data set's files")
+            with file.open("rb") as stream:
+                return stream.read(MAX_BYTES)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            raise DataError(f"the row names {printable(file)}, which can't be read ({short(error)})") from error

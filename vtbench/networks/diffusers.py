@@ -1,0 +1,303 @@
+"""Autoencoders that the diffusers library has: SD-VAE, SDXL, FLUX, DC-AE, Wan and others; this file only calls them.
+
+Source: huggingface/diffusers, src/diffusers/models/autoencoders/
+Commit: v0.42.1 (the release that the tests compare with)
+Licence: Apache-2.0
+
+What a diffusion model does to a latent (scaling, shift, channel statistics) is no part of a reconstruction and is left
+out. What a class does itself in `encode` and `decode` is kept. `card_for` describes an autoencoder that has no card.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from vtbench import files, weights
+from vtbench.cards import Code, Input, Output, TokenizerCard, WeightsSource
+from vtbench.errors import CardError, WeightsError
+from vtbench.networks._diffusers import FACTS, ClassName, Values, build, complete, library_class
+from vtbench.networks._gaussian import Posterior, code, latent_of
+from vtbench.types import Codes
+
+
+class Config(Posterior):
+    """Which class, and its configuration: written into the card, or read where the weights are published."""
+
+    class_name: ClassName = Field(alias="class")
+    values: dict[str, Any] = Field(default_factory=dict)
+    """Entries of the class's configuration that differ from its defaults."""
+    pretrained: str | None = None
+    """OWNER/NAME or OWNER/NAME/SUBFOLDER on the hub, or a folder, whose config.json has the configuration; read from
+    the cache, else from the hub, when the network is built."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Config:
+        if self.values and self.pretrained:
+            raise ValueError("values and pretrained both give the configuration; leave one of them out")
+        if self.sample and not FACTS[self.class_name].sampled:
+            raise ValueError(f"sample is for classes with a posterior and {self.class_name} has none; leave it out")
+        return self
+
+
+class Network(nn.Module):
+    """One autoencoder of the library, for still pictures; a video autoencoder is shown one frame."""
+
+    def __init__(self, config: Config) -> None:
+        """Build the class; its tensors have arbitrary values.
+
+        Raises:
+            VtbenchError: if the library is missing or has no such class.
+            CardError: if the configuration is not the class's.
+        """
+        super().__init__()
+        values: Values = config.values
+        if config.pretrained:
+            values = _configuration(config.pretrained, config.class_name)[1]
+        if config.class_name == "VQModel":
+            values = {**values, "lookup_from_codebook": True}  # its `decode` takes indices then
+        facts, entries = FACTS[config.class_name], complete(config.class_name, values)
+        self.posterior: Posterior = config
+        self.class_name = config.class_name
+        self.codes = facts.codes(entries)
+        self.frames = facts.frames(entries) if facts.frames else None
+        self.output_size = facts.side(entries) if facts.side else None
+        """Side of the square pictures that `decode` gives, whatever was encoded; None where it is the input's."""
+        self.model: Any = build(config.class_name, values)
+        if self.codes is not None and config.sample:
+            raise CardError("sample is for continuous latents and this class quantises; leave it out")
+
+    def encode(self, x: Tensor) -> Codes:
+        """(B, 3, H, W) in the card's range -> latent (B, channels, h, w), or indices (B, h, w) of a discrete class.
+
+        The latent is the posterior's mean, or a draw if so configured, in the memory layout in which the library gives
+        it: its decoder's last bits depend on that. AutoencoderRAE first resizes the picture to what its frozen encoder
+        takes, by its own rule.
+        """
+        if self.frames is not None:
+            x = x.unsqueeze(2).expand(-1, -1, self.frames, -1, -1).contiguous()
+        encoded = self.model.encode(x)
+        if self.codes is not None:
+            return Codes(indices=(self._indices(encoded),), codebook_sizes=(self.codes,))
+        if hasattr(encoded, "latent_dist"):
+            said = encoded.latent_dist
+            z = self._still(said.mode())
+            if self.posterior.sample:
+                z = code(z, self._still(said.logvar), self.posterior, limits=None)  # the library has clamped it
+            return Codes(latent=z)
+        return Codes(latent=encoded.latents if hasattr(encoded, "latents") else encoded.latent)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Latent or indices -> (B, 3, H, W) in the card's range, unclamped where the class does not clamp itself.
+
+        Raises:
+            DataError: if a continuous class is given codes without a latent.
+        """
+        if self.class_name == "VQModel":
+            indices = codes.indices[0]
+            # The class's forward pass decodes z + (row - z) instead of the codebook's row, equal but for float32 noise.
+            shape = (*indices.shape, self.model.quantize.vq_embed_dim)
+            decoded = self.model.decode(indices.flatten(), force_not_quantize=True, shape=shape)
+        elif self.codes is not None:
+            values = self.model.indices_to_latent(codes.indices[0].unsqueeze(1))  # (B, channels, 1, h, w)
+            decoded = self.model.decode(values.to(self.model.dtype))
+        else:
+            z = latent_of(codes, self.class_name)
+            decoded = self.model.decode(z if self.frames is None else z.unsqueeze(2))
+        return self._still(decoded if isinstance(decoded, Tensor) else decoded.sample)
+
+    def _still(self, x: Tensor) -> Tensor:
+        """The one frame (B, C, H, W) of a video class's tensor (B, C, 1, H, W)."""
+        return x if self.frames is None else x.squeeze(2)
+
+    def _indices(self, encoded: Any) -> Tensor:  # noqa: ANN401  (each class has an output of its own)
+        """int64 (B, h, w)."""
+        if isinstance(encoded, tuple):  # VidTok: the values to decode, and their indices (B, 1, h, w)
+            indices: Tensor = encoded[1].squeeze(1)
+        else:
+            latents = encoded.latents
+            indices = self.model.quantize(latents)[2][2].view(len(latents), *latents.shape[-2:])
+        return indices.long()
+
+    @staticmethod
+    def published_name(own: str) -> str:
+        """Name a tensor as the library's own files do."""
+        return own.removeprefix("model.")
+
+    @staticmethod
+    def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the tensors of a file the names of today, where an old version of the library wrote it.
+
+        The projections of an attention were once called query, key, value and proj_attn; some published files have
+        those names still, and the library renames them when it loads.
+        """
+        return {_OLD_ATTENTION.sub(_new_attention, name): tensor for name, tensor in state.items()}
+
+
+_OLD_ATTENTION = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
+_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _new_attention(found: re.Match[str]) -> str:
+    return found[1] + _NEW_NAMES[found[2]]
+
+
+# --- what has no card -------------------------------------------------------------------------------------------------
+
+FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+)
+"""Where `save_pretrained` writes the tensors, in the order in which they are looked for."""
+
+_PLACE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<subfolder>[\w./-]+?))?/?")
+
+
+def card_for(place: str) -> TokenizerCard:
+    """Describe an autoencoder that has no card, from its config.json alone.
+
+    Args:
+        place: OWNER/NAME or OWNER/NAME/SUBFOLDER on the hub (read from the cache, else from there), or a folder that
+            `save_pretrained` wrote. A folder's tensors are read by `load_folder`; those of a hub repository are found
+            by the card that is returned.
+
+    Raises:
+        CardError: if there is no config.json, or its class is none of `FACTS`.
+        WeightsError: if the hub can't be reached, or the repository is gated.
+        VtbenchError: if the library is missing.
+    """
+    class_name, values = _configuration(place)
+    facts = FACTS[class_name]
+    entries = complete(class_name, values)
+    downsampling, codes = facts.downsampling(entries), facts.codes(entries)
+    side = facts.side(entries) if facts.side else None
+    drop = tuple(getattr(library_class(class_name), "_keys_to_ignore_on_load_unexpected", None) or ())
+    if Path(place).is_dir():
+        source = WeightsSource(drop=drop)
+        title = f"diffusers-{Path(place).resolve().name}"  # a folder's name may be a card's
+    else:
+        repository, subfolder = _split(place)
+        source = WeightsSource(hub=repository, file=subfolder + _file_of(repository, subfolder), drop=drop)
+        title = f"{repository}/{subfolder}".strip("/")
+    return TokenizerCard(
+        name=re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-."),
+        family="diffusers",
+        network="diffusers",
+        kind="continuous" if codes is None else "discrete",
+        title=f"{title} ({class_name})",
+        description="Described by its config.json; no card says more of it.",
+        config={"class": class_name, "values": dict(values)},
+        input=Input(range=facts.span, multiple_of=1 if side else downsampling, sizes=(side,) if side else ()),
+        output=Output(size=side),
+        code=Code(
+            codebook_sizes=() if codes is None else (codes,),
+            tokens_at_256=(256 // downsampling) ** 2 if side in (None, 256) else None,
+            latent_channels=facts.channels(entries),
+            downsampling=downsampling,
+        ),
+        weights=source,
+    )
+
+
+def load_folder(folder: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a folder that `save_pretrained` wrote, in one file or in shards, under today's names.
+
+    Raises:
+        WeightsError: if the folder has no such files, or one is damaged or missing.
+    """
+    folder = Path(folder)
+    for name in FILES:
+        if (path := folder / name).is_file():
+            shards = _shards(path) if path.suffix == ".json" else [path]
+            return Network.renamed({key: tensor for shard in shards for key, tensor in weights.read(shard).items()})
+    raise WeightsError(f"{folder}: none of {', '.join(FILES)} is here; expected a folder that save_pretrained wrote")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{index}: not an index of shards ({error}); save the model again") from error
+    if odd := [name for name in named if Path(name).name != name]:
+        raise WeightsError(f"{index}: names {odd[0]}, which is outside its folder; save the model again")
+    return [index.parent / name for name in sorted(named)]
+
+
+def _configuration(place: str, expected: ClassName | None = None) -> tuple[ClassName, dict[str, Any]]:
+    """Read the class's name and configuration from a place's config.json."""
+    path = Path(place) / "config.json" if Path(place).is_dir() else _from_hub(*_split(place), "config.json")
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        name = said["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CardError(
+            f"{place}: no config.json of an autoencoder; expected a folder that save_pretrained wrote, or "
+            "OWNER/NAME[/SUBFOLDER] on the hub (of a whole pipeline the subfolder vae)"
+        ) from error
+    if name not in FACTS:
+        raise CardError(f"{place}: its class is {name}; of diffusers, vtbench runs {', '.join(FACTS)}")
+    if expected not in (None, name):
+        raise CardError(f"{place}: its class is {name}, the card says {expected}; correct the card")
+    known = inspect.signature(library_class(name).__init__).parameters
+    # A newer or older version of the library may have written entries that the installed one does not know.
+    return name, {key: value for key, value in said.items() if key in known}
+
+
+def _split(place: str) -> tuple[str, str]:
+    """Split a place on the hub into its repository and its subfolder, which is empty or ends with a slash."""
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise CardError(f"{place}: no such folder, and not OWNER/NAME[/SUBFOLDER] on the hub either")
+    subfolder = found["subfolder"]
+    return found["repository"], f"{subfolder}/" if subfolder else ""
+
+
+def _from_hub(repository: str, subfolder: str, name: str) -> Path:
+    source = WeightsSource(hub=repository, file=subfolder + name)
+    if path := weights.cached(source):
+        return path
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    where = f"{repository}/{subfolder}{name}"
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else files.unreachable(constants.ENDPOINT)
+    if reason:
+        raise WeightsError(f"{where} is not in the hub's cache ({reason}); try again where there is a network")
+    try:
+        return Path(hf_hub_download(repository, subfolder + name))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
+        ) from error
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise CardError(f"{where}: the hub has no such file; a whole pipeline's is in its subfolder vae") from error
+    except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
+        raise _failed(where, error) from error
+
+
+def _file_of(repository: str, subfolder: str) -> str:
+    """Which of `FILES` a repository has: what is cached, else what is there, else the usual one."""
+    for name in FILES:
+        if weights.cached(WeightsSource(hub=repository, file=subfolder + name)):
+            return name
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE or files.unreachable(constants.ENDPOINT):
+        return FILES[0]
+    try:
+        return next((name for name in FILES if HfApi().file_exists(repository, subfolder + name)), FILES[0])
+    except Exception as error:
+        raise _failed(f"{repository}/{subfolder}", error) from error
+
+
+def _failed(where: str, error: Exception) -> WeightsError:
+    reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+    return WeightsError(f"{where} can't be brought from the hub ({reason}); try again")
