@@ -28,9 +28,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from vtbench import checkpoints, files, weights
+from vtbench import cards, checkpoints, files, weights
 from vtbench.cards import TokenizerCard, WeightsSource
 from vtbench.errors import WeightsError
+from vtbench.tokenizer import build_network
 
 State = dict[str, torch.Tensor]
 
@@ -264,6 +265,16 @@ def test_folder_of_one_model_in_both_formats_and_of_two(tmp_path: Path, state: S
         weights.find_state(card(), tmp_path / "empty")
 
 
+def test_card_without_a_file_takes_a_folder_and_no_list_is_empty(tmp_path: Path, state: State) -> None:
+    save_file(state, tmp_path / "model.safetensors")
+    nowhere = card(key=None, file=None)
+    assert equal(weights.find_state(nowhere, tmp_path).state, state)
+    with pytest.raises(WeightsError, match="names no file"):
+        weights.find_state(nowhere)
+    with pytest.raises(WeightsError, match="empty list"):
+        weights.find_state(nowhere, [])
+
+
 # --- mappings ---------------------------------------------------------------------------------------------------------
 
 
@@ -417,6 +428,19 @@ def test_nothing_is_filled_where_something_does_not_fit(state: State) -> None:
 def test_network_that_needs_its_constants_is_built_as_usual(factory: Callable[[], nn.Module]) -> None:
     network = weights.build_empty(factory)
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
+
+
+BUILT_ELSEWHERE = {"vfmvae", "diffusers"}
+ONE_A_FAMILY = {card.family: name for name, card in cards.tokenizers().items() if card.network not in BUILT_ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_A_FAMILY.values() if cards.find_tokenizer(name).weights])
+def test_networks_of_the_suite_are_built_empty_around_their_constants(name: str) -> None:
+    """Networks whose parts other packages build are not among them."""
+    network = weights.build_empty(lambda: build_network(cards.find_tokenizer(name)))
+    stored = network.state_dict()
+    assert all(tensor.is_meta for tensor in stored.values())
+    assert not any(buffer.is_meta for key, buffer in network.named_buffers() if key not in stored)
 
 
 def test_files_beside_a_model_are_not_models(tmp_path: Path, state: State) -> None:

@@ -227,7 +227,9 @@ def find_state(
         return _read_parts(source, parts, locate_all(card), wanted, "packaged" if source.package else "published")
     paths = [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
     notes: list[str] = []
-    if len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
+    if not paths:
+        raise WeightsError(f"{card.name}: an empty list of weight files; expected a path, or None for the card's own")
+    if parts and len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
         paths = [paths[0] / part.file for part in parts]
     elif len(parts) > 1 and len(paths) == len(parts):
         paths = _in_order(paths, parts, notes)
@@ -400,6 +402,31 @@ def _same(tensor: Tensor, constant: Tensor) -> bool:
     return tensor.shape == constant.shape and torch.allclose(tensor.to(constant), constant, rtol=1e-5, atol=1e-6)
 
 
+_FILLING = frozenset(
+    [
+        "normal_",
+        "uniform_",
+        "zero_",
+        "fill_",
+        "erfinv_",
+        "mul_",
+        "add_",
+        "clamp_",
+        "copy_",
+        "constant_",
+        "ones_",
+        "zeros_",
+        "trunc_normal_",
+        "orthogonal_",
+        "xavier_normal_",
+        "xavier_uniform_",
+        "kaiming_normal_",
+        "kaiming_uniform_",
+    ]
+)
+"""By what new networks give their tensors first values: methods, and functions of torch.nn.init."""
+
+
 def build_empty(factory: Callable[[], nn.Module]) -> nn.Module:
     """Build a network without memory for its tensors, which `load_state` then fills.
 
@@ -413,9 +440,26 @@ def build_empty(factory: Callable[[], nn.Module]) -> nn.Module:
         The network, its parameters and persistent buffers on the meta device where that can be.
     """
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        """Skips what fills a tensor without memory: there torch would first import its symbolic shapes, for 1 s."""
+
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> object:
+            kwargs = kwargs or {}
+            tensor = args[0] if args else kwargs.get("tensor")
+            if getattr(func, "__name__", "") in _FILLING and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+            return func(*args, **kwargs)
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             network = factory()
     except Exception:  # a network of anybody's; what is really wrong is raised by the second try
         return factory()
