@@ -317,13 +317,13 @@ def test_adm_halves_large_pictures_before_it_resizes() -> None:
     assert np.abs(found - straight).mean() > 3
 
 
-@pytest.mark.parametrize("geometry", [name for name in GEOMETRIES if name != "native-padded"])
+@pytest.mark.parametrize("rule", [name for name in GEOMETRIES if name != "native-padded"])
 @pytest.mark.parametrize("shape", [(300, 301), (301, 300), (256, 256), (700, 256), (90, 120)])
-def test_every_geometry_gives_the_size_that_was_asked(geometry: Geometry, shape: tuple[int, int]) -> None:
+def test_every_geometry_gives_the_size_that_was_asked(rule: Geometry, shape: tuple[int, int]) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
-    found = geometry.fit(picture, geometry, 256)
+    found = geometry.fit(picture, rule, 256)
     assert found.shape == (3, 256, 256)
-    if shape == (256, 256) and geometry != "tensor-bilinear":
+    if shape == (256, 256) and rule != "tensor-bilinear":
         assert torch.equal(found, images.from_pil(picture)), "a picture of the right size was changed"
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -200,21 +201,20 @@ class _Folder:
         self.wait = wait
         self.overwrite = overwrite
         files.check_writable(self.summary.parent)
-        files.check_writable(self.folder)
 
     def run(self, rank: int, world: int, progress: Progress | None) -> Run | None:
         """Compute what is this process's and not there; merge, where all of it is there then."""
         self._protect()
         self._clean()
-        if not self.overwrite:
-            if (done := self._finished()) is not None:
-                return self._publish(done)
-            self._tell_changes()
         mine = range(rank, self.plan.shards, world)
-        with files.try_lock(self.shards / "in-use", shared=True):
+        with files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=f"cleaning {self.folder}"):
             if self.overwrite:
                 for index in mine:
                     self._path(index).unlink(missing_ok=True)
+            elif (done := self._finished()) is not None:
+                return self._publish(done)
+            else:
+                self._tell_changes()
             self._compute(mine, progress)
             missing = self._missing()
             if missing:
@@ -224,7 +224,7 @@ class _Folder:
                     *(self.plan.name, self.plan.task.card.name, len(missing), self.plan.shards),
                 )
                 return None
-            return self._merge(mine, progress)
+            return self._merge(progress)
 
     def _protect(self) -> None:
         """Keep a full result from being replaced by a trial, and one on other pictures from sharing the name."""
@@ -251,12 +251,16 @@ class _Folder:
                 )
 
     def _clean(self) -> None:
-        """Remove what a killed start left, and shards of other plans, as long as no process uses them."""
-        for part in self.folder.glob(".*.tmp"):
-            part.unlink(missing_ok=True)
-        for shards in self.folder.glob("shards-*"):
-            if shards != self.shards:
-                _remove_unused(shards)
+        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards."""
+        with files.try_lock(self.folder / "in-use") as alone:
+            if not alone:
+                return
+            for part in self.folder.rglob(".*.tmp"):
+                part.unlink(missing_ok=True)
+            keep = None if self._finished() else self.shards
+            for shards in self.folder.glob("shards-*"):
+                if shards != keep:
+                    shutil.rmtree(shards)
 
     def _finished(self) -> Run | None:
         """The run of exactly this plan, where an earlier start completed it and its table is whole."""
@@ -275,10 +279,10 @@ class _Folder:
             log.warning("%s on %s: computed anew, for these differ: %s", old.name, old.task, ", ".join(found))
 
     def _publish(self, run: Run) -> Run:
-        """Put a finished run's summary where it belongs, and forget its shards."""
+        """Put a finished run's summary where it belongs, under the label and step that it goes by now."""
         run = run.model_copy(update={"label": self.plan.label, "step": self.plan.step})
+        summary.check(run)
         results.write(run, self.summary)
-        _remove_unused(self.shards)
         return run
 
     def _path(self, index: int) -> Path:
@@ -309,7 +313,7 @@ class _Folder:
                     files.write_atomic(self._path(index), _to_bytes(table))
                     done += len(self.plan.indices(index))
 
-    def _merge(self, mine: range, progress: Progress | None) -> Run | None:
+    def _merge(self, progress: Progress | None) -> Run:
         """Read all shards, and write table and summary so that nobody ever sees those of two runs together."""
         tables = []
         for index in range(self.plan.shards):
@@ -332,17 +336,6 @@ class _Folder:
             summary.check(run)
             results.write(run, self.summary)
         return run
-
-
-def _remove_unused(shards: Path) -> None:
-    """Remove a folder of shards that no process uses."""
-    if not shards.is_dir():
-        return
-    with files.try_lock(shards / "in-use") as unused:
-        if unused:
-            for file in shards.iterdir():
-                file.unlink(missing_ok=True)
-            shards.rmdir()
 
 
 def _to_bytes(table: pa.Table) -> bytes:

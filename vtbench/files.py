@@ -116,8 +116,8 @@ def check_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: float, purpose: str) -> Iterator[None]:
-    """Hold a file for one owner at a time; who holds it stands in it.
+def lock(path: Path, *, wait: float, purpose: str, shared: bool = False) -> Iterator[None]:
+    """Hold a file for one owner at a time, or for several who share it; who held it last stands in it.
 
     The kernel takes the lock from a process that ends, however it ends, so a dead owner never holds one.
 
@@ -125,6 +125,7 @@ def lock(path: Path, *, wait: float, purpose: str) -> Iterator[None]:
         path: the lock file; it stays, so that no two processes ever lock different files of one name.
         wait: seconds to wait for another owner.
         purpose: what the lock is for, in the message to whoever waits.
+        shared: many may hold it so at once, and then nobody alone.
 
     Raises:
         ResultError: naming the owner, where another one still holds it after `wait` seconds; or where the file system
@@ -133,7 +134,7 @@ def lock(path: Path, *, wait: float, purpose: str) -> Iterator[None]:
     handle = _open_lock(path)
     try:
         started, told = time.monotonic(), False
-        while not _try_lock(handle, fcntl.LOCK_EX, path):
+        while not _try_lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, path):
             waited = time.monotonic() - started
             if waited >= wait:
                 raise ResultError(f"{path}: {purpose}: {owner(path)} holds it; wait for it, or stop it and try again")
@@ -150,19 +151,15 @@ def lock(path: Path, *, wait: float, purpose: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def try_lock(path: Path, *, shared: bool = False) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Hold a file where nobody else does, without waiting; gives whether it is held.
-
-    Args:
-        path: the lock file.
-        shared: many may hold it so at once, and then nobody exclusively.
 
     Raises:
         ResultError: if the file can't be made, or the file system can't lock.
     """
     handle = _open_lock(path)
     try:
-        yield _try_lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, path)
+        yield _try_lock(handle, fcntl.LOCK_EX, path)
     finally:
         os.close(handle)
 

@@ -340,13 +340,14 @@ def load_tokenizer(
         raise VtbenchError(f"tokenizer: got a {type(name).__name__}; expected a card's name, or a card")
     card = card_files.find_tokenizer(name, cards) if isinstance(name, str) else name
     where = compute.pick(device)
-    network = weight_files.build_empty(lambda: build_network(card))
+    empty = card.weights is not None  # what is loaded afterwards needs no values before
+    network = weight_files.build_empty(lambda: build_network(card)) if empty else build_network(card)
     if weights == "synthetic" and card.weights is not None:
         weight_files.load_state(network, weight_files.synthetic_state(network), copy=False)
         loaded = weight_files.Loaded(None, "synthetic", None)
     else:
         given = None if weights == "synthetic" else _paths(weights)
-        loaded = weight_files.find_state(card, given, wanted=weight_files.published_names(network).values())
+        loaded = weight_files.find_state(card, given, wanted=set(weight_files.published_names(network).values()))
         _load(card, network, loaded, shared=isinstance(weights, Mapping))
     for note in loaded.notes:
         log.warning("%s: %s", card.name, note)

@@ -19,7 +19,6 @@ from vtbench import checkpoints, files, states
 from vtbench.cards import TokenizerCard, WeightsFile, WeightsSource
 from vtbench.errors import WeightsError
 from vtbench.results import WeightsOrigin
-from vtbench.states import dropped as dropped
 from vtbench.states import few
 
 if TYPE_CHECKING:
