@@ -122,11 +122,12 @@ def _unit(tokens: Array, height: int, width: int) -> Tensor:
     x = floats(tokens, "tokens", "(B, N, D)")
     if x.shape[1] != height * width or x.shape[1] < 2:
         raise DataError(f"{x.shape[1]} tokens on a {height}x{width} grid: expected {height * width}, at least 2")
-    return x / x.norm(dim=2, keepdim=True).clamp_min(1e-8)
+    unit: Tensor = x / x.norm(dim=2, keepdim=True).clamp_min(1e-8)
+    return unit
 
 
 def _cosines(unit: Tensor) -> list[Tensor]:
-    return [tokens @ tokens.T for tokens in unit]
+    return [torch.mm(tokens, tokens.T) for tokens in unit]
 
 
 def _distances(height: int, width: int, device: torch.device) -> Tensor:
