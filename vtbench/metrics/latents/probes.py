@@ -117,3 +117,42 @@ def grid_tokens(z: Tensor, *, center: bool) -> Tensor:
     if center:
         pooled = pooled - pooled.mean((-2, -1), keepdim=True)
     return pooled.flatten(2).transpose(1, 2)
+
+
+def flip_least_certain(bounded: Tensor, levels: Sequence[int], coin: Tensor, alpha: float) -> Tensor:
+    """Change the least certain digit of scalar-quantised tokens to the level beyond its nearest decision boundary.
+
+    This is another measure than the nearest codes of a learned codebook: say which one it is.
+
+    Args:
+        bounded: (B, C, h, w), each channel in steps of its levels: rounding gives the digit, 0 .. levels - 1.
+        levels: of each channel.
+        coin: (B, h, w), uniform in [0, 1); a position is changed where it does not exceed alpha.
+        alpha: share of the positions to change.
+
+    Returns:
+        int64 digits, (B, C, h, w).
+
+    Raises:
+        DataError: if shapes do not fit, or a digit is outside its levels.
+    """
+    if bounded.ndim != 4 or bounded.shape[1] != len(levels) or coin.shape != bounded[:, 0].shape:
+        raise DataError(
+            f"digits of {tuple(bounded.shape)}, {len(levels)} channels of levels, coins of {tuple(coin.shape)}: "
+            "expected (B, C, h, w), one number a channel, (B, h, w)"
+        )
+    top = torch.tensor(levels, device=bounded.device).view(1, -1, 1, 1) - 1
+    digits = bounded.round().long()
+    if bool(((digits < 0) | (digits > top)).any()):
+        raise DataError("digits outside their levels; expected each to round to 0 .. levels - 1")
+    offset = bounded.double() - digits
+    margins = torch.stack(
+        [
+            torch.where(digits > 0, offset + 0.5, torch.inf),  # to the boundary below, where there is a level there
+            torch.where(digits < top, 0.5 - offset, torch.inf),
+        ]
+    )
+    margin, side = margins.min(0)
+    least = margin.argmin(1, keepdim=True)
+    step = torch.zeros_like(digits).scatter_(1, least, (2 * side - 1).gather(1, least))
+    return torch.where((coin <= alpha)[:, None], digits + step, digits)
