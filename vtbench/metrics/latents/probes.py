@@ -1,0 +1,158 @@
+"""What a tokenizer's decoder does with latents that were moved: probes of single pictures, seeded by their ids.
+
+Every draw depends on the picture's id alone, so no value depends on batch size, order or processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vtbench import images
+from vtbench.errors import DataError
+from vtbench.metrics.latents.continuity import lpc_weights, perturb_latent
+from vtbench.metrics.latents.equivariance import transform
+
+Decode = Callable[[Tensor], Tensor]
+"""Latents (B, C, h, w) to uint8 pictures (B, 3, H, W), of whatever size the latent has."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Two uint8 batches of one shape to one value a picture, such as `vtbench.metrics.lpips`."""
+
+RHOS = (0.1, 0.5, 1.0, 2.0)
+"""LPC's radii as shares of the latent's length: PAE, arXiv 2605.07915."""
+
+TRANSFORMS = ((0.5, 0), (0.75, 0), (1.0, 1), (1.0, 2), (1.0, 3))
+"""Scale and clockwise quarter turns of the equivariance probe."""
+
+SIDE = 16
+"""The grid on which LDS, CDS and RMSC are defined."""
+
+
+def seeded_noise(ids: Sequence[str], shape: Sequence[int], *, purpose: str) -> Tensor:
+    """Draw standard normal noise for each picture from its id and the purpose: float64 (B, *shape), on the CPU."""
+    made = []
+    for name in ids:
+        seed = int.from_bytes(hashlib.sha256(f"{purpose}:{name}".encode()).digest()[:8], "little")
+        made.append(np.random.default_rng(seed).standard_normal(tuple(shape)))
+    return torch.from_numpy(np.stack(made))
+
+
+def lpc(decode: Decode, z: Tensor, ids: Sequence[str], distance: Distance, *, rhos: Sequence[float] = RHOS) -> Tensor:
+    """Local perceptual continuity with one direction a picture: 1 + 2 decodes a radius.
+
+    At each radius the mean distance of the decodes of z + rho |z| u and z - rho |z| u to that of z; the radii are
+    weighted by 1 / rho. Lower is better. PAE takes LPIPS and does not state its network.
+
+    Args:
+        decode: the decoder.
+        z: (B, ...), one latent a picture.
+        ids: of the B pictures.
+        distance: of two batches of pictures.
+        rhos: radii, above 0.
+
+    Returns:
+        float64, (B,).
+
+    Raises:
+        DataError: if there is not one id a latent.
+    """
+    if len(ids) != len(z):
+        raise DataError(f"{len(ids)} ids of {len(z)} latents: expected one each")
+    noise = seeded_noise(ids, z.shape[1:], purpose="lpc")
+    plain = decode(z)
+    total = torch.zeros(len(z), dtype=torch.float64, device=plain.device)
+    for rho, weight in zip(rhos, lpc_weights(rhos), strict=True):
+        pair = [distance(decode(perturb_latent(z, noise, sign * rho)), plain) for sign in (1, -1)]
+        total += weight * (pair[0] + pair[1]).double() / 2
+    return total
+
+
+def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:
+    """Say how much farther the decode of a moved latent is from the moved picture than the decode is from the picture.
+
+    Args:
+        decode: the decoder.
+        pictures: uint8, (B, 3, H, W); scaled and turned as floats, rounded to levels once.
+        z: (B, C, h, w), their latents.
+        distance: of two batches of pictures.
+
+    Returns:
+        float64 (B,) by scale and turns, of `TRANSFORMS`; lower is better.
+
+    Raises:
+        DataError: if a moved latent decodes to another size than the moved picture has.
+    """
+    plain = distance(decode(z), pictures).double()
+    found = {}
+    for scale, turns in TRANSFORMS:
+        wanted = images.to_uint8(transform(images.to_float(pictures), scale=scale, turns=turns))
+        made = decode(transform(z, scale=scale, turns=turns))
+        if made.shape != wanted.shape:
+            raise DataError(
+                f"a latent scaled by {scale} decodes to {tuple(made.shape)}, its picture is {tuple(wanted.shape)}"
+            )
+        found[scale, turns] = distance(made, wanted).double() - plain
+    return found
+
+
+def grid_tokens(z: Tensor, *, center: bool) -> Tensor:
+    """Average-pool a latent to 16x16 tokens for LDS, CDS and RMSC: (B, C, h, w) -> (B, 256, C).
+
+    Args:
+        z: a latent whose sides are multiples of 16.
+        center: subtract each channel's mean over the picture; a common offset raises all cosines.
+
+    Raises:
+        DataError: if the grid is another.
+    """
+    if z.ndim != 4 or z.shape[-2] % SIDE or z.shape[-1] % SIDE:
+        raise DataError(f"latent of {tuple(z.shape)}: expected (B, C, h, w), sides in multiples of {SIDE}")
+    pooled = F.adaptive_avg_pool2d(z.double(), SIDE)
+    if center:
+        pooled = pooled - pooled.mean((-2, -1), keepdim=True)
+    return pooled.flatten(2).transpose(1, 2)
+
+
+def flip_least_certain(bounded: Tensor, levels: Sequence[int], coin: Tensor, alpha: float) -> Tensor:
+    """Change the least certain digit of scalar-quantised tokens to the level beyond its nearest decision boundary.
+
+    This is another measure than the nearest codes of a learned codebook: say which one it is.
+
+    Args:
+        bounded: (B, C, h, w), each channel in steps of its levels: rounding gives the digit, 0 .. levels - 1.
+        levels: of each channel.
+        coin: (B, h, w), uniform in [0, 1); a position is changed where it does not exceed alpha.
+        alpha: share of the positions to change.
+
+    Returns:
+        int64 digits, (B, C, h, w).
+
+    Raises:
+        DataError: if shapes do not fit, or a digit is outside its levels.
+    """
+    if bounded.ndim != 4 or bounded.shape[1] != len(levels) or coin.shape != bounded[:, 0].shape:
+        raise DataError(
+            f"digits of {tuple(bounded.shape)}, {len(levels)} channels of levels, coins of {tuple(coin.shape)}: "
+            "expected (B, C, h, w), one number a channel, (B, h, w)"
+        )
+    top = torch.tensor(levels, device=bounded.device).view(1, -1, 1, 1) - 1
+    digits = bounded.round().long()
+    if bool(((digits < 0) | (digits > top)).any()):
+        raise DataError("digits outside their levels; expected each to round to 0 .. levels - 1")
+    offset = bounded.double() - digits
+    margins = torch.stack(
+        [
+            torch.where(digits > 0, offset + 0.5, torch.inf),  # to the boundary below, where there is a level there
+            torch.where(digits < top, 0.5 - offset, torch.inf),
+        ]
+    )
+    margin, side = margins.min(0)
+    least = margin.argmin(1, keepdim=True)
+    step = torch.zeros_like(digits).scatter_(1, least, (2 * side - 1).gather(1, least))
+    return torch.where((coin <= alpha)[:, None], digits + step, digits)
