@@ -62,6 +62,14 @@ def test_cka_in_blocks_is_that_of_whole_matrices(monkeypatch):
     assert blocks == pytest.approx(whole, abs=1e-12)
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_a_common_offset_costs_cka_no_digits(kernel, unbiased):
+    a, b = pair()
+    plain = latents.cka(a, b, kernel=kernel, unbiased=unbiased, sigma=3.0)
+    assert latents.cka(a + 1e5, b - 1e5, kernel=kernel, unbiased=unbiased, sigma=3.0) == pytest.approx(plain, abs=1e-9)
+
+
 def test_all_neighbours_give_the_unbiased_cka():
     a, b = pair()
     both = latents.cknna(a, b, k=59), latents.cka(a, b, normalize=True, unbiased=True)
@@ -104,6 +112,9 @@ def test_clip_takes_the_entry_of_the_sorted_sizes():
         (lambda x: latents.cknna(x, x[:-1]), "same pictures"),
         (lambda x: latents.cknna(x, x, k=20), "expected 1 to 19"),
         (lambda x: latents.mutual_knn(x, x, k=0), "expected 1 to 19"),
+        (lambda x: latents.cknna(x, x, k=2.0), "expected a whole number"),
+        (lambda x: latents.cka(x, x, kernel="rbf", sigma=0.0), "above 0"),
+        (lambda x: latents.clip_outliers(x, "much"), "a finite number"),
         (lambda x: latents.cka(x[None], x[None]), r"expected \(N, D\)"),
         (lambda x: latents.cka(x, x, kernel="cosine"), "linear or rbf"),
         (lambda x: latents.cka(x * np.nan, x), "not all values are finite"),

@@ -1,5 +1,7 @@
 """Interpolation, perturbation, distribution and token counts, on inputs whose answer is known."""
 
+from collections import Counter, defaultdict
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,12 @@ def test_perturbed_latent_is_at_its_radius():
     moved = latents.perturb_latent(z, noise(3, 4, 5, 5, seed=1), 0.5) - z
     sizes = [np.sqrt((x**2).sum((1, 2, 3))) for x in (moved, z)]
     assert sizes[0] / sizes[1] == pytest.approx([0.5] * 3, abs=1e-12)
+    raised = z + np.array([[[[7.0]]] * 4] * 3)
+    centred = [latents.perturb_latent(x, noise(3, 4, 5, 5, seed=1), 0.5, center=True) - x for x in (z, raised)]
+    assert centred[0] == pytest.approx(centred[1], abs=1e-12)
+    still = z - z.mean((2, 3), keepdims=True)
+    lengths = [np.sqrt((x**2).sum((1, 2, 3))) for x in (centred[0], still)]
+    assert lengths[0] / lengths[1] == pytest.approx([0.5] * 3, abs=1e-12)
     assert latents.lpc_weights([0.5, 1.0]) == pytest.approx([2 / 3, 1 / 3])
 
 
@@ -99,6 +107,31 @@ def test_a_repeated_row_is_known_after_its_left_neighbour():
     assert latents.prefix_entropies(codes, length=3) == pytest.approx([0, 0, 0], abs=1e-9)
 
 
+def counted_bits(train, test, size):
+    """Witten and Bell's mixture after the left and the upper neighbour, token by token."""
+    alone, after = Counter(train.ravel().tolist()), defaultdict(Counter)
+    for grid in train:
+        for y, x in np.argwhere(np.ones((grid.shape[0] - 1, grid.shape[1] - 1))) + 1:
+            after[grid[y, x - 1], grid[y - 1, x]][grid[y, x]] += 1
+    bits = []
+    for grid in test:
+        for y, x in np.argwhere(np.ones((grid.shape[0] - 1, grid.shape[1] - 1))) + 1:
+            share = (alone[grid[y, x]] + 0.5) / (train.size + size / 2)
+            seen = after.get((grid[y, x - 1], grid[y - 1, x]), Counter())
+            if seen:
+                share = (seen[grid[y, x]] + len(seen) * share) / (seen.total() + len(seen))
+            bits.append(-np.log2(share))
+    return np.mean(bits)
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_two_neighbours_are_the_same_context_in_both_sets(size):
+    codes = np.random.default_rng(size).integers(0, size, (12, 5, 7))
+    codes[:, 1:, 1:] = (codes[:, 1:, :-1] + codes[:, :-1, 1:]) % size  # predictable where the contexts are seen
+    found = latents.heldout_bits(codes[:8], codes[8:], size, context="left+up")
+    assert found == pytest.approx(counted_bits(codes[:8], codes[8:], size), abs=1e-12)
+
+
 def test_pairs_of_a_huge_codebook_do_not_overflow():
     codes = torch.tensor([[[0, 2**60], [2**60, 0]]])
     assert latents.conditional_entropy(codes, context="left+up") == 0.0
@@ -118,11 +151,25 @@ def test_noise_and_transforms_of_a_picture_repeat():
     ("call", "said"),
     [
         (lambda: latents.slerp(noise(2, 4), noise(2, 5), 0.5), "one shape"),
-        (lambda: latents.interpolation_partners(noise(2, 4), noise(3, 4), k=4), "k in reach"),
+        (lambda: latents.slerp(noise(4), noise(4), 0.5), r"expected \(B, D, ...\)"),
+        (lambda: latents.interpolation_partners(noise(2, 4), noise(3, 4), k=4), "expected 1 to 3"),
+        (lambda: latents.interpolation_partners(noise(2, 4), noise(3, 5), k=1), "one shape a picture"),
+        (lambda: latents.perturb_latent(noise(2, 4), noise(2, 4), 1.0, center=True), "whose channels have means"),
+        (lambda: latents.perturb_latent(noise(2, 4), noise(2, 4), np.nan), "a finite number"),
+        (lambda: latents.lpc_weights("ab"), "a finite number, above 0"),
         (lambda: latents.perturb_latent(noise(2, 4), np.zeros((2, 4)), 1.0), "zero for a picture"),
         (lambda: latents.lpc_weights([0.0]), "above 0"),
         (lambda: latents.nearest_codes(noise(1, 4, 2, 2), noise(9, 5), count=2), "4 channels, codes of 5"),
         (lambda: latents.uniformity(np.ones((9, 2))), "plane"),
+        (lambda: latents.uniformity(np.outer(np.arange(9.0), [1e3, 3e3])), "plane"),
+        (lambda: latents.heldout_bits(np.array([0, 1]), np.array([0, 1]), 8, context="previous"), r"\(B, T\)"),
+        (lambda: latents.prefix_entropies(np.zeros((2, 4), dtype=int), length=2.0), "a whole number"),
+        (lambda: latents.se_transforms(3, seed=-1), "at least 0"),
+        (lambda: latents.se_noise(np.zeros((4, 4, 3), dtype=np.uint8), -0.1, index=0), "at least 0"),
+        (lambda: latents.se_noise(np.zeros((4, 4, 3), dtype=np.uint8), 0.1, index=2**32), "expected 0 to"),
+        (lambda: latents.se_apply(np.zeros((4, 4, 3), dtype=np.uint8), 45, 1.0), "multiple of 90"),
+        (lambda: latents.se_apply(np.zeros((4, 4, 3), dtype=np.uint8), 0, 0.1), "a pixel to be left"),
+        (lambda: latents.effective_rank(torch.ones(3, 3) * 1j), "torch tensor of numbers"),
         (lambda: latents.label_purity(noise(4, 2), np.arange(3)), "expected one each"),
         (lambda: latents.token_entropy(noise(3, 3)), "expected integers"),
         (lambda: latents.conditional_entropy(np.zeros((2, 4), dtype=int), context="up"), "expected a grid"),
@@ -131,5 +178,6 @@ def test_noise_and_transforms_of_a_picture_repeat():
     ],
 )
 def test_what_does_not_fit_is_refused(call, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=said) as caught:
         call()
+    assert "\n" not in str(caught.value)

@@ -102,11 +102,20 @@ def test_foreground_and_background_apart():
         (lambda: latents.block_spectrum(noise(1, 2, 12, 16)), "multiples of 8"),
         (lambda: latents.radial_spectrum(noise(2, 8, 8)), r"expected \(B, C, H, W\)"),
         (lambda: latents.spectrum_match(noise(2, 3, 8, 8), noise(1, 3, 8, 8)), "2 pictures and 1 latents"),
+        (lambda: latents.block_spectrum(noise(1, 2, 8, 8), block=0), "at least 1"),
+        (lambda: latents.radial_spectrum(noise(1, 2, 8, 8), bins=0), "at least 1"),
+        (lambda: latents.spectrum_match(noise(1, 3, 8, 8), noise(1, 3, 8, 8), blur_kernel=4), "odd number"),
         (lambda: latents.transform(noise(1, 2, 4, 4), scale=0.1), "at least one"),
+        (lambda: latents.transform(noise(1, 2, 4, 4), scale=[0.5, 0.5]), "a finite number"),
+        (lambda: latents.transform(noise(1, 2, 4, 4), scale=(0.5,)), "scale of 1 factors"),
+        (lambda: latents.transform(noise(1, 2, 4, 4), turns=0.5), "a whole number"),
+        (lambda: latents.lds(noise(1, 4, 3), height=-2, width=-2), "at least 1"),
+        (lambda: latents.cds(noise(1, 4, 3), height=2, width=2, dmax=0), "at least 1"),
         (lambda: latents.lds(noise(1, 60, 3), height=8, width=8), "expected 64"),
         (lambda: latents.srss(noise(1, 4, 3), np.ones((1, 3)), height=2, width=2), "one value a token"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=said) as caught:
         call()
+    assert "\n" not in str(caught.value)

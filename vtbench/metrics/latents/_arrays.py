@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -24,42 +26,78 @@ def floats(values: Array, name: str, shape: str, *, device: torch.device | None 
     Args:
         values: real numbers, with as many axes as `shape` names.
         name: what the error calls them.
-        shape: the axes, such as "(N, D)".
+        shape: the axes, such as "(N, D)"; "..." stands for any number of further ones.
         device: where to; that of the values where left out.
 
     Raises:
         DataError: if the axes are others, one is empty, or a value is not finite.
     """
-    made = _tensor(values, name, shape, device).to(torch.float64)
+    made = tensor(values, name, shape, device).to(torch.float64)
     if not torch.isfinite(made).all():
         raise DataError(f"{name}: not all values are finite; expected real numbers")
     return made
 
 
 def integers(values: Array, name: str, shape: str, *, device: torch.device | None = None) -> Tensor:
-    """Give an int64 tensor, on the device of the values or another; "(N, ...)" takes any axes after the first.
+    """Give an int64 tensor, on the device of the values or another; shapes as for `floats`.
 
     Raises:
         DataError: if the axes are others, one is empty, or the values are no integers.
     """
-    made = _tensor(values, name, shape, device)
-    if made.is_floating_point() or made.is_complex():
+    made = tensor(values, name, shape, device)
+    if made.is_floating_point():
         raise DataError(f"{name}: {made.dtype} values; expected integers")
     return made.to(torch.int64)
 
 
-def _tensor(values: Array, name: str, shape: str, device: torch.device | None) -> Tensor:
-    if isinstance(values, Tensor):
+def tensor(values: Array, name: str, shape: str, device: torch.device | None = None) -> Tensor:
+    """Give a tensor of the values' own type, on the device of the values or another; shapes as for `floats`.
+
+    Raises:
+        DataError: if they are no real numbers, the axes are others, or one is empty.
+    """
+    if isinstance(values, Tensor) and not values.is_complex():
         made = values.detach()
     elif isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         made = torch.from_numpy(np.array(values))  # copied: a read-only array has no tensor of its own
     else:
         raise DataError(f"{name}: {type(values).__name__}; expected a numpy array or a torch tensor of numbers")
-    axes = shape.count(",") + 1 if "," in shape and not shape.endswith(",)") else 1
-    right = made.ndim >= 1 if "..." in shape else made.ndim == axes
+    named = [axis for axis in shape.strip("()").split(",") if axis.strip() not in ("", "...")]
+    right = made.ndim >= len(named) if "..." in shape else made.ndim == len(named)
     if not right or made.numel() == 0:
         raise DataError(f"{name}: shape {tuple(made.shape)}; expected {shape}, no axis empty")
     return made if device is None else made.to(device)
+
+
+def whole(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+    """Give a whole number within the bounds, where there are any.
+
+    Raises:
+        DataError: if it is another, or none.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise DataError(f"{name}: {value!r:.60}; expected a whole number") from None
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise DataError(f"{name}: {number}; expected {f'at least {least}' if most is None else f'{least} to {most}'}")
+    return number
+
+
+def real(value: object, name: str, *, above: float = -math.inf, most: float = math.inf) -> float:
+    """Give a finite number above a bound, and at most another.
+
+    Raises:
+        DataError: if it is another, or none.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if isinstance(value, str) or not (math.isfinite(number) and above < number <= most):
+        bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
+        raise DataError(f"{name}: {value!r:.60}; expected {', '.join(['a finite number', *bounds])}")
+    return number
 
 
 def same_kind(made: Tensor, given: ArrayT, *, dtype: bool = False) -> ArrayT:

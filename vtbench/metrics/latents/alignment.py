@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vtbench.errors import DataError
-from vtbench.metrics.latents._arrays import Array, ArrayT, floats, rows_at_a_time, same_kind, smallest
+from vtbench.metrics.latents._arrays import Array, ArrayT, floats, real, rows_at_a_time, same_kind, smallest, whole
 
 _EPSILON = 1e-6
 """Added to the denominator, as published. It shrinks weak alignments: 3% were measured at n = 4000."""
@@ -66,8 +66,7 @@ def cknna(
         DataError: if the two are not matrices of one number of rows, or k does not fit.
     """
     first, second = _pair(a, b, clip, normalize, at_least=4 if unbiased else 2)
-    rows = len(first)
-    _check_k(k, rows - 1 if unbiased else rows)
+    k = _neighbour_count(k, len(first) - 1 if unbiased else len(first))
     near = [_neighbours(x, k, diagonal=not unbiased) for x in (first, second)]
     shared = _shared(near[0], near[1])
     kept = [_entries(x, neighbours) for x, neighbours in zip((first, second), near, strict=True)]
@@ -105,9 +104,12 @@ def cka(
     Raises:
         DataError: if the two are not matrices of one number of rows, or the kernel is unknown.
     """
-    if kernel not in ("linear", "rbf") or not sigma > 0:
-        raise DataError(f'CKA with kernel "{kernel}", sigma {sigma}: expected linear or rbf, sigma above 0')
+    if kernel not in ("linear", "rbf"):
+        raise DataError(f'CKA with kernel "{kernel}": expected linear or rbf')
+    sigma = real(sigma, "sigma of CKA's kernel", above=0)
     first, second = _pair(a, b, clip, normalize, at_least=4 if unbiased else 2)
+    # A common offset changes neither estimate under either kernel, but it costs digits.
+    first, second = first - first.mean(0), second - second.mean(0)
     blocks = [_kernel_rows(x, kernel, sigma) for x in (first, second)]
     rows = len(first)
     step = rows_at_a_time(rows)
@@ -141,15 +143,13 @@ def mutual_knn(a: Array, b: Array, *, k: int = 10, clip: float | None = None, no
         DataError: if the two are not matrices of one number of rows, or k does not fit.
     """
     first, second = _pair(a, b, clip, normalize, at_least=2)
-    _check_k(k, len(first) - 1)
+    k = _neighbour_count(k, len(first) - 1)
     shared, _ = _shared(_neighbours(first, k, diagonal=False), _neighbours(second, k, diagonal=False))
     return float(shared.double().mean())
 
 
 def _clipped(x: Tensor, q: float, *, exact: bool = True) -> Tensor:
-    if not 0 < q <= 1:
-        raise DataError(f"outliers clipped at quantile {q}: expected one above 0, at most 1")
-    if q == 1:
+    if real(q, "quantile to clip outliers at", above=0, most=1) == 1:
         return x
     sizes = x.abs()
     if exact:
@@ -174,9 +174,8 @@ def _pair(a: Array, b: Array, clip: float | None, normalize: bool, *, at_least: 
     return sides[0], sides[1]
 
 
-def _check_k(k: int, most: int) -> None:
-    if not 1 <= k <= most:
-        raise DataError(f"{k} nearest neighbours: expected 1 to {most} of so many pictures")
+def _neighbour_count(k: int, most: int) -> int:
+    return whole(k, f"nearest neighbours among {most}", 1, most)
 
 
 def _neighbours(x: Tensor, k: int, *, diagonal: bool) -> Tensor:

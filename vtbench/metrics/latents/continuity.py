@@ -19,7 +19,17 @@ import torch
 from torch import Tensor
 
 from vtbench.errors import DataError
-from vtbench.metrics.latents._arrays import Array, ArrayT, floats, integers, rows_at_a_time, same_kind, smallest
+from vtbench.metrics.latents._arrays import (
+    Array,
+    ArrayT,
+    floats,
+    integers,
+    real,
+    rows_at_a_time,
+    same_kind,
+    smallest,
+    whole,
+)
 
 
 def slerp(a: ArrayT, b: ArrayT, t: float) -> ArrayT:
@@ -30,7 +40,7 @@ def slerp(a: ArrayT, b: ArrayT, t: float) -> ArrayT:
     parallel, before the straight line takes over at a sine of 1e-6.
 
     Args:
-        a: (B, ...), one latent a picture.
+        a: (B, D, ...), one latent a picture.
         b: the same shape.
         t: within [0, 1].
 
@@ -40,10 +50,11 @@ def slerp(a: ArrayT, b: ArrayT, t: float) -> ArrayT:
     Raises:
         DataError: if the two differ in shape.
     """
-    first = floats(a, "latent", "(B, ...)")
-    second = floats(b, "latent", "(B, ...)", device=first.device)
+    first = floats(a, "latent", "(B, D, ...)")
+    second = floats(b, "latent", "(B, D, ...)", device=first.device)
     if first.shape != second.shape:
         raise DataError(f"latents of {tuple(first.shape)} and {tuple(second.shape)}: expected one shape")
+    t = real(t, "share of the way")
     x, y = first.reshape(len(first), -1), second.reshape(len(second), -1)
     unit = [side / (side.norm(dim=1, keepdim=True) + 1e-7) for side in (x, y)]
     theta = (unit[0] * unit[1]).sum(1, keepdim=True).clamp(-1, 1).arccos()
@@ -62,8 +73,8 @@ def interpolation_partners(
     wide latents they are nearly uniform. The two sets must be disjoint.
 
     Args:
-        z: (B, ...), one latent a picture.
-        reference: (R, ...), latents of other pictures.
+        z: (B, D, ...), one latent a picture.
+        reference: (R, D, ...), latents of other pictures.
         k: at most R.
         metric: of the neighbours.
 
@@ -75,12 +86,11 @@ def interpolation_partners(
     """
     if metric not in ("cosine", "euclidean"):
         raise DataError(f'neighbours by "{metric}": expected cosine or euclidean')
-    query = floats(z, "latent", "(B, ...)")
-    others = floats(reference, "reference", "(B, ...)", device=query.device)
-    if query.shape[1:] != others.shape[1:] or not 1 <= k <= len(others):
-        raise DataError(
-            f"{k} neighbours of {tuple(query.shape)} in {tuple(others.shape)}: expected one shape, k in reach"
-        )
+    query = floats(z, "latent", "(B, D, ...)")
+    others = floats(reference, "reference", "(R, D, ...)", device=query.device)
+    if query.shape[1:] != others.shape[1:]:
+        raise DataError(f"latents of {tuple(query.shape)} and {tuple(others.shape)}: expected one shape a picture")
+    k = whole(k, f"neighbours among {len(others)}", 1, len(others))
     x, r = query.reshape(len(query), -1), others.reshape(len(others), -1)
     lengths = r.norm(dim=1)
     indices, weights = [], []
@@ -98,30 +108,35 @@ def interpolation_partners(
     return same_kind(torch.cat(indices), z), same_kind(torch.cat(weights), z)
 
 
-def perturb_latent(z: ArrayT, noise: Array, rho: float) -> ArrayT:
+def perturb_latent(z: ArrayT, noise: Array, rho: float, *, center: bool = False) -> ArrayT:
     """Move each latent by rho times its own length along the noise: z + rho |z| noise / |noise|.
 
-    At rho = 1 the noise is as strong as the signal. A latent with a large mean gets more of it.
+    At rho = 1 the noise is as strong as the signal. A latent with a large mean gets more of it, unless its length is
+    taken from the channels' means; that is this package's variant, not PAE's.
 
     Args:
-        z: (B, ...), one latent a picture.
+        z: (B, D, ...), one latent a picture.
         noise: the same shape; Gaussian noise gives uniform directions.
         rho: the radius; negative for the opposite direction.
+        center: measure |z| from each channel's mean over the picture; for (B, C, H, W) and (B, T, D) alone.
 
     Returns:
         The same shape, kind and floating type.
 
     Raises:
-        DataError: if the two differ in shape, or the noise of a picture is zero.
+        DataError: if the two differ in shape, the noise of a picture is zero, or the latent has no such channels.
     """
-    x = floats(z, "latent", "(B, ...)")
-    direction = floats(noise, "noise", "(B, ...)", device=x.device)
+    x = floats(z, "latent", "(B, D, ...)")
+    direction = floats(noise, "noise", "(B, D, ...)", device=x.device)
     if x.shape != direction.shape:
         raise DataError(f"latent of {tuple(x.shape)}, noise of {tuple(direction.shape)}: expected one shape")
-    lengths = [side.reshape(len(side), -1).norm(dim=1) for side in (x, direction)]
+    if center and x.ndim not in (3, 4):
+        raise DataError(f"latent of {tuple(x.shape)}: expected (B, C, H, W) or (B, T, D), whose channels have means")
+    measured = x - x.mean((2, 3) if x.ndim == 4 else 1, keepdim=True) if center else x
+    lengths = [side.reshape(len(side), -1).norm(dim=1) for side in (measured, direction)]
     if not bool((lengths[1] > 0).all()):
         raise DataError("noise: zero for a picture; expected a direction")
-    factor = rho * lengths[0] / lengths[1]
+    factor = real(rho, "radius") * lengths[0] / lengths[1]
     return same_kind(x + factor.view(-1, *[1] * (x.ndim - 1)) * direction, z, dtype=True)
 
 
@@ -131,10 +146,11 @@ def lpc_weights(rhos: Sequence[float]) -> list[float]:
     Raises:
         DataError: if there is no radius, or one not above 0.
     """
-    if not rhos or any(not rho > 0 for rho in rhos):
-        raise DataError(f"radii {list(rhos)}: expected at least one, all above 0")
-    total = math.fsum(1 / rho for rho in rhos)
-    return [1 / rho / total for rho in rhos]
+    shares = [1 / real(rho, "radius", above=0) for rho in rhos]
+    if not shares:
+        raise DataError("radii: none was given; expected at least one")
+    total = math.fsum(shares)
+    return [share / total for share in shares]
 
 
 def nearest_codes(z: ArrayT, codebook: Array, *, count: int, normalize: bool = False) -> ArrayT:
@@ -153,9 +169,7 @@ def nearest_codes(z: ArrayT, codebook: Array, *, count: int, normalize: bool = F
         DataError: if the channels differ or the count does not fit.
     """
     vectors, codes = _vectors(z, codebook, normalize)
-    if not 1 <= count <= len(codes):
-        raise DataError(f"{count} nearest of {len(codes)} codes: expected 1 to {len(codes)}")
-    return same_kind(_nearest(vectors, codes, count), z)
+    return same_kind(_nearest(vectors, codes, whole(count, "nearest codes", 1, len(codes))), z)
 
 
 def perturb_tokens(

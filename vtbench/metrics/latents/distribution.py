@@ -39,7 +39,8 @@ def uniformity(points: Array) -> dict[str, float]:
     centred = x - x.mean(0)
     covariance = centred.T @ centred / (count - 1) * count ** (-2 / (axes + 4))
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    if int(failed):
+    # The square of a pivot is what the axes before leave of an axis' variance; rounding leaves some of nothing.
+    if int(failed) or bool((factor.diagonal() ** 2 <= 1e-13 * covariance.diagonal()).any()):
         raise DataError("uniformity of points that lie in a plane: expected them to vary along every axis")
     white = torch.linalg.solve_triangular(factor, centred.T, upper=False).T
     squares = (white**2).sum(1)

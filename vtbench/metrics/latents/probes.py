@@ -43,7 +43,15 @@ def seeded_noise(ids: Sequence[str], shape: Sequence[int], *, purpose: str) -> T
     return torch.from_numpy(np.stack(made))
 
 
-def lpc(decode: Decode, z: Tensor, ids: Sequence[str], distance: Distance, *, rhos: Sequence[float] = RHOS) -> Tensor:
+def lpc(
+    decode: Decode,
+    z: Tensor,
+    ids: Sequence[str],
+    distance: Distance,
+    *,
+    rhos: Sequence[float] = RHOS,
+    center: bool = False,
+) -> Tensor:
     """Local perceptual continuity with one direction a picture: 1 + 2 decodes a radius.
 
     At each radius the mean distance of the decodes of z + rho |z| u and z - rho |z| u to that of z; the radii are
@@ -55,6 +63,7 @@ def lpc(decode: Decode, z: Tensor, ids: Sequence[str], distance: Distance, *, rh
         ids: of the B pictures.
         distance: of two batches of pictures.
         rhos: radii, above 0.
+        center: as for `perturb_latent`; PAE does not.
 
     Returns:
         float64, (B,).
@@ -68,7 +77,7 @@ def lpc(decode: Decode, z: Tensor, ids: Sequence[str], distance: Distance, *, rh
     plain = decode(z)
     total = torch.zeros(len(z), dtype=torch.float64, device=plain.device)
     for rho, weight in zip(rhos, lpc_weights(rhos), strict=True):
-        pair = [distance(decode(perturb_latent(z, noise, sign * rho)), plain) for sign in (1, -1)]
+        pair = [distance(decode(perturb_latent(z, noise, sign * rho, center=center)), plain) for sign in (1, -1)]
         total += weight * (pair[0] + pair[1]).double() / 2
     return total
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtbench.errors import DataError
-from vtbench.metrics.latents._arrays import Array, ArrayT, floats, same_kind
+from vtbench.metrics.latents._arrays import Array, ArrayT, floats, same_kind, whole
 
 
 def lds(tokens: ArrayT, *, height: int, width: int, far: int = 6) -> ArrayT:
@@ -33,7 +33,7 @@ def lds(tokens: ArrayT, *, height: int, width: int, far: int = 6) -> ArrayT:
     """
     unit = _unit(tokens, height, width)
     distance = _distances(height, width, unit.device)
-    near, distant = distance == 1, distance >= far
+    near, distant = distance == 1, distance >= whole(far, "smallest distance of distant pairs", 1)
     values = [cosine[near].mean() - (cosine[distant].mean() if distant.any() else 0.0) for cosine in _cosines(unit)]
     return same_kind(torch.stack(values), tokens)
 
@@ -55,7 +55,7 @@ def cds(tokens: ArrayT, *, height: int, width: int, dmax: int = 8) -> ArrayT:
     """
     unit = _unit(tokens, height, width)
     distance = _distances(height, width, unit.device)
-    steps = [step for step in range(1, dmax + 1) if bool((distance == step).any())]
+    steps = [step for step in range(1, whole(dmax, "largest distance", 1) + 1) if bool((distance == step).any())]
     x = torch.tensor(steps, dtype=unit.dtype, device=unit.device)
     x = x - x.mean()
     values = []
@@ -106,7 +106,8 @@ def srss(tokens: ArrayT, masks: Array, *, height: int, width: int, near: int = 1
     if foreground.shape != unit.shape[:2]:
         raise DataError(f"masks of {tuple(foreground.shape)}: expected one value a token, {tuple(unit.shape[:2])}")
     distance = _distances(height, width, unit.device)
-    close, distant = (distance >= 1) & (distance <= near), distance >= far
+    near = whole(near, "largest distance of near partners", 1)
+    close, distant = (distance >= 1) & (distance <= near), distance >= whole(far, "smallest distance of far ones", 1)
     values = []
     for cosine, mask in zip(_cosines(unit), foreground, strict=True):
         with_fore, with_back = close & mask, distant & ~mask
@@ -120,6 +121,7 @@ def srss(tokens: ArrayT, masks: Array, *, height: int, width: int, near: int = 1
 
 def _unit(tokens: Array, height: int, width: int) -> Tensor:
     x = floats(tokens, "tokens", "(B, N, D)")
+    height, width = whole(height, "rows of the grid", 1), whole(width, "columns of the grid", 1)
     if x.shape[1] != height * width or x.shape[1] < 2:
         raise DataError(f"{x.shape[1]} tokens on a {height}x{width} grid: expected {height * width}, at least 2")
     unit: Tensor = x / x.norm(dim=2, keepdim=True).clamp_min(1e-8)

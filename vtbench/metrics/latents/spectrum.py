@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vtbench.errors import DataError
-from vtbench.metrics.latents._arrays import Array, ArrayT, floats, same_kind
+from vtbench.metrics.latents._arrays import Array, ArrayT, floats, real, same_kind, whole
 
 _SMALL = 1e-8
 _UNBLURRED_ROWS = 32
@@ -42,7 +42,8 @@ def block_spectrum(z: ArrayT, *, block: int = 8) -> ArrayT:
     """
     x = floats(z, "latent", "(B, C, H, W)")
     batch, channels, height, width = x.shape
-    if block < 1 or height % block or width % block:
+    block = whole(block, "side of a block", 1)
+    if height % block or width % block:
         raise DataError(f"block spectrum of a {height}x{width} latent: expected sides in multiples of {block}")
     basis = _dct(block, x)
     tiles = x.view(batch, channels, height // block, block, width // block, block)
@@ -108,8 +109,9 @@ def spectrum_match(
     x = floats(images, "pictures", "(B, C, H, W)", device=latent.device)
     if len(x) != len(latent):
         raise DataError(f"{len(x)} pictures and {len(latent)} latents: expected the latents of these pictures")
-    if blur_kernel < 1 or blur_kernel % 2 == 0 or not blur_sigma > 0:
-        raise DataError(f"blur of {blur_kernel} taps, sigma {blur_sigma}: expected an odd number, sigma above 0")
+    if whole(blur_kernel, "taps of the blur", 1) % 2 == 0:
+        raise DataError(f"blur of {blur_kernel} taps: expected an odd number")
+    delta, blur_sigma = real(delta, "delta"), real(blur_sigma, "sigma of the blur", above=0)
     size = latent.shape[-2], latent.shape[-1]
     if size[0] != _UNBLURRED_ROWS:
         x = _blurred(x, blur_kernel, blur_sigma)
@@ -128,8 +130,9 @@ def _share(power: Tensor, log_power: bool) -> Tensor:
 
 def _radial(x: Tensor, bins: int, center: bool, remove_dc: bool) -> Tensor:
     height, width = x.shape[-2:]
-    if bins < 1 or height * width < 2:
-        raise DataError(f"{bins} rings of a {height}x{width} map: expected at least 1, and 2 positions")
+    bins = whole(bins, "rings of a spectrum", 1)
+    if height * width < 2:
+        raise DataError(f"rings of a {height}x{width} map: expected at least 2 positions")
     if center:
         x = x - x.mean((-2, -1), keepdim=True)
     power = ((_dct(height, x) @ x @ _dct(width, x).T) ** 2).mean(1).clamp_min(_SMALL)

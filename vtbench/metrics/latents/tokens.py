@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vtbench.errors import DataError
-from vtbench.metrics.latents._arrays import Array, integers
+from vtbench.metrics.latents._arrays import Array, integers, whole
 
 Context = Literal["previous", "left", "up", "left+up"]
 
@@ -42,7 +42,9 @@ def conditional_entropy(tokens: Array, *, context: Context = "previous") -> floa
     Raises:
         DataError: if there is no such neighbour.
     """
-    before, target = _pairs(_compacted(tokens), context)
+    codes = _compacted(tokens)
+    before, target = _pairs(codes, context, int(codes.max()) + 1)
+    before = _compact(before)
     return _entropy(_joint(before, target)) - _entropy(before)
 
 
@@ -67,8 +69,7 @@ def prefix_entropies(tokens: Array, *, length: int) -> list[float]:
         DataError: if the sequences are shorter.
     """
     codes = _compacted(tokens).flatten(1)
-    if not 1 <= length <= codes.shape[1]:
-        raise DataError(f"prefixes of {length} tokens: expected 1 to {codes.shape[1]}")
+    length = whole(length, "tokens of a prefix", 1, codes.shape[1])
     prefix = torch.zeros_like(codes[:, 0])
     values, before = [], 0.0
     for step in range(length):
@@ -97,7 +98,7 @@ def heldout_bits(train: Array, test: Array, size: int, *, context: Context | Non
     fit = integers(train, "train", "(B, ...)")
     rest = integers(test, "test", "(B, ...)", device=fit.device)
     low, high = (int(f(torch.stack([f(fit), f(rest)]))) for f in (torch.min, torch.max))
-    if low < 0 or high >= size:
+    if low < 0 or high >= whole(size, "codes of the codebook", 1):
         raise DataError(f"tokens from {low} to {high}: expected 0 to {size - 1}")
     codes = _compact(torch.cat([fit.flatten(), rest.flatten()]))
     fit, rest = codes[: fit.numel()].view_as(fit), codes[fit.numel() :].view_as(rest)
@@ -105,10 +106,10 @@ def heldout_bits(train: Array, test: Array, size: int, *, context: Context | Non
     order0 = (counts + 0.5) / (fit.numel() + size / 2)
     if context is None:
         return float(-order0[rest.flatten()].log2().mean())
-    (before, target), (asked_before, asked) = _pairs(fit, context), _pairs(rest, context)
+    kinds = len(counts)
+    (before, target), (asked_before, asked) = _pairs(fit, context, kinds), _pairs(rest, context, kinds)
     both = _compact(torch.cat([before, asked_before]))
     before, asked_before = both[: len(before)], both[len(before) :]
-    kinds = len(counts)
     pairs, times = torch.unique(before * kinds + target, return_counts=True)
     places = int(both.max()) + 1
     seen = torch.bincount(before, minlength=places).double()[asked_before]
@@ -144,8 +145,13 @@ def _entropy(codes: Tensor) -> float:
     return max(0.0, -math.fsum((share * share.log2()).tolist()))
 
 
-def _pairs(codes: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-    """Contexts and targets, flat, from (B, T) or (B, H, W)."""
+def _pairs(codes: Tensor, context: Context, kinds: int) -> tuple[Tensor, Tensor]:
+    """Contexts and targets, flat, from (B, T) or (B, H, W), each in 0 .. kinds - 1.
+
+    One number stands for one context in every set of tokens that is paired under the same `kinds`.
+    """
+    if codes.ndim < 2:
+        raise DataError(f"tokens of {tuple(codes.shape)}: expected (B, T) or (B, H, W)")
     if context == "previous":
         codes = codes.flatten(1)
         before, target = codes[:, :-1], codes[:, 1:]
@@ -159,7 +165,7 @@ def _pairs(codes: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         before, target = codes[:, :-1], codes[:, 1:]
     else:
         left, up, target = codes[:, 1:, :-1], codes[:, :-1, 1:], codes[:, 1:, 1:]
-        before = left * (int(codes.max()) + 1) + up
+        before = left * kinds + up
     if target.numel() == 0:
         raise DataError(f'context "{context}" of tokens {tuple(codes.shape)}: no token has it')
-    return _compact(before.flatten()) if context == "left+up" else before.flatten(), target.flatten()
+    return before.flatten(), target.flatten()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vtbench import images
 from vtbench.errors import DataError
-from vtbench.metrics.latents._arrays import ArrayT, same_kind
+from vtbench.metrics.latents._arrays import ArrayT, real, same_kind, tensor, whole
 
 ROTATIONS = (0, 90, 180, 270)
 SCALES = (1.0, 0.75, 0.5, 0.25)
@@ -23,13 +23,11 @@ def se_transforms(count: int, *, seed: int = 42) -> list[tuple[int, float]]:
     """Draw a turn in degrees and a scale for each of `count` pictures, from numpy's legacy generator at seed + number.
 
     Raises:
-        DataError: if the count is below 1.
+        DataError: if the count is below 1, or a number is no seed.
     """
-    if count < 1:
-        raise DataError(f"transforms of {count} pictures: expected at least 1")
     pairs = []
-    for index in range(count):
-        generator = np.random.RandomState(seed + index)
+    for index in range(whole(count, "pictures to draw transforms of", 1)):
+        generator = _generator(seed, index)
         pairs.append((int(generator.choice(ROTATIONS)), float(generator.choice(SCALES))))
     return pairs
 
@@ -47,10 +45,12 @@ def se_noise(image: ArrayT, level: float, *, index: int, seed: int = 42) -> Arra
         uint8, the same shape and kind.
 
     Raises:
-        DataError: if it is no such picture.
+        DataError: if it is no such picture, the level is below 0, or the number is no seed.
     """
     levels = _picture(image)
-    noise = np.random.RandomState(seed + index).normal(0, level, tuple(levels.shape)).astype(np.float32)
+    if real(level, "standard deviation of the noise") < 0:
+        raise DataError(f"standard deviation of the noise: {level}; expected at least 0")
+    noise = _generator(seed, index).normal(0, level, tuple(levels.shape)).astype(np.float32)
     noisy = levels.float().cpu() + torch.from_numpy(noise) * 255
     return same_kind(noisy.clamp(0, 255).to(torch.uint8).to(levels.device), image)
 
@@ -67,19 +67,28 @@ def se_apply(image: ArrayT, rotation: int, scale: float) -> ArrayT:
         float32, (3, H', W'), within [-1, 1].
 
     Raises:
-        DataError: if it is no such picture, turn or scale.
+        DataError: if it is no such picture, turn or scale, or nothing of it would be left.
     """
-    if rotation % 90 or not scale > 0:
-        raise DataError(f"picture turned by {rotation} degrees, scaled by {scale}: expected quarter turns, above 0")
+    if whole(rotation, "turn of a picture in degrees") % 90:
+        raise DataError(f"picture turned by {rotation} degrees: expected a multiple of 90")
+    scale = real(scale, "scale of a picture", above=0)
     x = images.to_float(_picture(image).permute(2, 0, 1)[None])
     if scale != 1:
         size = int(x.shape[-2] * scale), int(x.shape[-1] * scale)
+        if min(size) < 1:
+            raise DataError(f"picture of {x.shape[-2]}x{x.shape[-1]} scaled by {scale}: expected a pixel to be left")
         x = F.interpolate(x, size, mode="bilinear", align_corners=False)
     return same_kind(torch.rot90(x[0], rotation // 90, (-2, -1)).contiguous(), image)
 
 
+def _generator(seed: int, index: int) -> np.random.RandomState:
+    return np.random.RandomState(
+        whole(whole(seed, "seed", 0) + whole(index, "a picture's number", 0), "seed", 0, 2**32 - 1)
+    )
+
+
 def _picture(image: ArrayT) -> Tensor:
-    levels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
-    if levels.dtype != torch.uint8 or levels.ndim != 3 or levels.shape[-1] != 3:
+    levels = tensor(image, "picture", "(H, W, 3)")
+    if levels.dtype != torch.uint8 or levels.shape[-1] != 3:
         raise DataError(f"picture: {levels.dtype} {tuple(levels.shape)}; expected uint8 (H, W, 3)")
     return levels
