@@ -60,7 +60,7 @@ def positions(side: int, channels: int) -> Tensor:
 
 def turned(x: Tensor) -> Tensor:
     """(x0, x1, x2, x3, ...) -> (-x1, x0, -x3, x2, ...) along the last axis."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = torch.unflatten(x, -1, (-1, 2)).unbind(-1)
     return torch.stack([-odd, even], dim=-1).flatten(-2)
 
 
@@ -163,7 +163,7 @@ class Decoder(Half):
     def forward(self, z: Tensor) -> Tensor:
         """(B, channels, side, side) -> (B, 3, size, size), unclamped."""
         h = self.mixed(self.decoder_embed(z.flatten(2).mT))
-        h = self.ffn(h.mT.unflatten(2, (self.side, self.side)).contiguous())
+        h = self.ffn(torch.unflatten(h.mT, 2, (self.side, self.side)).contiguous())
         out: Tensor = self.conv_out(from_patches(h, self.patch))
         return out
 

@@ -81,7 +81,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (B, T, width)."""
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = torch.unflatten(F.linear(x, self.in_proj_weight, self.in_proj_bias), -1, (3, self.heads, -1)).unbind(
+            2
+        )
         h = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         out: Tensor = self.out_proj(h.transpose(1, 2).flatten(2))
         return out
