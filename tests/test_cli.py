@@ -12,7 +12,7 @@ from builders import make_run, write_pictures
 
 from vtbench import __version__, cards, results
 
-VTBENCH = [sys.executable, "-m", "vtbench.cli"]
+VTBENCH = [sys.executable, "-m", "vtbench"]
 
 
 def vtbench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

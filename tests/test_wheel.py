@@ -36,7 +36,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def run(arguments: list[str], place: Path, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "vtbench.cli", *arguments]
+    command = [sys.executable, "-m", "vtbench", *arguments]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
