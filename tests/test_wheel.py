@@ -67,7 +67,7 @@ def test_main_job_runs_outside_the_checkout(installed: dict[str, str], tmp_path:
     said = run(["run", "-t", "tiny", "--task", "reconstruction", "--limit", "2"], tmp_path, installed)
     assert "2/2" in said
     summary = json.loads((tmp_path / "results" / "reconstruction" / "tiny-fsq-f8.json").read_text())
-    assert summary["weights"] == "published"
+    assert summary["weights"] == "packaged"
     assert summary["commit"] is None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -251,7 +252,7 @@ class Network(nn.Module):
         self.config = config
         self.encoder = TwoStreams(config.encoder, config.channels, config.patch)
         self.decoder = TwoStreams(config.decoder, config.channels + 1, config.patch)
-        times = torch.arange(config.steps, -1, -1, device="cpu") ** 4.0 / config.steps**4.0
+        times = np.arange(config.steps, -1, -1, dtype=np.float32) ** np.float32(4.0) / np.float32(config.steps**4.0)
         self.times: list[float] = times.tolist()
         self.lengths: list[float] = (times[:-1] - times[1:]).tolist()
 
