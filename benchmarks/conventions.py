@@ -22,7 +22,7 @@ import torch
 from vtbench import load_task, load_tokenizer
 from vtbench.catalogue import find_metric
 from vtbench.protocols import EFFECTS_ON, PROTOCOLS, Deviation, Lpips, Protocol, deviations
-from vtbench.scoring import ProtocolScorer, prepare, totals
+from vtbench.scoring import prepare, score
 from vtbench.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,21 +37,15 @@ Pictures = list[np.ndarray[Any, Any]]
 
 def totals_under(protocol: Protocol, tokenizer: Tokenizer, pictures: Pictures, size: int = 256) -> dict[str, float]:
     """Take pictures through a tokenizer by one protocol's whole way."""
-    names = [name for name in protocol.metrics if name in NAMES]
-    scorer = ProtocolScorer(protocol, names, torch.device("cpu"))
-    columns: dict[str, list[Any]] = {}
-    for start in range(0, len(pictures), protocol.batch):
-        part = pictures[start : start + protocol.batch]
-        inputs = [prepare(protocol, picture, size=size, value_range=tokenizer.span) for picture in part]
-        decoded = []
-        for x in inputs:
-            fed = torch.from_numpy(x)[None]
-            out = tokenizer.decode_floats(tokenizer.encode_floats(fed), (fed.shape[-2], fed.shape[-1]))
-            decoded.append(out[0].float().numpy())
-        found = scorer.measure(part, inputs, decoded, size=size, value_range=tokenizer.span)
-        for name, values in found.items():
-            columns.setdefault(name, []).extend(values)
-    return totals(protocol, columns)
+    inputs = [prepare(protocol, picture, size=size, value_range=tokenizer.span) for picture in pictures]
+    decoded = []
+    for x in inputs:
+        fed = torch.from_numpy(x)[None]
+        out = tokenizer.decode_floats(tokenizer.encode_floats(fed), (fed.shape[-2], fed.shape[-1]))
+        decoded.append(out[0].numpy())
+    found = score(protocol, pictures, inputs, decoded, size=size, value_range=tokenizer.span).totals
+    named = {"lpips" if name == "lpips_alex" else name: value for name, value in found.items()}
+    return {name: value for name, value in named.items() if name in NAMES}
 
 
 def effect_of(

@@ -73,8 +73,8 @@ def test_another_file_under_the_name_is_refused_with_both_digests(empty, name, p
 
 def test_what_a_metric_lacks_is_named_and_its_engine_is_the_tasks(empty, monkeypatch):
     monkeypatch.setenv("PATH", str(empty))
-    assert ocr.lacking("psnr") is None
-    assert ocr.lacking("lpips") == backbones.missing("lpips-alex")
+    assert ocr.lacking("psnr", "easyocr") is None
+    assert ocr.lacking("lpips", "easyocr") == backbones.missing("lpips-alex")
     assert ocr.lacking("cer", "tesseract") == ocr.missing("tesseract")
     assert ocr.lacking("cer", "easyocr") is None  # its weights also come as a package, which is installed here
 

@@ -12,7 +12,7 @@ from builders import make_run, write_pictures
 
 from vtbench import __version__, cards, results
 
-VTBENCH = [sys.executable, "-m", "vtbench.cli"]
+VTBENCH = [sys.executable, "-m", "vtbench"]
 
 
 def vtbench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_version_and_help() -> None:
     assert vtbench("--version").stdout.strip() == f"vtbench {__version__}"
     said = vtbench("--help").stdout
-    for command in ("list", "show", "run", "leaderboard", "check", "sheet", "fetch", "doctor"):
+    for command in ("list", "show", "run", "demo", "leaderboard", "validate", "check", "sheet", "fetch", "doctor"):
         assert f"\n  {command} " in said
 
 
@@ -102,6 +102,11 @@ def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) ->
         (["run", "-t", "./broken.toml", "--task", "text"], "broken.toml: family: missing"),
         (["show", "nothing"], "no tokenizer is called 'nothing'"),
         (["leaderboard", "--results", "/nonexistent"], "no such folder"),
+        (["run", "--task", "text"], "no tokenizer is named"),
+        (["run", "-t", "jpeg", "--task", "text", "--ocr", "eye"], "no such OCR engine"),
+        (["run", "-t", "jpeg", "--task", "text", "--shards", "5/4"], "expected I/N with I from 1 to N"),
+        (["run", "-t", "jpeg", "--task", "text", "--name", "x"], "--name says which weights these are"),
+        (["validate", "/nonexistent"], "no such folder"),
         (["fetch", "nothing"], "no tokenizer is called 'nothing'"),
         (["check", "/nonexistent", "--baseline", "/nonexistent", "--max-drop", "psnr=1"], "can't be read"),
     ],
@@ -147,12 +152,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = vtbench("run", "-t", "jpeg", "-t", "tiny", *task)
     assert done.returncode == 0, done.stderr
     assert "5/6" in done.stdout
+    assert "6 found, 5 scored, 1 failed" in done.stdout
     assert "vtbench fetch rfid" in done.stdout or "at least" in done.stdout
     return place
 
 
 def test_summaries_and_tables_are_where_they_should_be(place: Path) -> None:
-    found = results.read(place / "results")
+    found = results.read_runs(place / "results")
     assert [(run.task, run.tokenizer) for run in found] == [
         ("reconstruction@cats", "jpeg-q75"),
         ("reconstruction@cats", "tiny-fsq-f8"),
@@ -193,8 +199,8 @@ def test_synthetic_weights_run_and_are_not_ranked(tmp_path: Path) -> None:
         *("run", "-t", "tiny", "--weights", "synthetic", "--task", "reconstruction", "--data", folder), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "not ranked" in done.stdout
-    (run,) = results.read(tmp_path / "results")
+    assert "(made-up weights)" in done.stdout
+    (run,) = results.read_runs(tmp_path / "results")
     assert run.weights == "synthetic"
 
 
@@ -209,3 +215,90 @@ def test_sheet_shows_the_original_first(tmp_path: Path) -> None:
     assert "ends in .png or .webp" in one_line(
         vtbench("sheet", "-t", "control-mean", "--task", "reconstruction", "--out", tmp_path / "sheet.gif")
     )
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}, {"TERM": "dumb"}]
+)
+def test_a_terminal_that_shows_less_never_changes_the_exit_code(place: Path, environment: dict[str, str]) -> None:
+    for arguments in (["list", "metrics"], ["show", "psnr"], ["leaderboard", "--results", place / "results"]):
+        done = vtbench(*arguments, **environment)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_output_is_no_traceback() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m vtbench list --json | head -1", shell=True, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_lists_fit_a_narrow_terminal() -> None:
+    said = vtbench("list", COLUMNS="80").stdout
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 92
+    assert "0.1890 bits" in said
+
+
+def test_one_networks_exception_leaves_the_others_their_runs(tmp_path: Path) -> None:
+    (tmp_path / "breaks.py").write_text(
+        "from torch import nn\nfrom vtbench.types import Codes, Strict\n"
+        "class Config(Strict): pass\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self, config): super().__init__()\n"
+        "    def encode(self, x): raise RuntimeError('planted')\n"
+        "    def decode(self, codes): return codes.latent\n"
+    )
+    info = tmp_path / "breaks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: breaks\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vtbench.networks]\nbreaks = breaks\n")
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "breaks.toml").write_text(
+        'name = "breaks"\nfamily = "x"\nnetwork = "breaks"\nkind = "continuous"\ntitle = "x [/x]"\n'
+    )
+    folder = write_pictures(tmp_path / "cats", 2)
+    done = vtbench(
+        *("run", "-t", "breaks", "-t", "jpeg", "--cards", tmp_path / "cards", "--task", "reconstruction"),
+        *("--data", folder),
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert done.returncode == 3
+    assert "planted" in done.stderr
+    assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
+
+
+def test_validate_names_each_problem_and_the_leaderboard_shows_the_rest(place: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "results"
+    shutil.copytree(place / "results", folder)
+    task = folder / "reconstruction@cats"
+    good = json.loads((task / "jpeg-q75.json").read_text())
+    assert vtbench("validate", folder).returncode == 0
+
+    def put(name: str, **change: object) -> None:
+        (task / f"{name}.json").write_text(json.dumps(good | change))
+
+    put("copy")
+    put("old", schema_version=2)
+    put("version", tokenizer="version", task_version=9, digests=good["digests"] | {"plan": "p"})
+    put("tampered", tokenizer="tampered", images=5, digests=good["digests"] | {"plan": "q", "table": None})
+    (task / "broken.json").write_text("{")
+    (task / "nan.json").write_text(json.dumps(good).replace('"value": ', '"value": NaN, "was": ', 1))
+    done = vtbench("validate", folder)
+    assert done.returncode == 1, done.stderr
+    for name, said in (
+        ("copy.json", "belongs at reconstruction@cats/jpeg-q75.json"),
+        ("copy.json", "is the same run as"),
+        ("old.json", "another version of vtbench"),
+        ("version.json", "has version 9"),
+        ("tampered.json", "states no digest of table"),
+        ("broken.json", "not the summary of a run"),
+        ("nan.json", "not the summary of a run"),
+    ):
+        assert any(name in line and said in line for line in done.stdout.splitlines()), (name, said, done.stdout)
+    board = vtbench("leaderboard", "--results", folder)
+    assert board.returncode == 0
+    assert "passed over" in board.stderr and "broken.json" in board.stderr
+    assert "tiny-fsq-f8" in (folder / "LEADERBOARD.md").read_text()

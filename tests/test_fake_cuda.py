@@ -54,6 +54,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
         yield mode
 
 
+NO_FAKE = {"slot_mllm": "torch has no fake kernel of its recurrent cell"}
+"""Networks that can't be run without memory."""
+
+
 def _is_cuda(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda"
 
@@ -76,6 +80,8 @@ def _round_trip(card: TokenizerCard, network: nn.Module) -> None:
 
 @pytest.mark.parametrize("card", families().values(), ids=families().keys())
 def test_a_network_stays_on_its_device_and_never_waits_for_it(card: TokenizerCard, fake: FakeTensorMode) -> None:
+    if card.network in NO_FAKE:
+        pytest.skip(NO_FAKE[card.network])
     with torch.device("cuda"):
         try:
             network = build_network(card)

@@ -3,16 +3,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from pathlib import Path
-from xml.etree import ElementTree
 
-import numpy as np
-import pandas as pd
 import pytest
 from builders import make_run
 
-from vtbench import leaderboard, results
-from vtbench.errors import ResultError
+from vtbench import leaderboard
 from vtbench.results import Run, Score
 
 
@@ -48,9 +43,14 @@ def test_best_is_first_and_what_is_not_ranked_is_last() -> None:
         ("2", "perfect-looking"),
         ("3", "good"),
         ("4", "bad"),
-        ("5", "unscored"),
         ("", "part"),
         ("", "made-up"),
+        ("", "unscored"),
+    ]
+    assert [row["unranked"] for row in rows(RUNS) if not row["rank"]] == [
+        "the first 32 pictures alone",
+        "made-up weights",
+        "lpips was not scored",
     ]
 
 
@@ -61,9 +61,9 @@ def test_nothing_ranks_above_the_originals() -> None:
     originals = make_run("control-identity", scores=scores(0.02, math.inf))
     worse = make_run("worse", scores=scores(0.03, 50.0))
     (group,) = leaderboard.tables([luckier, worse, lucky, originals]).values()
-    assert [run.tokenizer for run in group] == ["control-identity", "lucky", "luckier", "worse"]
+    assert [one.run.tokenizer for one in group] == ["control-identity", "lucky", "luckier", "worse"]
     (group,) = leaderboard.tables([luckier, worse, lucky]).values()
-    assert [run.tokenizer for run in group] == ["luckier", "lucky", "worse"]
+    assert [one.run.tokenizer for one in group] == ["luckier", "lucky", "worse"]
 
 
 def test_missing_is_empty_with_a_reason_and_counts_stand_beside_values() -> None:
@@ -86,144 +86,16 @@ def test_markdown_has_one_table_a_task_and_says_what_is_missing() -> None:
     assert "| 1 | perfect | 0.2500 |" in said
     assert "∞" in said
     assert "Not scored: lpips: alex is not here." in said
-    assert "Not ranked (made-up weights or a part of the task): part, made-up." in said
+    assert (
+        "Not ranked: part (the first 32 pictures alone), made-up (made-up weights), unscored (lpips was not scored)."
+        in said
+    )
 
 
 def test_groups_are_ordered_as_numbers() -> None:
     groups = {height: {"lpips": Score(value=0.1, scored=1, expected=1)} for height in ("16", "8", "48")}
     said = leaderboard.to_markdown([make_run(scores=scores(0.1), groups={"cap_height": groups})])
     assert "LPIPS by cap height:\n\n| tokenizer | 8 | 16 | 48 |" in said
-
-
-# --- the gate ---------------------------------------------------------------------------------------------------------
-
-
-def saved(folder: Path, values: np.ndarray, metric: str = "psnr", **change: object) -> tuple[Run, Path]:
-    score = Score(value=float(values.mean()), scored=len(values), expected=len(values))
-    run = make_run(scores={metric: score, "rfid": Score(value=2.0, scored=9, expected=9)}, **change)
-    folder.mkdir()
-    results.write(run, folder / results.RUN)
-    table = pd.DataFrame({"id": [f"{index}.png" for index in range(len(values))], metric: values})
-    table.to_parquet(folder / results.IMAGES)
-    return results.find_run(folder, folder.parent)
-
-
-BASE = np.random.default_rng(0).normal(25, 3, 40)
-NOISE = np.random.default_rng(1).normal(0, 0.05, 40)
-
-
-@pytest.mark.parametrize(
-    ("change", "allowed", "failed"),
-    [
-        (0.0, 0.0, False),
-        (-0.3 + NOISE, 0.1, True),
-        (-0.3 + NOISE, 0.5, False),
-        (+0.3 + NOISE, 0.0, False),
-        (-0.2 + 60 * NOISE, 0.1, False),  # a drop that the spread between pictures explains
-    ],
-)
-def test_gate_fails_on_a_drop_beyond_what_is_allowed(
-    tmp_path: Path, change: np.ndarray | float, allowed: float, failed: bool
-) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE + change), saved(tmp_path / "baseline", BASE)
-    (found,) = leaderboard.check(ours, theirs, {"psnr": allowed})
-    assert found.failed is failed
-    assert found.drop.mean == pytest.approx(-np.mean(change), abs=1e-9)
-
-
-def test_gate_knows_which_way_is_worse(tmp_path: Path) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE + 0.3, "lpips"), saved(tmp_path / "baseline", BASE, "lpips")
-    assert leaderboard.check(ours, theirs, {"lpips": 0.1})[0].failed
-    assert not leaderboard.check(theirs, ours, {"lpips": 0.1})[0].failed
-
-
-def test_set_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
-    (found,) = leaderboard.check(ours, theirs, {"rfid": 0.0})
-    assert (found.drop.mean, found.drop.pairs, found.failed) == (0.0, 0, False)
-
-
-def test_infinite_psnr_against_itself_is_no_drop(tmp_path: Path) -> None:
-    perfect = np.full(8, np.inf)
-    ours, theirs = saved(tmp_path / "run", perfect), saved(tmp_path / "baseline", perfect)
-    assert not leaderboard.check(ours, theirs, {"psnr": 0.0})[0].failed
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"task": "text"}, "differ in task: text and reconstruction"),
-        ({"task_version": 2}, "differ in task version: 2 and 1"),
-        ({"digests": {"data": "other"}}, "on different pictures"),
-    ],
-)
-def test_unlike_runs_are_not_compared(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE, **change), saved(tmp_path / "baseline", BASE)
-    with pytest.raises(ResultError, match=message):
-        leaderboard.check(ours, theirs, {"psnr": 0.1})
-
-
-def test_metric_that_one_run_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
-    with pytest.raises(ResultError, match="cer: the run has no such score; both have psnr, rfid"):
-        leaderboard.check(ours, theirs, {"cer": 0.1})
-
-
-def test_run_without_its_table_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    saved(tmp_path / "run", BASE)
-    (tmp_path / "run" / results.IMAGES).unlink()
-    with pytest.raises(ResultError, match="its per-image table is not in"):
-        results.find_run(tmp_path / "run", tmp_path)
-
-
-def test_junit_names_the_failure(tmp_path: Path) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE - 1), saved(tmp_path / "baseline", BASE)
-    suite = ElementTree.fromstring(leaderboard.to_junit("gate", leaderboard.check(ours, theirs, {"psnr": 0.1})))
-    assert suite.attrib == {"name": "gate", "tests": "1", "failures": "1"}
-    assert "psnr is worse by 1" in suite[0][0].attrib["message"]
-
-
-# --- comparison -------------------------------------------------------------------------------------------------------
-
-
-def test_comparison_says_what_the_pairs_say(tmp_path: Path) -> None:
-    ours, theirs = saved(tmp_path / "run", BASE + 0.3 + NOISE), saved(tmp_path / "baseline", BASE)
-    (found,) = leaderboard.contrast(ours, theirs)
-    assert (found.metric, found.comparison.difference.pairs) == ("psnr", 40)
-    assert found.comparison.difference.mean == pytest.approx(np.mean(0.3 + NOISE))
-    assert found.first - found.second == pytest.approx(np.mean(0.3 + NOISE))
-    assert found.comparison.difference.low > 0.25
-    assert found.adjusted == found.comparison.sign_flip < 0.001
-    (back,) = leaderboard.contrast(theirs, ours)
-    assert back.comparison.difference.mean == pytest.approx(-found.comparison.difference.mean)
-
-
-def test_comparison_corrects_for_the_number_of_metrics(tmp_path: Path) -> None:
-    places = []
-    for name, shift in (("run", 0.02), ("baseline", 0.0)):
-        place = saved(tmp_path / name, BASE)
-        table = pd.DataFrame(
-            {"id": [f"{index}.png" for index in range(40)], "psnr": BASE + shift * NOISE, "ssim": BASE}
-        )
-        table["lpips"] = BASE + shift
-        table.to_parquet(place[1])
-        places.append(place)
-    found = {one.metric: one for one in leaderboard.contrast(*places)}
-    assert set(found) == {"psnr", "ssim", "lpips"}
-    assert found["lpips"].adjusted == pytest.approx(3 * found["lpips"].comparison.sign_flip)
-    assert found["ssim"].adjusted == 1.0
-
-
-def test_documents_are_compared_as_a_whole(tmp_path: Path) -> None:
-    places = []
-    for name, shift in (("run", 1.0), ("baseline", 0.0)):
-        place = saved(tmp_path / name, BASE[:12])
-        documents = [f"d{index // 4}" for index in range(12)]
-        ids = [f"{index}.png" for index in range(12)]
-        pd.DataFrame({"id": ids, "document": documents, "psnr": BASE[:12] + shift}).to_parquet(place[1])
-        places.append(place)
-    (found,) = leaderboard.contrast(*places)
-    assert found.comparison.sign_flip == pytest.approx(0.25)
 
 
 def test_intervals_and_floors_stand_beside_values() -> None:
@@ -247,4 +119,53 @@ def test_curves_have_a_column_a_level() -> None:
 def test_protocols_never_share_a_table() -> None:
     runs = [make_run(), make_run(protocol="seed-voken", scores=scores(0.1))]
     assert len(leaderboard.tables(runs)) == 2
-    assert [run.stem for run in runs] == ["jpeg-q5", "jpeg-q5@seed-voken"]
+    assert [run.name for run in runs] == ["jpeg-q5", "jpeg-q5@seed-voken"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"weights": "local", "label": "abc"}, "local weights"),
+        ({"task_version": 2}, "another task version"),
+        ({"digests": {"data": "other"}}, "other pictures"),
+        ({"digests": {"data": "d" * 64, "lpips-alex/file": "another"}}, "another lpips-alex"),
+        ({"scores": scores(0.05) | {"lpips": Score(value=0.05, scored=20, expected=32)}}, "20 of 31 pictures scored"),
+        ({"scores": scores(math.inf)}, "lpips is infinite"),
+    ],
+)
+def test_what_may_not_be_compared_stands_without_a_rank_and_says_why(change: dict[str, object], why: str) -> None:
+    same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one"}}
+    others = [make_run(name, scores=scores(0.1 * place), **same) for place, name in enumerate("abc", start=1)]
+    odd = make_run("odd", **({"scores": scores(0.05)} | same | change))
+    (standings,) = leaderboard.tables([*others, odd]).values()
+    assert [(one.run.tokenizer, one.rank, one.why) for one in standings][-1] == ("odd", None, why)
+    assert [one.rank for one in standings][:3] == [1, 2, 3]
+    assert f"odd{'~abc' if why == 'local weights' else ''} ({why})" in leaderboard.to_markdown([*others, odd])
+    ranked = leaderboard.tables([*others, odd], rank_local=True)[("reconstruction", "canonical")]
+    assert (ranked[0].run.tokenizer == "odd") == (why == "local weights")
+
+
+def test_precision_and_origin_are_columns_and_bf16_is_another_run() -> None:
+    said = leaderboard.to_markdown([make_run("a"), make_run("a", precision="bf16")])
+    assert "| weights | precision | version |" in said
+    assert "| a+bf16 |" in said
+
+
+def test_hostile_names_stay_in_their_cell() -> None:
+    label = "x\n# head | ![p](u) <b> `c` \x1b[31m"
+    groups = {"evil | name\n## x": {label: {"lpips": Score(value=0.1, scored=1, expected=1)}}}
+    said = leaderboard.to_markdown([make_run(scores=scores(0.1), groups=groups)])
+    assert "\x1b" not in said
+    assert said.count("\n# ") == 0
+    table = [line for line in said.splitlines() if "head" in line]
+    assert table and all("\\|" in line and "\\!\\[" in line and "\\<b\\>" in line for line in table)
+
+
+def test_nearest_to_one_is_best() -> None:
+    def ratio(value: float) -> dict[str, Score]:
+        return {"spectral_ratio": Score(value=value, scored=1, expected=1)}
+
+    runs = [make_run(name, scores=ratio(value), primary="spectral_ratio") for name, value in (("a", 1.4), ("b", 0.9))]
+    (standings,) = leaderboard.tables(runs).values()
+    assert [one.run.tokenizer for one in standings] == ["b", "a"]
+    assert "energy ratio →1" in leaderboard.to_markdown(runs)

@@ -36,7 +36,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def run(arguments: list[str], place: Path, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "vtbench.cli", *arguments]
+    command = [sys.executable, "-m", "vtbench", *arguments]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -67,7 +67,7 @@ def test_main_job_runs_outside_the_checkout(installed: dict[str, str], tmp_path:
     said = run(["run", "-t", "tiny", "--task", "reconstruction", "--limit", "2"], tmp_path, installed)
     assert "2/2" in said
     summary = json.loads((tmp_path / "results" / "reconstruction" / "tiny-fsq-f8.json").read_text())
-    assert summary["weights"] == "published"
+    assert summary["weights"] == "packaged"
     assert summary["commit"] is None
 
 

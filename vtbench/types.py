@@ -91,6 +91,16 @@ class Codes:
             bitstream=tuple(self.bitstream[position] for position in chosen) if self.bitstream else (),
         )
 
+    def copied(self) -> Codes:
+        """Copy what crosses and nothing else: new tensors in the CPU's memory, new bytes."""
+        return Codes(
+            indices=tuple(part.detach().cpu().clone() for part in self.indices),
+            latent=None if self.latent is None else self.latent.detach().cpu().clone(),
+            bitstream=tuple(bytes(bytearray(stream)) for stream in self.bitstream),
+            size=self.size,
+            codebook_sizes=self.codebook_sizes,
+        )
+
     @property
     def latent_values(self) -> int | None:
         """Floats of the continuous latent of one picture; None where the codes are discrete or a file."""

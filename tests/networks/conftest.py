@@ -76,9 +76,9 @@ def hold(monkeypatch):
     torch.set_num_threads(1)
 
     @torch.inference_mode()
-    def check(variant: str, fixture: str | None = None) -> None:
+    def check(variant: str, fixture: str | None = None, span: images.Range | None = None) -> None:
         tokenizer = load_tokenizer(variant, weights="synthetic", device="cpu")
-        golden = Golden(fixture or variant, tokenizer.span)
+        golden = Golden(fixture or variant, span or tokenizer.span)
         network = tokenizer.network
         latents = []
         monkeypatch.setattr(network, "latent", lambda x: latents.append(type(network).latent(network, x)) or latents[0])

@@ -140,7 +140,11 @@ def test_odd_sides_are_ceiled(small):
 def test_the_tokenizer_pads_odd_sizes_and_crops_them_again():
     card = cards.find_tokenizer("magvit2")
     card = card.model_copy(
-        update={"config": SMALL.model_dump(), "input": card.input.model_copy(update={"multiple_of": 4})}
+        update={
+            "config": SMALL.model_dump(),
+            "input": card.input.model_copy(update={"multiple_of": 4}),
+            "code": cards.Code(codebook_sizes=(32,)),
+        }
     )
     tokenizer = load_tokenizer(card, weights="synthetic", device="cpu")
     pictures = torch.randint(256, (2, 3, 13, 22), generator=torch.Generator().manual_seed(4)).to(torch.uint8)

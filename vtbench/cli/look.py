@@ -34,6 +34,10 @@ class Schema(StrEnum):
     run = "run"
 
 
+_FOR_PROGRAMS = frozenset({"family", "aliases", "codebook", "title", "source", "geometry"})
+"""What a table of 80 columns has no room for; --json gives it, and `vtbench show`."""
+
+
 @app.command("list")
 def list_(
     what: Annotated[Listable, typer.Argument(help="What to list.")] = Listable.tokenizers,
@@ -49,7 +53,9 @@ def list_(
     if not rows:
         console.print(f"none{f' of the family {family}' if family else ''}")
         return
-    heads = [head for head in rows[0] if head not in ("aliases", "title", "description", "source", "geometry")]
+    if what is Listable.tokenizers:
+        rows = [_shortened(row) for row in rows]
+    heads = [head for head in rows[0] if head not in _FOR_PROGRAMS]
     texts = [index for index, head in enumerate(heads) if isinstance(rows[0][head], str | list)]
     table([head.replace("_", " ") for head in heads], [[row[head] for head in heads] for row in rows], left=texts)
 
@@ -97,7 +103,8 @@ def _tokenizer_row(card: TokenizerCard) -> dict[str, Any]:
         "kind": card.kind,
         "tokens": card.code.tokens_at_256,
         "bpp": bits_per_pixel(card),
-        "license": _short(card.license or ""),
+        "values": values_per_pixel(card),
+        "license": card.license or "",
         "cached": cached,
         "aliases": list(card.aliases),
         "codebook": list(card.code.codebook_sizes),
@@ -105,9 +112,12 @@ def _tokenizer_row(card: TokenizerCard) -> dict[str, Any]:
     }
 
 
-def _short(licence: str) -> str:
-    """The first words of a licence, so that a row stays within 80 columns."""
-    return licence.partition(";")[0].partition(",")[0][:14].strip()
+def _shortened(row: dict[str, Any]) -> dict[str, Any]:
+    """Bring a tokenizer's row to 80 columns: one rate, and the first words of its licence."""
+    rate = f"{row['bpp']} bits" if row["bpp"] else f"{row['values']} floats" if row["values"] else ""
+    licence = row["license"].partition(";")[0].partition(",")[0][:12].strip()
+    kept = {key: row[key] for key in ("name", "kind", "tokens")}
+    return {**kept, "a_pixel": rate, "license": licence, "cached": row["cached"]}
 
 
 def bits_per_pixel(card: TokenizerCard) -> str | None:
@@ -116,6 +126,13 @@ def bits_per_pixel(card: TokenizerCard) -> str | None:
     if not card.code.tokens_at_256 or len(sizes) != 1:
         return None
     return f"{card.code.tokens_at_256 * math.log2(next(iter(sizes))) / 256**2:.4f}"
+
+
+def values_per_pixel(card: TokenizerCard) -> str | None:
+    """State how many floats a pixel of a continuous tokenizer's latent has at 256x256, where its card says enough."""
+    if card.kind != "continuous" or not card.code.tokens_at_256 or not card.code.latent_channels:
+        return None
+    return f"{card.code.tokens_at_256 * card.code.latent_channels / 256**2:.4f}"
 
 
 @app.command()

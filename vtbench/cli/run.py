@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,8 @@ from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, cons
 from vtbench.errors import CardError, VtbenchError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vtbench.results import Run
 
 
@@ -30,10 +32,18 @@ class Precision(StrEnum):
 
 @app.command()
 def run(
+    task: Annotated[list[str], typer.Option("--task", help="Name; repeats; `all` takes all.")],
     tokenizer: Annotated[
         list[str], typer.Option("--tokenizer", "-t", help="Name or alias; repeats; `all` takes all that can run here.")
-    ],
-    task: Annotated[list[str], typer.Option("--task", help="Name; repeats; `all` takes all.")],
+    ] = [],  # noqa: B006  typer wants a list
+    diffusers: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PLACE",
+            help="An autoencoder of the diffusers library: OWNER/NAME[/SUBFOLDER] on the hub, or a folder that "
+            "save_pretrained wrote; repeats.",
+        ),
+    ] = [],  # noqa: B006
     protocol: Annotated[
         list[str], typer.Option(help="How pictures become numbers; repeats; the task's own where left out.")
     ] = [],  # noqa: B006  typer wants a list
@@ -78,7 +88,16 @@ def run(
     """Run tokenizers through tasks: the main job."""
     rank, world = _place(shards)
     task_cards = [_adapted(card, metric, ocr) for card in tasks_of(task, cards_folder)]
-    chosen = tokenizers_of(tokenizer, weights, cards_folder)
+    chosen = tokenizers_of(tokenizer, weights, cards_folder) if tokenizer else []
+    folders: dict[str, Mapping[str, Tensor]] = {}
+    for place in diffusers:
+        from vtbench.networks.diffusers import card_for, load_folder
+
+        chosen.append(card_for(place))
+        if Path(place).is_dir():
+            folders[chosen[-1].name] = load_folder(place)
+    if not chosen:
+        raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
     if name is not None and (len(chosen) > 1 or not weights):
         raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
     for one in protocol:
@@ -112,7 +131,8 @@ def run(
     try:
         for card in chosen:
             try:
-                loaded = load_tokenizer(card, weights=given(weights), device=device, precision=precision.value)
+                own = folders.get(card.name) or given(weights)
+                loaded = load_tokenizer(card, weights=own, device=device, precision=precision.value)
                 for its_task, rule in opened:
                     under = "" if rule == "canonical" else f" under {rule}"
                     with _Bar(f"{card.name} on {its_task.card.name}{under}") as bar:
@@ -154,6 +174,32 @@ def run(
     console.print(
         f"\nSummaries are in {out}, per-image tables in {work}; `vtbench leaderboard` makes the tables.", soft_wrap=True
     )
+
+
+DEMO_TASKS = ("reconstruction", "detail", "text")
+DEMO_SHEET = ("tiny-fsq-f8", "tiny-fsq-f16", "jpeg-q5", "webp-q5", "jxl-q5", "avif-q20")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Summaries, tables and the contact sheet.")] = Path("results"),
+    work: WorkOption = Path(".vtbench"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures of each task.")] = None,
+) -> None:
+    """Run everything that this machine has weights for through the embedded tasks, and draw the tables."""
+    from vtbench.cli.judge import leaderboard
+    from vtbench.cli.sheet import sheet
+    from vtbench.errors import WeightsError
+    from vtbench.weights import locate_all
+
+    for wanted in ("taef2",):  # the published tokenizer that is small enough for a demo
+        try:
+            locate_all(cards.find_tokenizer(wanted))
+        except WeightsError as error:
+            complaints.print(f"vtbench: goes on without {wanted}: {one_line(error)}")
+    run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit)
+    leaderboard(results_folder=out)
+    sheet(tokenizer=list(DEMO_SHEET), task=list(DEMO_TASKS), samples=2, out=out / "contact-sheet.webp")
 
 
 def given(weights: Sequence[str]) -> str | list[str] | None:

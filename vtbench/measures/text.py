@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from vtbench import device, files, measures, ocr
 from vtbench.catalogue import Metric
+from vtbench.errors import VtbenchError
 from vtbench.measures import Column, Context, Missing, Outcome, Table, function, means
 from vtbench.metrics import text
 from vtbench.results import Score
 from vtbench.types import Key, Sample
+
+log = logging.getLogger("vtbench")
 
 Value = float | None
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,6 +38,12 @@ PLAIN, CAP, STRINGS = "plain_height", "cap_height", "strings"
 """Attributes that say how high the letters of a page are, and what its text is."""
 
 NO_TEXT = "the picture has no known text"
+
+LOST = 0.02
+"""Share of a text's characters, which an engine can't write, from which on the text is refused."""
+
+HIGH_FLOOR = 0.3
+"""Error rate of the originals themselves from which on the user is warned."""
 
 
 class Measure(measures.Measure):
@@ -48,12 +58,24 @@ class Measure(measures.Measure):
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Give each rate of the reconstruction and, as its floor, of the original; and what was read on both."""
         if self._reader is None:
+            self._check_script(outcome)
             engine = ocr.load(self.context.engine, str(outcome.reference.device))
             self._reader = _Reader(engine, self.context.readings, device.model(outcome.reference.device))
         pairs = zip(outcome.samples, outcome.reconstruction, strict=True)
         with device.exact():
             rows = [self._row(self._reader, sample, after) for sample, after in pairs]
         return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+
+    def _check_script(self, outcome: Outcome) -> None:
+        """Refuse text that the engine can't write, before the tokenizer is blamed for it.
+
+        Raises:
+            VtbenchError: naming the characters and the engines that would read them.
+        """
+        known = "".join(line.text for sample in outcome.samples for line in sample.lines)
+        share = ocr.lost(self.context.engine, known)
+        if share > LOST:
+            raise VtbenchError(f"{ocr.unreadable(self.context.engine, known)}; choose one with --ocr")
 
     def _row(self, reader: _Reader, sample: Sample, reconstruction: Tensor) -> dict[Key, Any]:
         normalisation = self.context.normalisation
@@ -100,7 +122,22 @@ class Measure(measures.Measure):
                 found |= means(metric, table)
         if self._lines and not (table.group or "").endswith("_height"):
             found |= totals([metric.name for metric in self._lines], table)
+        if table.group is None:
+            self._warn(found)
         return found
+
+    def _warn(self, found: Mapping[str, Score]) -> None:
+        high = [
+            f"{metric.title} {floor:.2f}"
+            for metric in self.metrics
+            if metric.direction == "lower" and (floor := found[metric.name].floor) is not None and floor > HIGH_FLOOR
+        ]
+        if high:
+            log.warning(
+                "%s misreads the originals themselves (%s): what it says of a tokenizer is worth little; "
+                "try another engine with --ocr",
+                *(self.context.engine, ", ".join(high)),
+            )
 
 
 def totals(names: Sequence[str], table: Table) -> dict[str, Score]:

@@ -296,6 +296,14 @@ def unreadable(name: str, text: str) -> str | None:
     return f"{name} can't write {_listed(lost)} ({share:.1%} of the text); {_instead(name, signs, lost)}"
 
 
+def lost(name: str, text: str) -> float:
+    """Share of a text's visible characters, in its NFKC form, that an engine never writes; see `unreadable`."""
+    require(name)
+    signs = [sign for sign in unicodedata.normalize("NFKC", text) if not _invisible(sign)]
+    outside = _outside_of(name, signs)
+    return sum(sign in outside for sign in signs) / len(signs) if signs else 0.0
+
+
 def _invisible(sign: str) -> bool:
     return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
 

@@ -3,15 +3,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from vtbench.reading import LINE_RATES, LINE_SIZES, text_totals
+
+from vtbench.measures import NO_PICTURE, Table
+from vtbench.measures.text import LINE_RATES, LINE_SIZES, totals
+from vtbench.results import Score
 
 NAMES = ("cer_micro", "legibility")
 
 
 def row(height: float, rates: list[float], sizes: list[float], strings: str = "language") -> dict[str, Any]:
-    texts = {LINE_RATES: np.array(rates), LINE_SIZES: np.array(sizes)}
+    texts = {str(LINE_RATES): np.array(rates), str(LINE_SIZES): np.array(sizes)}
     return {**texts, "attribute/cap_height": height, "attribute/strings": strings}
+
+
+def text_totals(rows: list[dict[str, Any]], names: list[str] | tuple[str, ...]) -> dict[str, Score]:
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
+    table = pa.table(columns) if columns else pa.table({"id": [str(index) for index in range(len(rows))]})
+    return totals(names, Table(table, intervals=lambda name: True))
 
 
 def test_micro_average_weighs_characters_and_counts_pages() -> None:
@@ -53,4 +63,5 @@ def test_text_that_is_never_legible_has_a_reason() -> None:
     assert found.value is None
     assert "CER is 60.0% at 48 px" in (found.reason or "")
     empty = text_totals([{}], NAMES)
-    assert empty["cer_micro"].reason == empty["legibility"].reason == "no text was scored"
+    assert empty["cer_micro"].reason == NO_PICTURE
+    assert empty["legibility"].reason == "no text was scored"

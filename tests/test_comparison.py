@@ -1,0 +1,204 @@
+"""Paired differences, and the gate: it fails where a run got worse, and only there."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import make_run
+
+from vtbench import comparison, results
+from vtbench.errors import ResultError
+from vtbench.results import Run, Score
+
+
+def saved(folder: Path, values: np.ndarray, metric: str = "psnr", **change: object) -> tuple[Run, Path]:
+    known = values[~np.isnan(values)]
+    score = Score(value=float(known.mean()), scored=len(known), expected=len(values))
+    scores = {metric: score, "rfid": Score(value=2.0, scored=9, expected=9)}
+    ids = [f"{index}.png" for index in range(len(values))]
+    return saved_table(folder, pd.DataFrame({"id": ids, metric: values}), scores=scores, **change)
+
+
+def saved_table(folder: Path, table: pd.DataFrame, **change: object) -> tuple[Run, Path]:
+    folder.mkdir()
+    table.to_parquet(folder / results.IMAGES)
+    run = make_run(**change)
+    digests = {**run.digests, "table": results.table_digest((folder / results.IMAGES).read_bytes())}
+    results.write(run.model_copy(update={"digests": digests}), folder / results.RUN)
+    return results.find_run(folder, folder.parent)
+
+
+BASE = np.random.default_rng(0).normal(25, 3, 40)
+NOISE = np.random.default_rng(1).normal(0, 0.05, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed", "failed"),
+    [
+        (0.0, 0.0, False),
+        (-0.3 + NOISE, 0.1, True),
+        (-0.3 + NOISE, 0.5, False),
+        (+0.3 + NOISE, 0.0, False),
+        (-0.2 + 60 * NOISE, 0.1, False),  # a drop that the spread between pictures explains
+    ],
+)
+def test_gate_fails_on_a_drop_beyond_what_is_allowed(
+    tmp_path: Path, change: np.ndarray | float, allowed: float, failed: bool
+) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE + change), saved(tmp_path / "baseline", BASE)
+    (found,) = comparison.check(ours, [theirs], {"psnr": allowed})
+    assert found.failed is failed
+    assert found.drop.mean == pytest.approx(-np.mean(change), abs=1e-9)
+
+
+def test_gate_knows_which_way_is_worse(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE + 0.3, "lpips"), saved(tmp_path / "baseline", BASE, "lpips")
+    assert comparison.check(ours, [theirs], {"lpips": 0.1})[0].failed
+    assert not comparison.check(theirs, [ours], {"lpips": 0.1})[0].failed
+
+
+def test_set_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
+    (found,) = comparison.check(ours, [theirs], {"rfid": 0.0})
+    assert (found.drop.mean, found.drop.pairs, found.failed) == (0.0, 0, False)
+
+
+def test_infinite_psnr_against_itself_is_no_drop(tmp_path: Path) -> None:
+    perfect = np.full(8, np.inf)
+    ours, theirs = saved(tmp_path / "run", perfect), saved(tmp_path / "baseline", perfect)
+    assert not comparison.check(ours, [theirs], {"psnr": 0.0})[0].failed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "text"}, "differ in task: text and reconstruction"),
+        ({"task_version": 2}, "differ in task version: 2 and 1"),
+        ({"digests": {"data": "other"}}, "on different pictures"),
+    ],
+)
+def test_unlike_runs_are_not_compared(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE, **change), saved(tmp_path / "baseline", BASE)
+    with pytest.raises(ResultError, match=message):
+        comparison.check(ours, [theirs], {"psnr": 0.1})
+
+
+def test_metric_that_one_run_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
+    with pytest.raises(ResultError, match="cer: jpeg-q5 has no such score; metrics of both runs: psnr, rfid"):
+        comparison.check(ours, [theirs], {"cer": 0.1})
+
+
+def test_run_without_its_table_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    saved(tmp_path / "run", BASE)
+    (tmp_path / "run" / results.IMAGES).unlink()
+    with pytest.raises(ResultError, match="its per-image table is not in"):
+        results.find_run(tmp_path / "run", tmp_path)
+
+
+def test_junit_names_the_failure(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE - 1), saved(tmp_path / "baseline", BASE)
+    suite = ElementTree.fromstring(comparison.to_junit("gate", comparison.check(ours, [theirs], {"psnr": 0.1})))
+    assert suite.attrib == {"name": "gate", "tests": "1", "failures": "1"}
+    assert "psnr: worse by 1" in suite[0][1].attrib["message"]
+    assert {one.attrib["name"] for one in suite[0][0]} == {"baseline", "value", "drop", "low", "high", "allowed"}
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+def test_comparison_says_what_the_pairs_say(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE + 0.3 + NOISE), saved(tmp_path / "baseline", BASE)
+    (found,) = comparison.contrast(ours, theirs)
+    assert (found.metric, found.comparison.difference.pairs) == ("psnr", 40)
+    assert found.comparison.difference.mean == pytest.approx(np.mean(0.3 + NOISE))
+    assert found.first - found.second == pytest.approx(np.mean(0.3 + NOISE))
+    assert found.comparison.difference.low > 0.25
+    assert found.adjusted == found.comparison.sign_flip < 0.001
+    (back,) = comparison.contrast(theirs, ours)
+    assert back.comparison.difference.mean == pytest.approx(-found.comparison.difference.mean)
+
+
+def test_comparison_corrects_for_the_number_of_metrics(tmp_path: Path) -> None:
+    places = []
+    for name, shift in (("run", 0.02), ("baseline", 0.0)):
+        ids = [f"{index}.png" for index in range(40)]
+        table = pd.DataFrame({"id": ids, "psnr": BASE + shift * NOISE, "ssim": BASE, "lpips": BASE + shift})
+        places.append(saved_table(tmp_path / name, table))
+    found = {one.metric: one for one in comparison.contrast(*places)}
+    assert set(found) == {"psnr", "ssim", "lpips"}
+    assert found["lpips"].adjusted == pytest.approx(3 * found["lpips"].comparison.sign_flip)
+    assert found["ssim"].adjusted == 1.0
+
+
+def test_documents_are_compared_as_a_whole(tmp_path: Path) -> None:
+    places = []
+    for name, shift in (("run", 1.0), ("baseline", 0.0)):
+        documents = [f"d{index // 4}" for index in range(12)]
+        ids = [f"{index}.png" for index in range(12)]
+        table = pd.DataFrame({"id": ids, results.CLUSTER: documents, "psnr": BASE[:12] + shift})
+        places.append(saved_table(tmp_path / name, table))
+    (found,) = comparison.contrast(*places)
+    assert found.comparison.sign_flip == pytest.approx(0.25)
+
+
+# --- what the gate must not overlook ----------------------------------------------------------------------------------
+
+
+def test_pictures_missing_on_one_side_fail_unless_allowed(tmp_path: Path) -> None:
+    short = np.where(np.arange(40) < 3, np.nan, BASE + 1.0)
+    ours, theirs = saved(tmp_path / "run", short), saved(tmp_path / "baseline", BASE)
+    (found,) = comparison.check(ours, [theirs], {"psnr": 0.1})
+    assert (found.missing, found.failed) == (3, True)
+    assert found.reason == "3 pictures are scored on one side alone"
+    assert not comparison.check(ours, [theirs], {"psnr": 0.1}, allow_missing=3)[0].failed
+    # Means are of the same pictures: those that the run lacks count on neither side.
+    assert found.baseline == pytest.approx(BASE[3:].mean())
+    assert found.value == pytest.approx(BASE[3:].mean() + 1.0)
+
+
+def test_a_metric_that_becomes_infinite_got_worse(tmp_path: Path) -> None:
+    endless = np.where(np.arange(40) < 2, np.inf, BASE)
+    ours = saved(tmp_path / "run", endless, "smallest_line")
+    theirs = saved(tmp_path / "baseline", BASE, "smallest_line")
+    (found,) = comparison.check(ours, [theirs], {"smallest_line": 0.5})
+    assert found.reason == "2 pictures became infinite"
+    assert not comparison.check(theirs, [ours], {"smallest_line": 0.5})[0].failed
+
+
+def test_nan_as_an_amount_is_refused(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
+    with pytest.raises(ResultError, match="expected a number"):
+        comparison.check(ours, [theirs], {"psnr": math.nan})
+
+
+def test_one_picture_gives_a_difference_without_a_test(tmp_path: Path) -> None:
+    ours, theirs = saved(tmp_path / "run", BASE[:1] - 1.0), saved(tmp_path / "baseline", BASE[:1])
+    (found,) = comparison.check(ours, [theirs], {"psnr": 0.1})
+    assert (found.drop.low, found.drop.high, found.adjusted, found.failed) == (None, None, None, True)
+    (contrast,) = comparison.contrast(ours, theirs)
+    assert (contrast.comparison.wilcoxon, contrast.adjusted) == (None, None)
+
+
+def test_several_baselines_cover_the_training_seed(tmp_path: Path) -> None:
+    """Four runs of other seeds lie as far apart as the new one from their mean: no alarm; a real drop still is one."""
+    seeds = [saved(tmp_path / f"seed{seed}", BASE + shift) for seed, shift in enumerate((-0.3, -0.1, 0.1, 0.3))]
+    ours = saved(tmp_path / "run", BASE - 0.35 + NOISE)
+    assert comparison.check(ours, [seeds[3]], {"psnr": 0.1})[0].failed
+    assert not comparison.check(ours, seeds, {"psnr": 0.1})[0].failed
+    broken = saved(tmp_path / "broken", BASE - 5.0 + NOISE)
+    assert comparison.check(broken, seeds, {"psnr": 0.1})[0].failed
+
+
+def test_unchanged_runs_raise_no_alarm(tmp_path: Path) -> None:
+    """A run whose pictures differ from the baseline's by noise alone passes, fifty times of fifty."""
+    theirs = saved(tmp_path / "baseline", BASE)
+    for trial in range(50):
+        noise = np.random.default_rng(100 + trial).normal(0, 0.2, 40)
+        ours = saved(tmp_path / f"run{trial}", BASE + noise)
+        assert not comparison.check(ours, [theirs], {"psnr": 0.1})[0].failed, trial

@@ -1,0 +1,338 @@
+"""Whose number it is: two different things never share a file, a cache entry or a name; a failure is no number."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import small_task, write_pictures
+from PIL import Image
+from torch import Tensor, nn
+
+from vtbench import cards, evaluate, load_tokenizer, results, weights, wrap
+from vtbench.cards import Geometry, TokenizerCard
+from vtbench.errors import ChangedError, DataError, ResultError
+from vtbench.results import Run
+from vtbench.tokenizer import Tokenizer, build_network
+from vtbench.types import Codes
+
+CARD = TokenizerCard(name="planted", family="test", network="planted", kind="continuous", title="Planted")
+
+
+class Copy(nn.Module):
+    """Gives back what it takes, scaled; the planted faults override it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def encode(self, x: Tensor) -> Codes:
+        return Codes(latent=x)
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        return codes.latent * self.scale
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures", 4)
+
+
+def go(tokenizer: Tokenizer, folder: Path, place: Path, **options: object) -> Run:
+    return evaluate(tokenizer, small_task(folder), out=place / "r", work=place / "w", **options)
+
+
+def files_of(place: Path) -> list[str]:
+    return sorted(path.name for path in place.glob("r/*/*.json"))
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def tiny_with(place: Path, factor: float) -> Path:
+    card = cards.find_tokenizer("tiny")
+    state = weights.read(weights.locate(card), card.weights)
+    path = place / f"tiny-{factor}.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({name: tensor * factor for name, tensor in state.items()}, path)
+    return path
+
+
+def test_other_weights_another_precision_and_a_protocol_have_files_of_their_own(folder: Path, tmp_path: Path) -> None:
+    go(load_tokenizer("tiny"), folder, tmp_path)
+    local = go(load_tokenizer("tiny", weights=tiny_with(tmp_path, 0.5)), folder, tmp_path)
+    other = go(load_tokenizer("tiny", weights=tiny_with(tmp_path, 0.9)), folder, tmp_path)
+    named = go(load_tokenizer("tiny", weights=tiny_with(tmp_path, 0.9)), folder, tmp_path, label="step-20000", step=2e4)
+    half = go(load_tokenizer("tiny", precision="bf16"), folder, tmp_path)
+    native = small_task(folder, native=True)
+    evaluate(load_tokenizer("tiny"), native, out=tmp_path / "r", work=tmp_path / "w", protocol="llamagen")
+    assert files_of(tmp_path) == sorted([
+        "tiny-fsq-f8.json",
+        f"tiny-fsq-f8~{(local.label)}.json",
+        f"tiny-fsq-f8~{(other.label)}.json",
+        "tiny-fsq-f8~step-20000.json",
+        "tiny-fsq-f8+bf16.json",
+        "tiny-fsq-f8@llamagen.json",
+    ])  # fmt: skip
+    assert local.label == str(local.digests["weights"])[:8]
+    assert (local.weights, half.weights, named.step) == ("local", "packaged", 20000.0)
+    assert len({run.scores["psnr"].value for run in (local, other, half)}) == 3
+    assert "local weights" in (local.unranked or "")
+    assert half.unranked is None
+
+
+def test_other_pictures_under_one_name_are_refused_naming_both(folder: Path, tmp_path: Path) -> None:
+    go(load_tokenizer("jpeg-q5"), folder, tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    twin = write_pictures(tmp_path / "elsewhere" / "pictures", 3)
+    with pytest.raises(ResultError, match=r"on other pictures that go by the same name .*--data-name"):
+        go(load_tokenizer("jpeg-q5"), twin, tmp_path)
+    assert results.read_run(tmp_path / "r" / "small@pictures" / "jpeg-q5.json").images == 4
+
+
+def test_three_steps_of_one_live_module_give_three_numbers(folder: Path, tmp_path: Path) -> None:
+    module = Copy()
+    tokenizer = Tokenizer(CARD, module)
+    found, saved = [], []
+    for step in range(3):
+        with torch.no_grad():
+            module.scale.fill_(1.0 - 0.1 * step)
+        run = go(tokenizer, folder, tmp_path, step=float(step))
+        found.append((run.scores["psnr"].value, run.name, run.weights))
+        other = Copy()
+        other.load_state_dict(module.state_dict())
+        saved.append(go(Tokenizer(CARD, other), folder, tmp_path / "saved").scores["psnr"].value)
+    assert [value for value, _, _ in found] == saved
+    assert len({name for _, name, _ in found}) == len(set(saved)) == 3
+    assert {origin for _, _, origin in found} == {"local"}
+
+
+PACKAGE = """
+from torch import nn
+from vtbench.types import Codes
+class Network(nn.Module):
+    def encode(self, x):
+        return Codes(latent=x * FACTOR)
+    def decode(self, codes):
+        return codes.latent
+"""
+
+RUN_PACKAGE = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[4]]
+import mine
+from builders import small_task
+from vtbench import evaluate
+from vtbench.cards import TokenizerCard
+from vtbench.tokenizer import Tokenizer
+card = TokenizerCard(name="planted", family="test", network="planted", kind="continuous", title="Planted")
+task = small_task(Path(sys.argv[2]))
+run = evaluate(Tokenizer(card, mine.Network()), task, out=sys.argv[3] + "/r", work=sys.argv[3] + "/w")
+print(run.scores["psnr"].value)
+"""
+
+
+def test_a_changed_network_of_a_users_package_is_computed_anew(folder: Path, tmp_path: Path) -> None:
+    values = []
+    for factor in (1.0, 0.5):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "__init__.py").write_text(PACKAGE.replace("FACTOR", str(factor)))
+        said = [sys.executable, "-B", "-c", RUN_PACKAGE, str(tmp_path), str(folder), str(tmp_path)]
+        done = subprocess.run([*said, str(Path(__file__).parent)], capture_output=True, text=True, check=True)
+        values.append(float(done.stdout))
+    assert values[0] == np.inf > values[1]
+    assert "network" in done.stderr or values[1] < 20
+
+
+def test_other_libraries_compute_anew_and_the_user_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vtbench import provenance
+
+    go(load_tokenizer("jpeg-q5"), folder, tmp_path)
+    versions = {**provenance.library_versions(), "pillow": "0.0"}
+    monkeypatch.setattr(provenance, "library_versions", lambda: versions)
+    calls: list[int] = []
+    run = go(load_tokenizer("jpeg-q5"), folder, tmp_path, progress=lambda *_: calls.append(1))
+    assert calls
+    assert run.versions["pillow"] == "0.0"
+    assert "pillow" in caplog.text
+
+
+def test_table_and_summary_belong_together(folder: Path, tmp_path: Path) -> None:
+    run = go(load_tokenizer("jpeg-q5"), folder, tmp_path)
+    place = tmp_path / "w" / "small@pictures" / "jpeg-q5"
+    assert results.find_run(place, tmp_path)[0] == run
+    table = results.read_images(place / results.IMAGES)
+    table["psnr"] += 1.0
+    table.to_parquet(place / results.IMAGES)
+    with pytest.raises(ResultError, match="was changed since"):
+        results.find_run(place, tmp_path)
+    calls: list[int] = []
+    again = go(load_tokenizer("jpeg-q5"), folder, tmp_path, progress=lambda *_: calls.append(1))
+    assert calls, "a table that is not its own was taken for finished"
+    assert again.scores == run.scores
+
+
+def test_pictures_that_change_or_vanish_end_the_run(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 3)
+    task = small_task(folder)
+    assert task.digest
+    (folder / "002.png").unlink()
+    with pytest.raises(ChangedError, match=r"002\.png"):
+        evaluate(load_tokenizer("jpeg-q5"), task, out=tmp_path / "r", work=tmp_path / "w")
+    assert not list(tmp_path.glob("r/*/*.json"))
+
+
+def test_memory_addresses_never_reach_a_reason(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 3)
+    (folder / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
+    run = go(load_tokenizer("jpeg-q5"), folder, tmp_path)
+    table = results.read_images(tmp_path / "w" / "small@pictures" / "jpeg-q5" / results.IMAGES)
+    assert "0x" not in table["reason"][1]
+    assert (run.pictures.failed, run.pictures.scored, run.pictures.found) == (1, 2, 3)
+    assert "1 of 3" not in (run.unranked or "")
+
+
+def test_written_json_is_strict(folder: Path, tmp_path: Path) -> None:
+    run = go(load_tokenizer("control-identity"), folder, tmp_path)
+    assert run.scores["psnr"].value == np.inf
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    for path in (*tmp_path.glob("r/*/*.json"), *tmp_path.glob("w/*/*/run.json")):
+        said = json.loads(path.read_text(), parse_constant=refuse)
+        assert said["scores"]["psnr"]["value"] == "Infinity"
+        assert results.read_run(path) == run
+
+
+def test_started_is_when_the_first_shard_began(folder: Path, tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    before = datetime.now(UTC).isoformat(timespec="seconds")
+    run = go(load_tokenizer("jpeg-q5"), folder, tmp_path)
+    assert before <= run.timing.started <= datetime.now(UTC).isoformat(timespec="seconds")
+    assert go(load_tokenizer("jpeg-q5"), folder, tmp_path).timing == run.timing
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+class OneNan(Copy):
+    def decode(self, codes: Codes) -> Tensor:
+        found = super().decode(codes).clone()
+        dark = found.mean(dim=(1, 2, 3)).argmin() if len(found) == 4 else None
+        found[dark if dark is not None else slice(0, 0)] = torch.nan
+        return found
+
+
+class AllNan(Copy):
+    def decode(self, codes: Codes) -> Tensor:
+        return super().decode(codes) * torch.nan
+
+
+class Twice(Copy):
+    def decode(self, codes: Codes) -> Tensor:
+        return nn.functional.interpolate(super().decode(codes), scale_factor=2)
+
+
+class OneMore(Copy):
+    def decode(self, codes: Codes) -> Tensor:
+        return nn.functional.pad(super().decode(codes), (0, 1))
+
+
+class Peeks(Copy):
+    def encode(self, x: Tensor) -> Codes:
+        self.seen = x
+        return Codes(latent=x[:, :, ::8, ::8])
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.seen
+
+
+def test_one_picture_that_is_not_finite_has_its_reason_and_the_others_their_mean(folder: Path, tmp_path: Path) -> None:
+    run = go(Tokenizer(CARD, OneNan()), folder, tmp_path)
+    table = results.read_images(tmp_path / "w" / run.task / run.name / results.IMAGES)
+    failed = table["reason"].notna()
+    assert failed.sum() == 1
+    assert "not finite" in table["reason"][failed].iloc[0]
+    assert table["psnr"][failed].isna().all()
+    assert table["latent_values"].notna().all()  # its codes are whole
+    assert (run.scores["psnr"].scored, run.scores["psnr"].value) == (3, np.inf)
+    assert run.pictures.reasons == {table["reason"][failed].iloc[0]: 1}
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [(AllNan, "not finite"), (Twice, r"gave \(\d, 3, 128, 128\)"), (OneMore, r"gave \(\d, 3, 64, 65\)")],
+)
+def test_a_run_all_of_whose_pictures_failed_ends_and_keeps_its_table(
+    network: type[nn.Module], reason: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=rf"all 4 pictures failed.*{reason}"):
+        go(Tokenizer(CARD, network()), folder, tmp_path, label="bad")
+    assert not files_of(tmp_path)
+    table = results.read_images(tmp_path / "w" / "small@pictures" / "planted~bad" / results.IMAGES)
+    assert table["reason"].notna().all()
+
+
+def test_a_picture_too_small_for_one_metric_keeps_the_others(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 2)
+    Image.new("RGB", (9, 9), "red").save(folder / "small.png")
+    task = small_task(folder, geometry=Geometry(size="native"))
+    run = evaluate(load_tokenizer("control-identity"), task, out=tmp_path / "r", work=tmp_path / "w")
+    table = results.read_images(tmp_path / "w" / run.task / run.name / results.IMAGES).set_index("id")
+    assert np.isnan(table["ssim"]["small.png"])
+    assert "needs at least 11x11" in table["ssim:reason"]["small.png"]
+    assert table["psnr"]["small.png"] == np.inf
+    assert (run.scores["ssim"].scored, run.scores["psnr"].scored) == (2, 3)
+    assert run.pictures.failed == 0
+
+
+def test_a_tokenizer_that_peeks_is_found_out(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        go(Tokenizer(CARD, Peeks()), folder, tmp_path)
+
+
+def test_codes_that_smuggle_are_refused() -> None:
+    discrete = CARD.model_copy(update={"kind": "discrete", "code": cards.Code(codebook_sizes=(16,))})
+    x = torch.zeros((2, 3, 8, 8), dtype=torch.uint8)
+    indices = torch.zeros((2, 4), dtype=torch.int64)
+    planted = {
+        "gives indices and latent, expected indices alone": Codes((indices,), torch.zeros(2, 1), codebook_sizes=(16,)),
+        "states the size": Codes((indices,), size=(9, 8), codebook_sizes=(16,)),
+        "has codebooks of 4 codes, its card says 16": Codes((indices,), codebook_sizes=(4,)),
+        "of type torch.int32": Codes((indices.int(),), codebook_sizes=(16,)),
+        "other than the 2 pictures": Codes((indices[:1],), codebook_sizes=(16,)),
+        "gives nothing, expected indices alone": Codes(),
+    }
+    for message, codes in planted.items():
+        network = Copy()
+        network.encode = lambda _, codes=codes: codes  # type: ignore[method-assign, misc]
+        with pytest.raises(DataError, match=message):
+            Tokenizer(discrete, network).encode(x)
+
+
+def test_out_none_writes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = evaluate(wrap(Copy(), name="mine"), small_task(folder), out=None)
+    assert run.flat()["small@pictures/psnr"] == np.inf
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_built_empty_are_whole(photographs: Tensor) -> None:
+    """A network on no memory, filled from its file, is the network that its constructor builds."""
+    card = cards.find_tokenizer("tiny")
+    plain = build_network(card)
+    weights.load_state(plain, weights.read(weights.locate(card), card.weights))
+    both = [Tokenizer(card, plain).reconstruct(photographs[:1]), load_tokenizer("tiny").reconstruct(photographs[:1])]
+    assert torch.equal(*both)
