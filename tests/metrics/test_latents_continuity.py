@@ -66,6 +66,23 @@ def test_tokens_move_with_the_rate_and_to_the_drawn_code():
     assert (half[1] == plain[1]).all() and not (half[0] == plain[0]).all()
 
 
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 0.9])
+def test_a_scrambled_codebook_raises_what_perturbation_does(alpha):
+    """Codes that are near each other stand for near levels, or for any: the decoder looks up one or the other table."""
+    generator = np.random.default_rng(3)
+    book = np.linspace(0, 1, 64)[:, None]
+    z = generator.random((4, 1, 16, 16))
+    coin, draw = generator.random(1024), generator.integers(0, 8, 1024)
+    rises = []
+    for table in (book[:, 0], generator.permutation(book[:, 0])):
+        plain, moved = (
+            table[latents.nearest_codes(x, book, count=1)[:, 0]]
+            for x in (z, latents.perturb_tokens(z, z, book, coin=coin, draw=draw, alpha=alpha))
+        )
+        rises.append(np.abs(moved - plain).mean())
+    assert rises[1] > 3 * rises[0] > 0
+
+
 def test_uniformity_is_scipys_density():
     points = noise(80, 2) @ np.array([[2.0, 0.3], [0.0, 0.5]])
     density = stats.gaussian_kde(points.T)(points.T)
