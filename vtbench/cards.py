@@ -1,6 +1,8 @@
 """Cards: what the suite knows about a tokenizer or a task, as data. The file system is the registry.
 
-`tokenizers/<name>.toml` and `tasks/<name>.toml` are found by name; inside a wheel they lie in `vtbench/_cards/`.
+`tokenizers/<name>.toml` and `tasks/<name>.toml` are found by name; inside a wheel they lie in `vtbench/_cards/`. A
+package of the user's brings a folder of cards of both kinds by the entry point group `vtbench.cards`, whose value is
+the folder's dotted name: `mine = "my_package.cards"`.
 No torch here: `vtbench list` reads every card in well under a second.
 """
 
@@ -11,6 +13,7 @@ import hashlib
 import json
 import re
 import tomllib
+from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,6 +21,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vtbench.errors import CardError
 from vtbench.types import Strict
+
+GROUP = "vtbench.cards"
+"""Entry points of this group name folders of cards."""
 
 Kind = Literal["tokenizers", "tasks"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -237,12 +243,19 @@ def digest(card: TokenizerCard | TaskCard) -> str:
 
 
 def tokenizers(extra: Path | None = None) -> dict[str, TokenizerCard]:
-    """Every tokenizer card by name, sorted; `extra` is a further folder whose cards come from outside the suite."""
+    """Every tokenizer card by name, sorted: the suite's own, those of installed packages, and those of a folder.
+
+    Args:
+        extra: a further folder of cards of both kinds.
+
+    Raises:
+        CardError: if a folder or card can't be read, or a name is taken.
+    """
     return _all("tokenizers", TokenizerCard, extra)
 
 
 def tasks(extra: Path | None = None) -> dict[str, TaskCard]:
-    """Every task card by name, sorted."""
+    """Every task card by name, sorted, as `tokenizers` does it."""
     return _all("tasks", TaskCard, extra)
 
 
@@ -312,22 +325,46 @@ def _all(kind: Kind, model: type[Card], extra: Path | None) -> dict[str, Card]:
     if extra is not None and not extra.is_dir():
         raise CardError(f"{extra}: no such folder; --cards expects a folder of .toml cards")
     cards: dict[str, Card] = {}
-    owner: dict[str, Path] = {}
-    for place in (folder(kind), *([extra] if extra else [])):
+    owner: dict[str, str] = {}
+    own = folder(kind)
+    places = [(own, ""), *_outside(), *([(extra, "")] if extra else [])]
+    for place, package in places:
         for path in sorted(place.glob("*.toml")):
-            if place == extra and not _is_for(path, model):
+            if place != own and not _is_for(path, model):
                 continue
+            said = f"{path} ({package})" if package else str(path)
             card: Card = load(path, model)
             for name in (card.name, *getattr(card, "aliases", ())):
                 if name in owner:
-                    raise CardError(f"{path}: the name {name!r} is taken by {owner[name]}; choose another")
-                owner[name] = path
+                    mend = f"rename it, or uninstall {package}" if package else "choose another"
+                    raise CardError(f"{said}: the name {name!r} is taken by {owner[name]}; {mend}")
+                owner[name] = said
             cards[card.name] = card
     return dict(sorted(cards.items()))
 
 
+def _outside() -> list[tuple[Path, str]]:
+    """The folders of cards that installed packages bring, each with its distribution and version.
+
+    Raises:
+        CardError: naming the distribution, where there is no such folder.
+    """
+    found: dict[Path, str] = {}
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.name
+        try:
+            spec = util.find_spec(entry.value)  # of what contains the folder it imports the packages, of it nothing
+        except Exception as error:  # a package of somebody's, imported here for the first time
+            raise CardError(f"{package}: its folder of cards {entry.value} can't be found ({error})") from error
+        places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+        if not any(place.is_dir() for place in places):
+            raise CardError(f"{package}: {entry.value} is no folder of cards; correct its entry point ({GROUP})")
+        found |= {place: package for place in places if place.is_dir()}
+    return list(found.items())
+
+
 def _is_for(path: Path, model: type[Card]) -> bool:
-    """Tell tokenizer and task cards apart in a user's one folder: only tokenizers name a network."""
+    """Tell tokenizer and task cards apart where both lie in one folder: only tokenizers name a network."""
     is_tokenizer = re.search(r"^network\s*=", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     return (model is TokenizerCard) == bool(is_tokenizer)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import random
+import types
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +19,28 @@ from torch import Tensor, nn
 
 from vtbench import weights
 from vtbench.cards import Code, Input, TokenizerCard, explain
-from vtbench.errors import CardError, DataError, VtbenchError
+from vtbench.errors import CardError, VtbenchError
 from vtbench.results import WeightsOrigin
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes
 
 Encode = Callable[[Any, Tensor], Any]
 Decode = Callable[[Any, Any], Tensor]
+
+_OF = {"encode": "float pictures", "decode": "what encode gave"}
+
+_EXPECTED = (
+    "expected Codes, one float tensor (the latent), an integer tensor (indices) or a sequence of integer tensors "
+    "(one a scale): give encode=lambda module, x: … that takes it out"
+)
+
+_DEEPEST = 4
+"""Steps from the model along attributes, containers and functions, up to which its modules are looked for."""
+
+_LONGEST = 1000
+"""Items of a container in which modules are looked for at most: a longer one holds data."""
+
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def wrap(
@@ -37,9 +55,13 @@ def wrap(
 ) -> Tokenizer:
     """Make a tokenizer of a live model, to `evaluate` it between two steps of its training.
 
-    The model is used where it is, in evaluation mode and without gradients. Mode, device, types, gradients and the
-    state of all random numbers are as before afterwards. Its tensors are hashed whenever it is evaluated, so two steps
-    never share a result; a model that holds no tensors that can be found is never taken for an earlier one.
+    The model is used where it is, in evaluation mode and without gradients. Mode, device, types, parameters, gradients,
+    buffers and the state of all random numbers are as before afterwards. Its tensors are hashed whenever it is
+    evaluated, so two steps never share a result; a model whose state can't be told is never taken for an earlier one.
+
+    The modules are found in the object itself, its attributes, and what its functions refer to. One that is reached in
+    another way keeps its mode, and is expected on the CPU. What DistributedDataParallel and DataParallel wrap is taken
+    out of them, so one process may evaluate alone.
 
     Args:
         module: an nn.Module or another object with `encode` and `decode`; or a callable that takes float pictures
@@ -47,15 +69,24 @@ def wrap(
         name: what results call it: lower-case letters, digits, dots and dashes.
         range: what the levels 0 and 255 become on the way in, and on the way out.
         multiple_of: height and width are padded to a multiple of this and cropped again.
-        codebook_size: number of codes, where `encode` gives integer tensors.
+        codebook_size: number of codes, where `encode` gives integer tensors; every scale has as many.
         encode: `encode(module, x)` in place of the module's own method. It gives Codes, a float tensor (the latent),
-            an integer tensor (indices) or a sequence of these (one a scale).
-        decode: `decode(module, codes)` in place of the module's own; it gets what `encode` gave.
+            an integer tensor (indices), or a sequence of integer tensors (one a scale); each has the batch first.
+        decode: `decode(module, codes)` in place of the module's own; it gets what `encode` gave, and gives pictures.
 
     Raises:
         CardError: if the name or a number can't stand on a card.
-        VtbenchError: if the model can neither encode and decode nor be called.
+        VtbenchError: if the model can neither encode and decode nor be called; later, when it is evaluated, if what it
+            gives is none of these.
     """
+    module = _unwrapped(module)
+    for argument, given in (("encode", encode), ("decode", decode)):
+        if given is not None and not callable(given):
+            raise VtbenchError(
+                f"{argument}: got a {type(given).__name__}; expected a function of the module and {_OF[argument]}"
+            )
+    if codebook_size is not None and (not isinstance(codebook_size, int) or codebook_size < 1):
+        raise VtbenchError(f"codebook_size {codebook_size!r}: expected a whole number from 1 up")
     own = encode is None and decode is None
     if own and not (hasattr(module, "encode") and hasattr(module, "decode")):
         if not callable(module):
@@ -69,19 +100,23 @@ def wrap(
         kind = "continuous" if codebook_size is None else "discrete"
         ways = (encode or (lambda model, x: model.encode(x)), decode or (lambda model, codes: model.decode(codes)))
     try:
+        low, high = (float(level) for level in range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not math.isfinite(low) or not math.isfinite(high) or low == high:
+        raise CardError(f"wrap: range {range!r}: expected two numbers, what the levels 0 and 255 become")
+    try:
         card = TokenizerCard(
             name=name,
             family="live",
             network="live",
             kind=kind,  # type: ignore[arg-type]
             title=name,
-            input=Input(range=(float(range[0]), float(range[1])), multiple_of=multiple_of),
+            input=Input(range=(low, high), multiple_of=multiple_of),
             code=Code(codebook_sizes=() if codebook_size is None else (codebook_size,)),
         )
     except ValidationError as error:
         raise CardError(f"wrap: {explain(error)}") from error
-    except (TypeError, ValueError, IndexError) as error:
-        raise CardError(f"wrap: range {range!r}: expected two numbers") from error
     network = Live(module, ways, codebook_size)
     return Tokenizer(card, network, held=network)
 
@@ -130,24 +165,28 @@ class Live(nn.Module):
 
     @property
     def size(self) -> int:
-        """Count the model's parameters."""
-        return sum(p.numel() for module in self.modules_within for p in module.parameters())
+        """Count the model's parameters, each once."""
+        return sum(one.numel() for one in {p for module in self.modules_within for p in module.parameters()})
 
     def identity(self) -> tuple[WeightsOrigin, str]:
-        """Hash the model's tensors as they are now; a model without any is another one at every call."""
-        state = {
-            f"{index}.{name}": tensor
-            for index, module in enumerate(self.modules_within)
-            for name, tensor in module.state_dict().items()
-            if isinstance(tensor, Tensor)
-        }
+        """Hash the model's state as it is now: tensors, also those no checkpoint holds, and numbers in attributes.
+
+        Only a module says of itself what belongs to it: anything else is another model at every call.
+        """
+        model = self._held[0]
+        if not isinstance(model, nn.Module) or self.modules_within != [model]:
+            return "local", uuid.uuid4().hex * 2
+        state = _state(model)
+        referred = [(what, value) for what, way in enumerate(self._ways or ()) for value in _held_by(way)]
+        plain = [(what, _plain(value)) for what, value in referred]
+        state |= {f"{what}={place}": one for place, (what, one) in enumerate(plain) if one is not None}
         return "local", weights.state_digest(state) if state else uuid.uuid4().hex * 2
 
     def encode(self, x: Tensor) -> Codes:
         """Encode float pictures (B, 3, H, W) with the model as it is."""
         with self._untouched():
             if self._ways is None:
-                return Codes(latent=_picture(self._held[0](x)))  # type: ignore[operator]
+                return Codes(latent=_picture(self._held[0](x), "wrap a function that takes it out"))  # type: ignore[operator]
             return self._codes(self._ways[0](self._held[0], x))
 
     def decode(self, codes: Codes) -> Tensor:
@@ -156,7 +195,8 @@ class Live(nn.Module):
             assert codes.latent is not None
             return codes.latent
         with self._untouched():
-            return _picture(self._ways[1](self._held[0], self._given(codes)))
+            found = self._ways[1](self._held[0], self._given(codes))
+            return _picture(found, "give decode=lambda module, codes: … that takes it out")
 
     def _codes(self, given: object) -> Codes:
         if isinstance(given, Codes):
@@ -164,21 +204,24 @@ class Live(nn.Module):
             return given
         parts = (given,) if isinstance(given, Tensor) else given
         if not isinstance(parts, Sequence) or not parts or not all(isinstance(part, Tensor) for part in parts):
-            raise DataError(
-                f"encode gave a {type(given).__name__}; expected Codes, a float tensor (the latent) or an integer "
-                "tensor (indices): give encode=lambda module, x: … that takes it out"
-            )
+            raise VtbenchError(f"encode gave a {type(given).__name__}; {_EXPECTED}")
         self._form = _Form(codes=False, many=not isinstance(given, Tensor), dtype=parts[0].dtype)
-        if parts[0].is_floating_point():
-            if len(parts) > 1:
-                raise DataError(f"encode gave {len(parts)} float tensors; expected one latent: give encode=")
+        whole = [not (part.is_floating_point() or part.is_complex()) for part in parts]
+        if not any(whole) and len(parts) == 1 and parts[0].is_floating_point():
             return Codes(latent=parts[0])
+        if not all(whole):
+            given_types = ", ".join(str(part.dtype).removeprefix("torch.") for part in parts)
+            raise VtbenchError(f"encode gave tensors of {given_types}; {_EXPECTED}")
         if self._codebook_size is None:
-            raise DataError("encode gave integers; say of how many codes, with codebook_size=")
-        return Codes(
-            indices=tuple(part.to(torch.int64) for part in parts),
-            codebook_sizes=(self._codebook_size,) * len(parts),
-        )
+            raise VtbenchError("encode gave integers; say of how many codes, with codebook_size=")
+        indices = tuple(part.to(torch.int64) for part in parts)
+        for part in indices:
+            if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < self._codebook_size:
+                raise VtbenchError(
+                    f"encode gave indices from {int(part.min())} to {int(part.max())}, "
+                    f"expected 0 to {self._codebook_size - 1}, by codebook_size={self._codebook_size}"
+                )
+        return Codes(indices=indices, codebook_sizes=(self._codebook_size,) * len(indices))
 
     def _given(self, codes: Codes) -> object:
         form = self._form or _Form(codes=True)
@@ -191,43 +234,124 @@ class Live(nn.Module):
     @contextlib.contextmanager
     def _untouched(self) -> Iterator[None]:
         """Evaluation mode without gradients and with random numbers of its own; everything as before afterwards."""
-        modes = [(part, part.training) for module in self.modules_within for part in module.modules()]
-        numbers, python = np.random.get_state(), random.getstate()
-        devices = list(_range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(0)  # a model that draws gives the same result each time
+        parts = list({part: None for module in self.modules_within for part in module.modules()})
+        modes = [part.training for part in parts]
+        buffers = [(part, name, tensor) for part in parts for name, tensor in part._buffers.items()]
+        with torch.no_grad(), _numbers_of_its_own():
+            # Some models count usage or average a codebook in every forward pass, whatever their mode.
+            contents = [None if tensor is None else tensor.clone() for _, _, tensor in buffers]
             try:
-                for part, _ in modes:
-                    part.training = False
+                for part in parts:
+                    part.training = False  # train() may be overridden, and would not say what was before
                 yield
             finally:
-                for part, was in modes:
-                    part.training = was
-                np.random.set_state(numbers)
-                random.setstate(python)
+                for part, mode in zip(parts, modes, strict=True):
+                    part.training = mode
+                for (part, name, tensor), content in zip(buffers, contents, strict=True):
+                    part._buffers[name] = tensor
+                    # A copy without a change would count as one to autograd, between forward and backward.
+                    if tensor is not None and content is not None and not torch.equal(tensor, content):
+                        tensor.copy_(content)
 
 
-_range = range
+@contextlib.contextmanager
+def _numbers_of_its_own() -> Iterator[None]:
+    """Seed all random numbers, so that a model that draws gives the same result each time; as before afterwards."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators += torch.cuda.default_generators
+    states, numbers, python = [one.get_state() for one in generators], np.random.get_state(), random.getstate()
+    try:
+        for one in generators:
+            one.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        yield
+    finally:
+        for one, state in zip(generators, states, strict=True):
+            one.set_state(state)
+        np.random.set_state(numbers)
+        random.setstate(python)
 
 
-def _picture(found: object) -> Tensor:
+def _picture(found: object, way: str) -> Tensor:
     if not isinstance(found, Tensor):
-        raise DataError(
-            f"the model gave a {type(found).__name__}, expected a tensor of pictures (B, 3, H, W): "
-            "give decode=lambda module, codes: … that takes it out"
+        raise VtbenchError(
+            f"the model gave a {type(found).__name__}, expected a tensor of pictures (B, 3, H, W): {way}"
         )
     return found
 
 
+def _unwrapped(module: object) -> object:
+    """Take a module out of what trains it on several devices, where every process would have to take part."""
+    while isinstance(module, _WRAPPERS):
+        module = module.module
+    return module
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """All that a module holds: its tensors, also buffers that no checkpoint has, and plain values of its attributes."""
+    state = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    state |= dict(module.named_parameters()) | dict(module.named_buffers())
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            plain = None if name.startswith("_") or name == "training" else _plain(value)
+            if plain is not None:
+                state[f"{prefix}.{name}"] = plain
+    return state
+
+
+def _plain(value: object) -> Tensor | None:
+    """A tensor, a number or an array of numbers as a tensor; None where it is something else."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, bool | int | float | np.number):
+        return torch.tensor(float(value), dtype=torch.float64)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.astype(np.float64))
+    return None
+
+
 def _modules(model: object, ways: tuple[Encode, Decode] | None) -> list[nn.Module]:
-    """Find the modules that an object, a bound method or a function's closure holds, each once."""
-    found: list[nn.Module] = []
-    for held in (model, *(ways or ())):
-        cells = [cell.cell_contents for cell in getattr(held, "__closure__", None) or ()]
-        own = vars(held).values() if hasattr(held, "__dict__") else ()
-        for part in (held, getattr(held, "__self__", None), *cells, *own):
-            if isinstance(part, nn.Module) and not any(part is other for other in found):
-                found.append(part)
-        if isinstance(held, nn.Module):
-            return [held]
-    return found
+    """Find the outermost modules that a model and the functions in place of its methods hold, each once."""
+    found: dict[nn.Module, None] = {}
+    seen: dict[int, object] = {}
+    level: list[object] = [model, *(ways or ())]
+    for _ in range(_DEEPEST):
+        new = list({id(held): held for held in level if id(held) not in seen}.values())
+        seen |= {id(held): held for held in new}
+        found |= {held: None for held in new if isinstance(held, nn.Module)}
+        level = [part for held in new if not isinstance(held, nn.Module) for part in _held_by(held)]
+    inner = {part for module in found for part in module.modules() if part is not module}
+    return [module for module in found if module not in inner]
+
+
+def _held_by(held: object) -> list[object]:
+    """What an object refers to: attributes, items, and of a function what it was bound to and what it names."""
+    if isinstance(held, types.ModuleType | type | Tensor):
+        return []
+    if isinstance(held, types.MethodType):
+        return [held.__self__, held.__func__]
+    if isinstance(held, functools.partial):
+        return [held.func, *held.args, *held.keywords.values()]
+    if isinstance(held, types.FunctionType):
+        named = [held.__globals__.get(name) for name in sorted(_names(held.__code__))]
+        return [*map(_content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
+    if isinstance(held, Mapping | list | tuple | set):
+        items = held.values() if isinstance(held, Mapping) else held
+        return list(items) if len(held) <= _LONGEST else []
+    methods = [getattr(type(held), name, None) for name in ("encode", "decode", "__call__")]
+    return [*getattr(held, "__dict__", {}).values(), *(one for one in methods if isinstance(one, types.FunctionType))]
+
+
+def _content(cell: types.CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that has no value yet
+        return None
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The global names of a function and of those inside it."""
+    inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
+    return set(code.co_names).union(*inner)

@@ -1,0 +1,457 @@
+"""A live model as a tokenizer: its numbers are those of its checkpoints, and nothing in it changes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import small_task, write_pictures
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vtbench import cards, evaluate, load_tokenizer, wrap
+from vtbench.errors import CardError, VtbenchError
+from vtbench.results import Run
+from vtbench.task import Task
+from vtbench.tokenizer import Tokenizer, build_network
+from vtbench.types import Codes
+
+ROOT = Path(__file__).resolve().parent.parent
+CODES = 16
+
+
+class Counter(nn.Module):
+    """A codebook that counts its use in every forward pass, whatever its mode."""
+
+    used: Tensor
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.randn(CODES, 4))
+        self.register_buffer("used", torch.zeros(CODES))
+        self.register_buffer("last", torch.zeros(1), persistent=False)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        found = torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), self.codes).argmin(1)
+        self.used += torch.bincount(found, minlength=CODES)
+        self.used.data.add_(1)
+        self.last = self.last + 1
+        return found.view(len(z), z.shape[2], z.shape[3])
+
+
+class Model(nn.Module):
+    """A small VQ with all that makes evaluation differ from training: dropout, batch norm, a frozen part, noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.codebook = Counter()
+        self.decoder = nn.ConvTranspose2d(4, 3, 8, 8)
+        self.frozen = nn.Dropout(0.5).eval()
+
+    def train(self, mode: bool = True) -> Model:
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def indices(self, x: Tensor) -> Tensor:
+        z = self.frozen(self.encoder(x))
+        return self.codebook.nearest(z + 0.1 * torch.randn_like(z) + np.random.rand() + random.random())
+
+    def quantised(self, indices: Tensor) -> Tensor:
+        return F.embedding(indices, self.codebook.codes).permute(0, 3, 1, 2)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.indices(x)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(self.quantised(codes))
+        return picture
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model().train()
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return small_task(write_pictures(tmp_path_factory.mktemp("pictures") / "in", 3))
+
+
+def psnr(tokenizer: Tokenizer, task: Task, out: Path | None = None) -> float:
+    where = {} if out is None else {"work": out / "work"}
+    value = evaluate(tokenizer, task, out=None if out is None else out / "results", **where).scores["psnr"].value
+    assert value is not None
+    return value
+
+
+def value_of(run: Run) -> float | None:
+    return run.scores["psnr"].value
+
+
+# --- three steps ------------------------------------------------------------------------------------------------------
+
+
+def train(network: nn.Module, steps: int) -> None:
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
+        optimiser.zero_grad()
+        F.mse_loss(network(x), x).backward()
+        optimiser.step()
+
+
+def test_three_steps_give_three_numbers_equal_to_those_of_their_checkpoints(task: Task, tmp_path: Path) -> None:
+    card = cards.find_tokenizer("tiny-fsq-f8")
+    torch.manual_seed(0)
+    network = build_network(card).train()
+    wrapped = wrap(network, name="mine", multiple_of=8)
+    live, again, filed, saved = [], [], [], []
+    for step in range(3):
+        if step:
+            train(network, 2)
+        live.append(psnr(wrap(network, name="mine", multiple_of=8), task))
+        again.append(psnr(wrapped, task))  # one Tokenizer for the whole training
+        filed.append(psnr(wrapped, task, tmp_path))  # one folder, too
+        path = tmp_path / f"{step}.pt"
+        torch.save(network.state_dict(), path)
+        saved.append(psnr(load_tokenizer(card, weights=path), task))
+    assert live == again == filed == saved
+    assert len(set(live)) == 3
+    assert len(list((tmp_path / "results" / task.card.name).glob("mine~*.json"))) == 3
+
+
+def test_what_no_checkpoint_holds_is_part_of_the_identity(model: Model) -> None:
+    def identity() -> str:
+        return wrap(model, name="mine", codebook_size=CODES).identity()[1] or ""
+
+    first = identity()
+    assert identity() == first
+    for change in (
+        lambda: model.codebook.last.add_(1),
+        lambda: setattr(model, "temperature", 0.5),
+        lambda: setattr(model, "temperature", 0.25),
+        lambda: model.decoder.bias.data.add_(1),
+    ):
+        change()
+        assert identity() != first
+        first = identity()
+
+
+def test_the_number_in_a_function_is_part_of_the_identity(model: Model) -> None:
+    def scaled(scale: float) -> str | None:
+        return wrap(model, name="mine", encode=lambda m, x: scale * m.encoder(x)).identity()[1]
+
+    assert scaled(1.0) == scaled(1.0) != scaled(2.0)
+
+
+def test_an_object_without_a_state_of_its_own_is_never_taken_for_an_earlier_one() -> None:
+    found = wrap(lambda x: x, name="same")
+    assert found.identity() != found.identity()
+
+
+# --- nothing changes --------------------------------------------------------------------------------------------------
+
+
+def surroundings(model: nn.Module) -> dict[str, object]:
+    """Everything that evaluation must leave alone."""
+    found: dict[str, object] = {"grad": torch.is_grad_enabled(), "python": random.getstate()}
+    name, keys, *rest = np.random.get_state()
+    found |= {"numpy": (name, keys.tobytes(), *rest), "torch": torch.get_rng_state().numpy().tobytes()}
+    found["seed"] = torch.initial_seed()
+    for path, part in model.named_modules():
+        found[f"{path} mode"] = part.training
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            gradient = None if tensor.grad is None else (id(tensor.grad), tensor.grad.float().numpy().tobytes())
+            said = (id(tensor), tensor.dtype, tensor.device, tensor.requires_grad, gradient)
+            found[f"{path}.{name}"] = (*said, tensor.detach().float().numpy().tobytes())
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_in_the_model_or_around_it_changes(model: Model, task: Task, dtype: torch.dtype) -> None:
+    model.to(dtype)
+    model.decoder(model.encoder(torch.randn(2, 3, 64, 64, dtype=dtype))).sum().backward()
+    model.decoder.requires_grad_(False)
+    before = surroundings(model)
+    wrapped = wrap(model, name="mine", codebook_size=CODES)
+    numbers = {psnr(wrapped, task) for _ in range(2)}
+    assert len(numbers) == 1
+    assert surroundings(model) == before
+    assert wrapped.precision == ("fp32" if dtype == torch.float32 else "bf16")
+    assert not model.frozen.training
+    assert model.encoder[2].training
+
+
+def test_nothing_changes_where_the_model_fails(model: Model, task: Task) -> None:
+    before = surroundings(model)
+
+    def breaks(module: Model, x: Tensor) -> Tensor:
+        module.indices(x)
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate(wrap(model, name="mine", codebook_size=CODES, encode=breaks), task, out=None)
+    assert surroundings(model) == before
+
+
+def test_evaluation_between_forward_and_backward_leaves_the_gradients_right(model: Model, task: Task) -> None:
+    twin = copy.deepcopy(model)
+    x = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for one, evaluated in ((twin, False), (model, True)):
+        torch.manual_seed(3)
+        loss = one.decoder(one.encoder(x)).square().mean()
+        if evaluated:
+            evaluate(wrap(one, name="mine", codebook_size=CODES), task, out=None)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None]))
+    assert torch.equal(*gradients)
+
+
+def test_autocast_and_inference_of_the_surroundings_move_no_number(model: Model, task: Task) -> None:
+    wrapped = wrap(model, name="mine", codebook_size=CODES)
+    plain = psnr(wrapped, task)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert psnr(wrapped, task) == plain
+        assert torch.is_autocast_enabled("cpu")
+
+
+WRITES_NOTHING = """
+import os, torch
+from torch import nn
+from vtbench import evaluate, wrap
+run = evaluate(wrap(nn.Conv2d(3, 3, 1), name="mine"), "reconstruction", out=None, limit=2)
+assert run.scores["psnr"].value is not None and run.scores["lpips"].value is not None
+run = evaluate(wrap(nn.Conv2d(3, 3, 1), name="mine"), "text", out=None, limit=1)
+assert run.scores["cer"].value is not None
+"""
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    """Not beside the script, not in the home folder, not among temporary files; also no cache of readings."""
+    files = tmp_path / "files"
+    folders = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp"}
+    for folder in (files, *folders.values()):
+        folder.mkdir()
+    environment = {**os.environ, **{name: str(folder) for name, folder in folders.items()}, "PYTHONPATH": str(ROOT)}
+    # The networks of metrics lie in the real home folder's cache.
+    real = Path.home()
+    environment.setdefault("VTBENCH_CACHE", str(Path(os.environ.get("XDG_CACHE_HOME", real / ".cache")) / "vtbench"))
+    environment.setdefault("TORCH_HOME", str(real / ".cache" / "torch"))
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES_NOTHING], cwd=files, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(files.iterdir()) == []
+
+
+# --- what may be wrapped ----------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """No nn.Module: a trainer that holds the parts of its model."""
+
+    def __init__(self, model: Model) -> None:
+        self.parts = {"encoder": model.encoder, "rest": [model.decoder]}
+
+    def encode(self, x: Tensor) -> Tensor:
+        latent: Tensor = self.parts["encoder"](x)
+        return latent
+
+    def decode(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.parts["rest"][0](z)
+        return picture
+
+
+GLOBAL = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5))
+
+
+def latent_of(module: Model, x: Tensor) -> Tensor:
+    assert isinstance(module, Model)
+    latent: Tensor = module.encoder(x)
+    return latent
+
+
+def as_codes(module: Model, x: Tensor) -> Codes:
+    return Codes(indices=(module.indices(x),), codebook_sizes=(CODES,))
+
+
+def from_codes(module: Model, codes: Codes) -> Tensor:
+    assert isinstance(codes, Codes)
+    return module.decode(codes.indices[0])
+
+
+def scales(module: Model, x: Tensor) -> list[Tensor]:
+    found = module.indices(x).to(torch.int32)
+    return [found[:, ::2, ::2], found]
+
+
+def from_scales(module: Model, codes: list[Tensor]) -> Tensor:
+    coarse, fine = codes
+    assert coarse.dtype == fine.dtype == torch.int32
+    assert coarse.shape[1] * 2 == fine.shape[1]
+    return module.decode(fine)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "sizes", "bits"),
+    [
+        (lambda m: wrap(m, name="mine", codebook_size=CODES), "discrete", (CODES,), 64 * 4),
+        (lambda m: wrap(m, name="mine", encode=as_codes, decode=from_codes), "discrete", (CODES,), 64 * 4),
+        (
+            lambda m: wrap(m, name="mine", codebook_size=CODES, encode=scales, decode=from_scales),
+            "discrete",
+            (CODES, CODES),
+            80 * 4,
+        ),
+        (
+            lambda m: wrap(m, name="mine", encode=latent_of, decode=lambda m, z: m.decoder(z)),
+            "continuous",
+            (),
+            None,
+        ),
+        (lambda m: wrap(Plain(m), name="mine"), "continuous", (), None),
+        (lambda m: wrap(m.forward, name="mine"), "opaque", (), None),
+        (lambda m: wrap(lambda x: m(x), name="mine"), "opaque", (), None),
+        (lambda m: wrap(functools.partial(latent_and_back, m), name="mine"), "opaque", (), None),
+        (lambda m: wrap(nn.DataParallel(m), name="mine", codebook_size=CODES), "discrete", (CODES,), 64 * 4),
+    ],
+    ids=["indices", "codes", "scales", "functions", "object", "bound-method", "closure", "partial", "data-parallel"],
+)
+def test_all_that_may_be_wrapped(
+    model: Model,
+    task: Task,
+    given: Callable[[Model], Tokenizer],
+    kind: str,
+    sizes: tuple[int, ...],
+    bits: float | None,
+) -> None:
+    before = surroundings(model)
+    run = evaluate(given(model), task, out=None)
+    assert surroundings(model) == before
+    assert run.kind == kind
+    assert value_of(run) is not None
+    assert run.parameters >= sum(p.numel() for p in (*model.encoder.parameters(), *model.decoder.parameters()))
+    assert value_of(run) == value_of(evaluate(given(model), task, out=None))
+    if kind == "discrete":
+        assert run.scores["bpp"].value == pytest.approx((bits or 0) / 64**2)
+        assert run.codebook_sizes in (sizes, sizes[:1])
+    else:
+        assert run.scores["bpp"].value is None
+        assert not any(name.endswith("/bpp") for name in run.flat())
+
+
+def latent_and_back(module: Model, x: Tensor) -> Tensor:
+    picture: Tensor = module.decoder(module.encoder(x))
+    return picture
+
+
+def test_modules_that_functions_name_are_in_evaluation_mode_too(model: Model) -> None:
+    """Dropout at work would be seen: a picture of ones is kept or not, never doubled."""
+    seen = []
+
+    def both(module: Model, x: Tensor) -> Tensor:
+        seen.append((module.training, GLOBAL.training, other.training))
+        return other(GLOBAL(module.encoder[2](x)))
+
+    other = nn.Dropout(0.5)
+    GLOBAL.train()
+    wrap(model, name="mine", encode=both, decode=lambda module, z: z).reconstruct(
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    )
+    assert seen == [(False, False, False)]
+    assert GLOBAL.training
+    assert other.training
+    assert model.training
+
+
+def test_pictures_are_padded_and_cropped(model: Model) -> None:
+    wrapped = wrap(model, name="mine", codebook_size=CODES, multiple_of=8)
+    assert wrapped.reconstruct(torch.zeros(1, 3, 20, 13, dtype=torch.uint8)).shape == (1, 3, 20, 13)
+
+
+def test_the_range_is_the_models(task: Task) -> None:
+    for span in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
+        seen: list[Tensor] = []
+
+        def keep(x: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(x)
+            return x
+
+        levels = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+        assert torch.equal(wrap(keep, name="same", range=span).reconstruct(levels), levels)
+        assert (float(seen[0].min()), float(seen[0].max())) == span
+
+
+# --- one line each ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda m: wrap(m, name="Not a name"), CardError, "name: string should match"),
+        (lambda m: wrap(m, name=3), CardError, "name: input should be a valid string"),
+        (lambda m: wrap(m, name="mine", range=(0,)), CardError, "expected two numbers"),
+        (lambda m: wrap(m, name="mine", range=None), CardError, "expected two numbers"),
+        (lambda m: wrap(m, name="mine", range=(1, 1)), CardError, "expected two numbers"),
+        (lambda m: wrap(m, name="mine", multiple_of=0), CardError, "multiple_of: input should be greater"),
+        (lambda m: wrap(m, name="mine", codebook_size=0), VtbenchError, "codebook_size 0: expected a whole number"),
+        (lambda m: wrap(m, name="mine", codebook_size=16.0), VtbenchError, "codebook_size 16.0: expected a whole"),
+        (lambda m: wrap(m, name="mine", encode="encode"), VtbenchError, "encode: got a str; expected a function"),
+        (lambda m: wrap(3, name="mine"), VtbenchError, "a int has no encode and decode"),
+        (lambda m: wrap(object(), name="mine", encode=latent_of), VtbenchError, "has no decode; give it as decode="),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    model: Model, make: Callable[[Model], Tokenizer], error: type[VtbenchError], said: str
+) -> None:
+    with pytest.raises(error, match=said) as found:
+        make(model)
+    assert "\n" not in str(found.value)
+
+
+def nothing(module: Model, codes: object) -> object:
+    return {"sample": codes}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda m: wrap(m, name="mine"), "encode gave integers; say of how many codes, with codebook_size="),
+        (lambda m: wrap(m, name="mine", codebook_size=4), "encode gave indices from .* expected 0 to 3"),
+        (lambda m: wrap(m, name="mine", codebook_size=CODES, encode=latent_of), "gives latent, expected indices"),
+        (lambda m: wrap(m, name="mine", encode=lambda m, x: (x, x)), "encode gave tensors of float32, float32"),
+        (
+            lambda m: wrap(m, name="mine", codebook_size=CODES, encode=lambda m, x: (m.indices(x), x)),
+            "encode gave tensors of int64, float32; expected Codes, one float tensor",
+        ),
+        (lambda m: wrap(m, name="mine", encode=lambda m, x: {"z": x}), "encode gave a dict; expected Codes"),
+        (lambda m: wrap(m, name="mine", encode=latent_of, decode=nothing), "the model gave a dict, .* give decode="),
+        (lambda m: wrap(lambda x: (x, x), name="mine"), "the model gave a tuple, .* wrap a function that takes it out"),
+    ],
+)
+def test_what_can_not_be_codes_or_pictures_ends_the_evaluation_in_one_line(
+    model: Model, task: Task, make: Callable[[Model], Tokenizer], said: str
+) -> None:
+    with pytest.raises(VtbenchError, match=said) as found:
+        evaluate(make(model), task, out=None)
+    assert "\n" not in str(found.value)
