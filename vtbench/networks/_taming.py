@@ -8,7 +8,7 @@ Licence: MIT
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -35,7 +35,10 @@ class Layout(Strict):
     blocks: int = Field(default=2, ge=1)
     """Residual blocks of an encoder level; a decoder level has one more."""
     attends: bool = True
-    """Whether the blocks of the lowest level attend, beside the middle that always does."""
+    """Whether the blocks of the lowest level attend, beside the middle."""
+    attention: Literal["apart", "fused", "none"] = "apart"
+    """Whether queries, keys and values come from three 1x1 convolutions or one; with none the middle has no attention
+    either, and `attends` counts for nothing."""
     z_channels: int = Field(default=256, ge=1)
     """Channels between the encoder or decoder and its 1x1 convolution beside the bottleneck."""
 
@@ -71,18 +74,19 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """One head over all positions, beside a skip."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, fused: bool = False) -> None:
         super().__init__()
         self.norm = norm(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
+        self.parts = ("qkv",) if fused else ("q", "k", "v")
+        for part in self.parts:
+            self.add_module(part, nn.Conv2d(channels, 3 * channels // len(self.parts), 1))
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (B, C, H, W); memory grows with H*W where a fused kernel exists, else with its square."""
         h = self.norm(x)
-        q, k, v = (part(h).flatten(2).mT.unsqueeze(1) for part in (self.q, self.k, self.v))  # (B, 1, H*W, C)
+        maps = (single for part in self.parts for single in self.get_submodule(part)(h).split(x.shape[1], 1))
+        q, k, v = (single.flatten(2).mT.unsqueeze(1) for single in maps)  # (B, 1, H*W, C)
         h = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.proj_out(h.squeeze(1).mT.reshape(x.shape))
         return x + out
@@ -117,10 +121,12 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, each followed by attention where the level has it."""
 
-    def __init__(self, before: int, after: int, blocks: int, *, attention: bool) -> None:
+    def __init__(self, before: int, after: int, layout: Layout, blocks: int, *, lowest: bool) -> None:
         super().__init__()
         self.block = nn.ModuleList(ResidualBlock(after if index else before, after) for index in range(blocks))
-        self.attn = nn.ModuleList(Attention(after) for _ in range(blocks if attention else 0))
+        attends = lowest and layout.attends and layout.attention != "none"
+        fused = layout.attention == "fused"
+        self.attn = nn.ModuleList(Attention(after, fused=fused) for _ in range(blocks if attends else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) -> (B, after, H, W)."""
@@ -134,9 +140,9 @@ class Level(nn.Module):
 class Down(Level):
     """A level of the encoder: blocks, then half the sides on all but the last."""
 
-    def __init__(self, before: int, after: int, blocks: int, *, attention: bool, last: bool) -> None:
-        super().__init__(before, after, blocks, attention=attention)
-        self.downsample = nn.Identity() if last else Downsample(after)
+    def __init__(self, before: int, after: int, layout: Layout, *, lowest: bool) -> None:
+        super().__init__(before, after, layout, layout.blocks, lowest=lowest)
+        self.downsample = nn.Identity() if lowest else Downsample(after)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) -> (B, after, H // 2, W // 2), or the same sides on the last level."""
@@ -147,8 +153,8 @@ class Down(Level):
 class Up(Level):
     """A level of the decoder: blocks, then double the sides on all but level 0, which runs last."""
 
-    def __init__(self, before: int, after: int, blocks: int, *, attention: bool, last: bool) -> None:
-        super().__init__(before, after, blocks, attention=attention)
+    def __init__(self, before: int, after: int, layout: Layout, *, lowest: bool, last: bool) -> None:
+        super().__init__(before, after, layout, layout.blocks + 1, lowest=lowest)
         self.upsample = nn.Identity() if last else Upsample(after)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,10 +166,11 @@ class Up(Level):
 class Middle(nn.Module):
     """The blocks at the lowest resolution that encoder and decoder have beside their levels."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, layout: Layout) -> None:
         super().__init__()
+        attends, fused = layout.attention != "none", layout.attention == "fused"
         self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = Attention(channels)
+        self.attn_1 = Attention(channels, fused=fused) if attends else nn.Identity()
         self.block_2 = ResidualBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,12 +189,9 @@ class Encoder(nn.Module):
         lowest = len(widths) - 1
         self.conv_in = conv3(3, layout.channels)
         self.down = nn.ModuleList(
-            Down(
-                before[level], width, layout.blocks, attention=layout.attends and level == lowest, last=level == lowest
-            )
-            for level, width in enumerate(widths)
+            Down(before[level], width, layout, lowest=level == lowest) for level, width in enumerate(widths)
         )
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], layout)
         self.norm_out = norm(widths[-1])
         self.conv_out = conv3(widths[-1], out_channels)
 
@@ -210,9 +214,9 @@ class Decoder(nn.Module):
         before = [*widths[1:], widths[-1]]
         lowest = len(widths) - 1
         self.conv_in = conv3(layout.z_channels, widths[-1])
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], layout)
         self.up = nn.ModuleList(
-            Up(before[level], width, layout.blocks + 1, attention=layout.attends and level == lowest, last=level == 0)
+            Up(before[level], width, layout, lowest=level == lowest, last=level == 0)
             for level, width in enumerate(widths)
         )
         self.norm_out = norm(widths[0])

@@ -18,6 +18,7 @@ from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.networks._maskgit import Widths, residual_blocks
 from vtbench.networks._patches import from_patches
 from vtbench.networks._taming import best_codes, norm
+from vtbench.networks._transformer import Block
 from vtbench.types import Codes, Strict
 
 
@@ -67,53 +68,6 @@ class Config(Posterior):
     def side(self) -> int:
         """Patches along a side."""
         return self.size // self.patch
-
-
-class Attention(nn.Module):
-    """Multi-head attention under the names of `nn.MultiheadAttention`."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, T, width)."""
-        q, k, v = torch.unflatten(F.linear(x, self.in_proj_weight, self.in_proj_bias), -1, (3, self.heads, -1)).unbind(
-            2
-        )
-        h = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        out: Tensor = self.out_proj(h.transpose(1, 2).flatten(2))
-        return out
-
-
-class FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, T, width)."""
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
-        return out
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = FeedForward(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, T, width)."""
-        x = x + self.attn(self.ln_1(x))
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
 
 
 class Half(nn.Module):
