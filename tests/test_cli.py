@@ -20,6 +20,7 @@ def vtbench(*arguments: object, cwd: Path | None = None, **environment: str) -> 
         [*VTBENCH, *map(str, arguments)],
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", **environment},

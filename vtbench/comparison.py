@@ -42,7 +42,8 @@ class Check:
     """Positive is worse, whatever the metric's direction."""
     allowed: float
     adjusted: float | None
-    """The p-value of the drop after Holm's correction over all metrics of the gate; None where there is no test."""
+    """The p-value of the drop after Holm's correction over all metrics of the gate; None where there is no test, or so
+    few pictures that it could not reach LEVEL whatever they say: the interval alone decides then."""
     missing: int
     """Pictures that one side scored and the other did not."""
     allowed_missing: int
@@ -128,7 +129,7 @@ def check(
             _against(name, run[0], baseline[0], own, other) for baseline, other in zip(baselines, others, strict=True)
         ]
         found.append((name, limit, against))
-    pvalues = [_p(against) for _, _, against in found]
+    pvalues = [_p(against, len(found)) for _, _, against in found]
     adjusted = iter(holm([p for p in pvalues if p is not None]))
     return [
         Check(
@@ -156,11 +157,13 @@ class _Against:
     p: float | None
     missing: int
     infinite: int
+    units: int = 0
+    """Pictures, or documents, whose signs the test flips."""
 
 
-def _p(against: Sequence[_Against]) -> float | None:
-    """The least sure of several comparisons."""
-    known = [one.p for one in against if one.p is not None]
+def _p(against: Sequence[_Against], metrics: int) -> float | None:
+    """The least sure of several comparisons; of n units the test's least p-value is 2^(1 - n)."""
+    known = [one.p for one in against if one.p is not None and 2.0 ** (1 - one.units) * metrics < LEVEL]
     return max(known) if known else None
 
 
@@ -184,7 +187,8 @@ def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: p
     worse = [[metric.badness(value) for value in side] for side in (pairs.first, pairs.second)]
     compared = compare(worse[0], worse[1], pairs.clusters)
     means = [math.fsum(side) / len(side) for side in (pairs.first, pairs.second)]
-    return _Against(means[0], means[1], compared.difference, compared.sign_flip, pairs.missing, pairs.infinite)
+    units = len(set(pairs.clusters)) if pairs.clusters else len(pairs.first)
+    return _Against(means[0], means[1], compared.difference, compared.sign_flip, pairs.missing, pairs.infinite, units)
 
 
 def contrast(first: Found, second: Found) -> list[Contrast]:

@@ -138,8 +138,9 @@ def check(
     """Fail (exit 1) where a run is significantly worse than its baseline, beyond what is allowed."""
     from vtbench import comparison, results
 
+    allowed = _allowed(max_drop)
     ours, theirs = results.find_run(run_, work), [results.find_run(one, work) for one in baseline]
-    checks = comparison.check(ours, theirs, _allowed(max_drop), allow_missing=allow_missing)
+    checks = comparison.check(ours, theirs, allowed, allow_missing=allow_missing)
     if junit:
         name = f"vtbench.{ours[0].task}.{ours[0].name}"
         files.write_atomic(junit, comparison.to_junit(name, checks).encode())
