@@ -303,6 +303,12 @@ def test_a_tokenizer_that_peeks_is_found_out(folder: Path, tmp_path: Path) -> No
         go(Tokenizer(CARD, Peeks()), folder, tmp_path)
 
 
+def test_tokens_for_understanding_are_no_pixels(folder: Path) -> None:
+    card = CARD.model_copy(update={"kind": "understanding"})
+    with pytest.raises(DataError, match="gives tokens for understanding and no pixels"):
+        evaluate(Tokenizer(card, Copy()), small_task(folder), out=None)
+
+
 def test_codes_that_smuggle_are_refused() -> None:
     discrete = CARD.model_copy(update={"kind": "discrete", "code": cards.Code(codebook_sizes=(16,))})
     x = torch.zeros((2, 3, 8, 8), dtype=torch.uint8)

@@ -113,6 +113,10 @@ def make(
             f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
             "loaded with pictures cropped already; use load_task(..., native=True)"
         )
+    if tokenizer.card.kind == "understanding":
+        raise DataError(
+            f"{tokenizer.card.name}: gives tokens for understanding and no pixels, so {task.card.name} can't score it"
+        )
     if not rule.published and task.size is not None:
         tokenizer.check_size(task.size)
     count = len(task) if limit is None else min(limit, len(task))

@@ -14,6 +14,7 @@ import typer
 from vtbench import cards, catalogue, protocols
 from vtbench.cards import TokenizerCard
 from vtbench.cli._terminal import CardsOption, JsonOption, app, console, fields, table
+from vtbench.errors import VtbenchError
 from vtbench.protocols import Protocol
 
 
@@ -205,7 +206,9 @@ def _show_tokenizer(card: TokenizerCard) -> None:
         said["cached"] = "needs no weights"
     else:
         path = weights.cached(card.weights)
-        said["cached"] = str(path) if path else f"no; `vtbench fetch {card.name}` brings it"
+        published = card.weights.package or card.weights.hub or card.weights.url
+        bring = f"`vtbench fetch {card.name}` brings it" if published else "no file is published; give one by --weights"
+        said["cached"] = str(path) if path else f"no; {bring}"
         said |= _size_of(card)
     fields(said)
     if card.reported:
@@ -219,12 +222,13 @@ def _show_tokenizer(card: TokenizerCard) -> None:
 
 def _size_of(card: TokenizerCard) -> dict[str, object]:
     """Count parameters in all and by part, and state the rate, from the network's own shapes."""
-    import torch
-
+    from vtbench import weights
     from vtbench.tokenizer import build_network
 
-    with torch.device("meta"):  # shapes only: nothing is allocated or initialised
-        network = build_network(card)
+    try:
+        network = weights.build_empty(lambda: build_network(card))  # shapes only
+    except VtbenchError as error:  # a package or a published configuration that is not here
+        return {"parameters": f"not known here: {error}"}
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
     sizes: dict[str, object] = {"parameters": f"{sum(p.numel() for p in network.parameters()):,}"}
     sizes |= {f"parameters.{name}": f"{count:,}" for name, count in parts.items() if count}
