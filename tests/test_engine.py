@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,47 @@ def test_damaged_and_deleted_shards_are_computed_again(
     assert not list(tmp_path.glob("w/*/*/.*.tmp"))
     assert evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w") == run
     assert not shards_in(tmp_path)  # they go at the next start
+
+
+def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
+) -> None:
+    deleted: list[int] = []
+
+    def delete_once(done: int, total: int) -> None:
+        if done > total // 2 and not deleted:
+            deleted.append(done)
+            shutil.rmtree(tmp_path / "w")
+
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "progress": delete_once}
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), **places)
+    assert deleted
+    assert lasting(run) == lasting(whole[0])
+    pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
+
+
+def test_a_trial_that_ends_after_a_full_run_does_not_replace_it(folder: Path, tmp_path: Path) -> None:
+    places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    full: list[Run] = []
+
+    def overtake(done: int, total: int) -> None:
+        if done == total and not full:
+            full.append(evaluate(load_tokenizer("jpeg-q5"), small_task(folder), **places))
+
+    with pytest.raises(ResultError, match="would replace it by 3 pictures"):
+        evaluate(load_tokenizer("jpeg-q5"), small_task(folder), limit=3, progress=overtake, **places)
+    assert results.read_run(tmp_path / "r" / "small@pictures" / "jpeg-q5.json") == full[0]
+    results.find_run(tmp_path / "w" / "small@pictures" / "jpeg-q5", tmp_path / "w")
+
+
+def test_the_engine_that_really_reads_is_recorded() -> None:
+    for engine_name in ("easyocr", "rapidocr"):
+        if ocr.find(engine_name) is None:
+            pytest.skip(f"{engine_name} is not on this machine")
+        task = load_task(cards.find_task("text").model_copy(update={"ocr": engine_name}))
+        digests = made(load_tokenizer("jpeg-q5"), task).digests
+        assert {name.partition("/")[0] for name in digests if "/" in name} == {engine_name, "lpips-alex"}
+        assert digests[f"{engine_name}/version"]
 
 
 def test_rank_outside_its_world_is_one_line(folder: Path, tmp_path: Path) -> None:
