@@ -158,8 +158,8 @@ def test_other_libraries_compute_anew_and_the_user_is_told(
     from vtbench import provenance
 
     go(load_tokenizer("jpeg-q5"), folder, tmp_path)
-    versions = {**provenance.library_versions(), "pillow": "0.0"}
-    monkeypatch.setattr(provenance, "library_versions", lambda: versions)
+    versions = {**provenance.versions(), "pillow": "0.0"}
+    monkeypatch.setattr(provenance, "versions", lambda: versions)
     calls: list[int] = []
     run = go(load_tokenizer("jpeg-q5"), folder, tmp_path, progress=lambda *_: calls.append(1))
     assert calls

@@ -163,7 +163,7 @@ def make(
         "protocol": repr(rule),
         "precision": tokenizer.precision,
         "device": compute.model(tokenizer.device),
-        "versions": provenance.library_versions(),
+        "versions": provenance.versions(),
         "origin": origin,
         "ema": tokenizer.ema,
         # Another size of batch moves the last bits of a learned network's numbers; a codec takes pictures one by one.

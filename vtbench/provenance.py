@@ -36,7 +36,7 @@ def code_digest() -> str:
 
 
 @cache
-def library_versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can move a number."""
     return {"python": platform.python_version(), **{name: _version(name) or "not installed" for name in LIBRARIES}}
 

@@ -72,7 +72,7 @@ def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
         version=__version__,
         commit=commit,
         dirty=dirty,
-        versions=provenance.library_versions(),
+        versions=provenance.versions(),
         device=compute.name(tokenizer.device),
         precision=tokenizer.precision,
         batch_size=made.batch_size,

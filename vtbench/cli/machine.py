@@ -48,7 +48,7 @@ def doctor() -> None:
     from vtbench import backbones, ocr, provenance, weights
     from vtbench import device as compute
 
-    said: dict[str, str] = dict(provenance.library_versions())
+    said: dict[str, str] = dict(provenance.versions())
     said["device"] = compute.name(torch.device(compute.pick("auto")))
     said["cache"] = str(files.cache_folder())
     said["hub"] = files.unreachable(constants.ENDPOINT) or f"{constants.ENDPOINT} answers"

@@ -7,6 +7,7 @@ The evaluator knows what stands in this file and no metric by name. A measure `n
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class Table:
         return Table(part, group=attribute, intervals=self.intervals)
 
 
-class Measure:
+class Measure(ABC):
     """One kind of metric: what it needs, what it computes for a batch, and how the columns become scores."""
 
     batch: int | None = None
@@ -166,9 +167,9 @@ class Measure:
         """
         return sample.image
 
+    @abstractmethod
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Measure one batch; networks and engines are loaded at the first."""
-        raise NotImplementedError
 
     def scores(self, table: Table) -> dict[str, Score]:
         """Summarise the columns: by default mean and interval of each metric and of each of its levels."""
