@@ -208,8 +208,7 @@ def test_a_table_edited_by_hand_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "run", BASE)
     path = tmp_path / "run" / results.IMAGES
     table = pd.read_parquet(path)
-    table.loc[0, "psnr"] += 1.0
-    table.to_parquet(path)
+    table.assign(psnr=table["psnr"] + 1.0).to_parquet(path)
     with pytest.raises(ResultError, match="per-image table"):
         results.find_run(tmp_path / "run", tmp_path)
 
