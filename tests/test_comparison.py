@@ -202,3 +202,28 @@ def test_unchanged_runs_raise_no_alarm(tmp_path: Path) -> None:
         noise = np.random.default_rng(100 + trial).normal(0, 0.2, 40)
         ours = saved(tmp_path / f"run{trial}", BASE + noise)
         assert not comparison.check(ours, [theirs], {"psnr": 0.1})[0].failed, trial
+
+
+def test_a_table_edited_by_hand_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "run", BASE)
+    path = tmp_path / "run" / results.IMAGES
+    table = pd.read_parquet(path)
+    table.assign(psnr=table["psnr"] + 1.0).to_parquet(path)
+    with pytest.raises(ResultError, match="per-image table"):
+        results.find_run(tmp_path / "run", tmp_path)
+
+
+def test_gate_corrects_for_the_number_of_metrics(tmp_path: Path) -> None:
+    """A drop just significant alone passes among several unchanged metrics; without a correction it fails."""
+    noise = np.random.default_rng(3).normal(0, 1, 40)
+    shift = 0.36 * noise.std() - noise.mean()
+    names = ("psnr", "ssim", "lpips", "gmsd", "haarpsi")
+    rest = {name: np.random.default_rng(n).normal(0.5, 0.1, 40) for n, name in enumerate(names[1:])}
+    ids = [f"{index}.png" for index in range(40)]
+    scored = {name: Score(value=0.5, scored=40, expected=40) for name in names}
+    one = saved_table(tmp_path / "a", pd.DataFrame({"id": ids, "psnr": BASE - noise - shift, **rest}), scores=scored)
+    other = saved_table(tmp_path / "b", pd.DataFrame({"id": ids, "psnr": BASE, **rest}), scores=scored)
+    (alone,) = comparison.check(one, [other], {"psnr": 0.0})
+    among = comparison.check(one, [other], dict.fromkeys(names, 0.0))
+    assert alone.failed
+    assert not any(found.failed for found in among)
