@@ -116,7 +116,7 @@ class Network(nn.Module):
 
     def _spread(self, bits: Tensor, sides: _scales.Sides) -> Tensor:
         """What a map adds: (B, s, t, bits) -> (B, bits, h, w) of vectors of length 1 before enlarging."""
-        vectors = (2 * bits - 1).movedim(-1, 1).to(self.decoder.conv_in.weight.dtype) * self.config.bits**-0.5
+        vectors: Tensor = (2 * bits - 1).movedim(-1, 1).to(self.decoder.conv_in.weight.dtype) * self.config.bits**-0.5
         if vectors.shape[2:] != sides:
             vectors = F.interpolate(vectors, size=sides, mode="bilinear")
         # Left channels-last, the map would stay so throughout, where the CPU's GroupNorm rounds more coarsely.
