@@ -117,3 +117,9 @@ def test_every_card_says_what_its_network_does():
         assert card.code.codebook_sizes == (2,)
         assert card.code.latent_channels == config.bits
         assert card.code.tokens_at_256 == 521 * config.bits
+
+
+@torch.inference_mode()
+def test_the_decoder_is_given_no_channels_last_map(small):
+    codes = small.encode(noise(1, 3, 32, 32))
+    assert all(z.is_contiguous() for z in small._sums(codes))  # else the CPU's GroupNorm rounds ten times as coarsely

@@ -116,3 +116,9 @@ def test_every_card_says_what_its_network_does():
         assert card.code.latent_channels == config.z_channels
         assert card.input.sizes == (16 * SCHEDULES[card.name == "var-512"][-1],)
     assert sum(side**2 for side in SCHEDULES[0]) == cards.find_tokenizer("var-256").code.tokens_at_256
+
+
+@torch.inference_mode()
+def test_the_decoder_is_given_no_channels_last_map(small):
+    codes = small.encode(noise(1, 3, 16, 16))
+    assert all(z.is_contiguous() for z in small._sums(codes))  # else the CPU's GroupNorm rounds ten times as coarsely

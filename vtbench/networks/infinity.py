@@ -116,10 +116,11 @@ class Network(nn.Module):
 
     def _spread(self, bits: Tensor, sides: _scales.Sides) -> Tensor:
         """What a map adds: (B, s, t, bits) -> (B, bits, h, w) of vectors of length 1 before enlarging."""
+        vectors: Tensor = (2 * bits - 1).movedim(-1, 1).to(self.decoder.conv_in.weight.dtype) * self.config.bits**-0.5
+        if vectors.shape[2:] != sides:
+            vectors = F.interpolate(vectors, size=sides, mode="bilinear")
         # Left channels-last, the map would stay so throughout, where the CPU's GroupNorm rounds more coarsely.
-        signs = (2 * bits - 1).movedim(-1, 1).to(self.decoder.conv_in.weight.dtype).contiguous()
-        vectors = signs * self.config.bits**-0.5
-        return vectors if vectors.shape[2:] == sides else F.interpolate(vectors, size=sides, mode="bilinear")
+        return vectors.contiguous()
 
     def _sums(self, codes: Codes) -> Iterator[Tensor]:
         """What the maps add up to, map by map, (B, bits, h, w)."""

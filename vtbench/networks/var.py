@@ -66,7 +66,8 @@ class Quantizer(nn.Module):
         """What a map adds: (B, s, s) -> (B, C, h, w)."""
         rows = self.embedding(indices).movedim(-1, 1).contiguous()
         if scale < len(steps) - 1:
-            rows = F.interpolate(rows, size=steps[-1], mode="bicubic")
+            # A 1x1 map counts as channels-last too and is enlarged so; the CPU's GroupNorm then rounds more coarsely.
+            rows = F.interpolate(rows, size=steps[-1], mode="bicubic").contiguous()
         out: Tensor = self.quant_resi(rows, scale, len(steps))
         return out
 
