@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -77,8 +77,14 @@ def network_digest(network: nn.Module, *others: object) -> str | None:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest() if said else None
 
 
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Which distributions bring a package; asked once, since it reads the files of all of them."""
+    return metadata.packages_distributions()
+
+
 def _package_digest(package: str, modules: Iterable[str]) -> list[str | None]:
-    distributions = metadata.packages_distributions().get(package, [])
+    distributions = _distributions().get(package, [])
     versions = [f"{name} {_version(name)}" for name in sorted(set(distributions))]
     files = sorted(path for name in modules if (path := _file_of(name)) is not None)
     root = _file_of(package)

@@ -177,7 +177,7 @@ def run(
 
 
 DEMO_TASKS = ("reconstruction", "detail", "text")
-DEMO_SHEET = ("tiny-fsq-f8", "tiny-fsq-f16", "jpeg-q5", "webp-q5", "jxl-q5", "avif-q20")
+DEMO_SHEET = ("tiny-fsq-f8", "tiny-fsq-f16", "taef2", "jpeg-q5", "webp-q5", "avif-q20")
 
 
 @app.command()
@@ -192,14 +192,15 @@ def demo(
     from vtbench.errors import WeightsError
     from vtbench.weights import locate_all
 
-    for wanted in ("taef2",):  # the published tokenizer that is small enough for a demo
-        try:
-            locate_all(cards.find_tokenizer(wanted))
-        except WeightsError as error:
-            complaints.print(f"vtbench: goes on without {wanted}: {one_line(error)}")
+    shown = list(DEMO_SHEET)
+    try:
+        locate_all(cards.find_tokenizer("taef2"))  # the published tokenizer that is small enough for a demo
+    except WeightsError as error:
+        shown.remove("taef2")
+        complaints.print(f"vtbench: goes on without taef2: {one_line(error)}")
     run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit)
     leaderboard(results_folder=out)
-    sheet(tokenizer=list(DEMO_SHEET), task=list(DEMO_TASKS), samples=2, out=out / "contact-sheet.webp")
+    sheet(tokenizer=shown, task=list(DEMO_TASKS), samples=2, out=out / "contact-sheet.webp")
 
 
 def given(weights: Sequence[str]) -> str | list[str] | None:
