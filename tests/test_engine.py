@@ -23,6 +23,7 @@ from vtbench.catalogue import find_metric
 from vtbench.data import tokbench
 from vtbench.engine import evaluate
 from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.live import wrap
 from vtbench.measures import Table, sets
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
 from vtbench.plan import SHARD
@@ -223,6 +224,30 @@ def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(
     assert deleted
     assert lasting(run) == lasting(whole[0])
     pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
+
+
+def test_shards_that_another_process_deletes_are_computed_again(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
+) -> None:
+    """As one that was started later with --overwrite does."""
+    deleted: list[Path] = []
+
+    def delete_once(done: int, total: int) -> None:
+        if done == total and not deleted:
+            deleted.extend(shards_in(tmp_path)[:2])
+            for shard in deleted:
+                shard.unlink()
+
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "progress": delete_once}
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), **places)
+    assert len(deleted) == 2
+    assert lasting(run) == lasting(whole[0])
+
+
+def test_what_cannot_be_hashed_is_not_shared(folder: Path, tmp_path: Path) -> None:
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "rank": 0, "world": 2}
+    with pytest.raises(VtbenchError, match="nothing of this live model can be hashed"):
+        evaluate(wrap(lambda x: x, name="same"), small_task(folder), **places)
 
 
 def test_a_trial_that_ends_after_a_full_run_does_not_replace_it(folder: Path, tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ log = logging.getLogger("vtbench")
 READINGS = "readings"
 """Folder in the work folder: what OCR engines read on originals, so that they read each but once."""
 
+ATTEMPTS = 5
+"""How often a process computes shards of its own that another one deleted."""
+
 WAIT = 600.0
 """Seconds that a process waits for another one to finish writing a run of the same name."""
 
@@ -134,6 +137,11 @@ def evaluate(
     if out is None and world > 1:
         raise VtbenchError("out=None keeps a run in one process's memory: give world=1, or a folder")
     tokenizer, task = _opened(tokenizer, task, protocol)
+    if tokenizer.held is not None and world > 1 and tokenizer.identity() != tokenizer.identity():
+        raise VtbenchError(
+            f"{tokenizer.card.name}: nothing of this live model can be hashed, so it is another one in every process; "
+            "give world=1"
+        )
     if tokenizer.held is not None and not task.native:
         tokenizer.encode(task.read(0).image[None])  # a live model's first codes say of what kind they are
     made = plan.make(
@@ -199,8 +207,13 @@ class _Folder:
                 return self._publish(done)
             else:
                 self._tell_changes()
-            self._compute(mine, progress)
-            missing = self._missing()
+            for _ in range(ATTEMPTS):  # another process may have deleted some meanwhile, to compute them again
+                self._compute(mine, progress)
+                missing = self._missing()
+                if not set(missing) & set(mine):
+                    break
+            else:
+                raise ResultError(f"{self.shards}: shards vanish while they are computed; who deletes them?")
             if missing:
                 log.warning(
                     "%s on %s: %d of %d shards are not there yet; the process that commits the last one merges. "
