@@ -45,6 +45,7 @@ bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/code_search.py
 	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/training_loop.py
 
 train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about two hours on two cores)
 	$(BIN)/vtbench fetch lpips
