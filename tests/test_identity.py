@@ -328,6 +328,13 @@ def test_codes_that_smuggle_are_refused() -> None:
             Tokenizer(discrete, network).encode(x)
 
 
+def test_a_broken_first_picture_does_not_end_a_live_models_run(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 3)
+    (folder / "000.png").write_bytes(b"broken")
+    run = evaluate(wrap(Copy(), name="mine"), small_task(folder), out=None)
+    assert (run.pictures.scored, run.pictures.failed) == (2, 1)
+
+
 def test_out_none_writes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = evaluate(wrap(Copy(), name="mine"), small_task(folder), out=None)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from vtbench import files, plan, results, shards, summary
-from vtbench.errors import ResultError, VtbenchError
+from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
 from vtbench.results import Run
@@ -143,7 +143,7 @@ def evaluate(
             "give world=1"
         )
     if tokenizer.held is not None and not task.native:
-        tokenizer.encode(task.read(0).image[None])  # a live model's first codes say of what kind they are
+        _settle(tokenizer, task)
     made = plan.make(
         tokenizer,
         task,
@@ -176,6 +176,16 @@ def _opened(tokenizer: object, task: object, protocol: str | None) -> tuple[Toke
     if not isinstance(task, Task):
         raise VtbenchError(f"task: got a {type(task).__name__}; expected a name or load_task(...)")
     return tokenizer, task
+
+
+def _settle(tokenizer: Tokenizer, task: Task) -> None:
+    """Encode the first picture that can be: a live model's codes alone say of what kind they are."""
+    for index in range(len(task)):
+        try:
+            tokenizer.encode(task.read(index).image[None])
+            return
+        except DataError:  # said of each picture, where it belongs
+            continue
 
 
 # --- the work folder --------------------------------------------------------------------------------------------------

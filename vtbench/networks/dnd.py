@@ -2,7 +2,7 @@
 
 Source: chenllliang/DnD-Transformer, src/rqvae/models/rqvae/rqvae.py, .../quantizations.py, .../modules.py
 Commit: 4a8b9828faee42cc22006017fd72bc6bd4d4d315
-Licence: none stated for the repository; these files carry Apache-2.0 headers (Kakao Brain)
+Licence: none stated; the files carry Apache-2.0 headers (Kakao Brain)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Source: zhengsipeng/UniCode-ECCV24, src/vae/models/stage1/generator.py (SimRQGAN2Generator), .../modules/quantizer.py
 Commit: 25b94e3eb419341d0aa4aa2c5c341f1ec04ec6ce
-Licence: none stated for the repository; these files carry MIT headers (Kakao Brain)
+Licence: none stated; the files carry MIT headers (Kakao Brain)
 """
 
 from __future__ import annotations
