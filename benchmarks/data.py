@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vtbench import engine
+from vtbench import shards
 from vtbench.cards import Data, Geometry, TaskCard
+from vtbench.plan import SHARD
 from vtbench.task import Task, load_task
 
 torch.set_num_threads(1)
@@ -77,9 +78,9 @@ def task_of(place: Path) -> Task:
 def ours(task: Task) -> int:
     """Read all pictures by the engine's own path."""
     seen = 0
-    for start in range(0, len(task), engine.SHARD):
-        indices = range(start, min(start + engine.SHARD, len(task)))
-        seen += sum(len(batch) for batch in engine._batches(task, indices, 8))
+    for start in range(0, len(task), SHARD):
+        indices = range(start, min(start + SHARD, len(task)))
+        seen += sum(len(batch) for batch in shards.batches(task, indices, 8))
     return seen
 
 
@@ -96,7 +97,7 @@ def plain(files: list[Path]) -> int:
         picture = picture.crop((left, top, left + SIDE, top + SIDE))
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
-    with ThreadPoolExecutor(engine.READERS) as pool:
+    with ThreadPoolExecutor(shards.READERS) as pool:
         return sum(1 for _ in pool.map(read, files))
 
 
@@ -119,8 +120,8 @@ def read_and_weigh(place: Path, count: int) -> None:
     """Be the process that `memory` starts."""
     task = task_of(place)
     largest = 0
-    for start in range(0, count, engine.SHARD):
-        list(engine._batches(task, range(start, min(start + engine.SHARD, count)), 8))
+    for start in range(0, count, SHARD):
+        list(shards.batches(task, range(start, min(start + SHARD, count)), 8))
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         largest = max(largest, pages * resource.getpagesize())
     print(largest)
@@ -140,7 +141,7 @@ def main() -> int:
         with tarfile.open(place / "a.tar.gz", "w:gz") as packed:
             for file in files:
                 packed.add(file, file.name)
-        print(f"{COUNT} JPEGs, {engine.READERS} threads, median of {TURNS}")
+        print(f"{COUNT} JPEGs, {shards.READERS} threads, median of {TURNS}")
         print(f"{'source':>12} {'pictures/s':>12} {'plain loop':>12} {'ratio':>8}")
         archives = [(f"a.{end}", place / f"a.{end}") for end in ("zip", "tar", "tar.gz")]
         for kind, source in (("folder", folder), *archives):

@@ -55,7 +55,7 @@ def tables(
         columns = _Columns(len(indices))
         columns.put("index", list(enumerate(indices)))
         columns.put("id", [(position, made.task.sample_id(index)) for position, index in enumerate(indices)])
-        for batch in _batches(made.task, indices, step):
+        for batch in batches(made.task, indices, step):
             _measure(made, batch, columns, clock)
             done += len(batch)
             if progress:
@@ -122,7 +122,7 @@ def warm_up(made: Plan) -> None:
             return
 
 
-def _batches(task: Task, indices: range, step: int) -> Iterator[list[_Read]]:
+def batches(task: Task, indices: range, step: int) -> Iterator[list[_Read]]:
     """Read pictures ahead in threads; broken ones travel along with their reason."""
 
     def read(position: int) -> _Read:

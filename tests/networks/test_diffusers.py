@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -493,3 +494,19 @@ def test_codes_without_a_latent_are_refused(tmp_path):
     save(tmp_path, "kl")
     with pytest.raises(DataError, match="hold no latent; AutoencoderKL decodes"):
         load(tmp_path).network.decode(Codes())
+
+
+def test_a_first_import_within_an_empty_build_leaves_real_constants():
+    """In a process of its own: the library's modules make constants as they load."""
+    code = (
+        "from vtbench import cards, weights; from vtbench.tokenizer import build_network\n"
+        "card = cards.find_tokenizer('cosmos-cv8x8x8')\n"
+        "network = weights.build_empty(lambda: build_network(card))\n"
+        "stored = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}\n"
+        "assert not [name for name, b in network.named_buffers() if b.is_meta and id(b) not in stored]\n"
+        "from diffusers.models.autoencoders import autoencoder_kl_cosmos as module\n"
+        "import torch\n"
+        "held = [v for part in vars(module).values() if isinstance(part, dict) for v in part.values()]\n"
+        "assert not [v for v in held if isinstance(v, torch.Tensor) and v.is_meta]"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -132,16 +132,17 @@ def library_class(name: ClassName) -> Any:  # noqa: ANN401  (the library has no 
         VtbenchError: if the library is missing, or too old to have it.
     """
     try:
-        import diffusers
+        with torch.device("cpu"):  # its modules make constants as they load, which must be real within an empty build
+            import diffusers
 
-        if name == "AutoencoderRAE":
-            import transformers  # noqa: F401  (its frozen encoders; the class would fail by a NameError)
+            found = getattr(diffusers, name, None)  # loads the class's module
+            if name == "AutoencoderRAE":
+                import transformers  # noqa: F401  (its frozen encoders; the class would fail by a NameError)
     except ImportError as error:
         raise VtbenchError(
             f"{name} is a class of the package diffusers, which can't be used here ({error}); "
             "install it: pip install 'vtbench[diffusers]'"
         ) from error
-    found = getattr(diffusers, name, None)
     if found is None:
         raise VtbenchError(
             f"the installed diffusers {diffusers.__version__} has no {name}; update it: pip install -U diffusers"
