@@ -6,6 +6,7 @@ operations that mix devices, and refuses to give a value to the host, for which 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,7 @@ from vtbench import backbones, cards, images, metrics
 from vtbench.cards import Code, Input, TokenizerCard
 from vtbench.errors import VtbenchError
 from vtbench.metrics import frechet, learned, structure
+from vtbench.networks._diffusers import library_class
 from vtbench.tokenizer import Tokenizer, build_network
 from vtbench.types import Codes
 
@@ -50,6 +52,8 @@ def _replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor], recu
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     monkeypatch.setattr(nn.Module, "_apply", _replace_tensors)
+    with contextlib.suppress(VtbenchError):  # not installed
+        library_class(families()["diffusers"].config["class"])  # its module's constants stay real for later tests
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
