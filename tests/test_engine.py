@@ -217,7 +217,7 @@ def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(
     def delete_once(done: int, total: int) -> None:
         if done > total // 2 and not deleted:
             deleted.append(done)
-            shutil.rmtree(tmp_path / "w")
+            shutil.rmtree(tmp_path / "w", ignore_errors=True)  # a shard is being written meanwhile
 
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "progress": delete_once}
     run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), **places)

@@ -83,19 +83,30 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         ResultError: if the place can't be written.
     """
+    for _ in range(3):  # the folder may be deleted while it is written to
+        with contextlib.suppress(FileNotFoundError):
+            return _write_atomic(path, content)
+    raise ResultError(f"{path.parent}: vanishes while it is written to; who deletes it?")
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise ResultError(f"{path.parent}: can't be written ({error.strerror}); choose a folder that can") from error
-    try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
+    except FileNotFoundError:
+        raise
     except OSError as error:
+        if temporary is None:
+            raise ResultError(
+                f"{path.parent}: can't be written ({error.strerror}); choose a folder that can"
+            ) from error
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise ResultError(f"{path}: can't be written ({error.strerror}); what was there is unchanged") from error

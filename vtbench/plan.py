@@ -82,6 +82,30 @@ class Plan:
         """Say which pictures a shard holds."""
         return range(shard * SHARD, min((shard + 1) * SHARD, self.count))
 
+    @property
+    def window(self) -> int:
+        """Count the pictures that are read and go through the tokenizer together: a batch, one at native size."""
+        native = self.protocol.size is None if self.protocol.published else self.task.size is None
+        return 1 if native else self.batch_size
+
+    @property
+    def block(self) -> int:
+        """Count the shards of a block: the fewest that whole batches fill.
+
+        A process computes whole blocks, so a picture has the same neighbours in its batch whoever computes it, and
+        the last bits of its numbers are the same.
+        """
+        return math.lcm(SHARD, self.window) // SHARD
+
+    @property
+    def blocks(self) -> int:
+        """Count the blocks."""
+        return math.ceil(self.shards / self.block)
+
+    def shards_of(self, block: int) -> range:
+        """Say which shards a block holds."""
+        return range(block * self.block, min((block + 1) * self.block, self.shards))
+
 
 def make(
     tokenizer: Tokenizer,

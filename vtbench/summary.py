@@ -24,19 +24,14 @@ REASONS = 5
 
 @dataclass
 class Clock:
-    """When a shard was begun, and seconds that it spent in the encoder and the decoder."""
+    """When a shard was begun, seconds that it spent in encoder and decoder, and the largest batch that was possible."""
 
     started: str
+    batch: int
     encode: float = 0.0
     decode: float = 0.0
     images: int = 0
     total: float = 0.0
-
-    def add(self, encode: float, decode: float, images: int) -> None:
-        """Count one batch."""
-        self.encode += encode
-        self.decode += decode
-        self.images += images
 
 
 def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
@@ -75,7 +70,7 @@ def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
         versions=provenance.versions(),
         device=compute.name(tokenizer.device),
         precision=tokenizer.precision,
-        batch_size=made.batch_size,
+        batch_size=min(clock.batch for clock in clocks),
         timing=_timing(clocks),
     )
     return run, whole.select(kept)

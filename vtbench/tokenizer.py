@@ -36,7 +36,10 @@ class Network(Protocol):
     """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`."""
 
     def encode(self, x: Tensor) -> Codes:
-        """Encode float pictures in the card's range, (B, 3, H, W), H and W multiples of the card's `multiple_of`."""
+        """Encode float pictures in the card's range, (B, 3, H, W), H and W multiples of the card's `multiple_of`.
+
+        A network whose attribute `takes_levels` is true is fed uint8 pictures, and decodes to such.
+        """
         ...
 
     def decode(self, codes: Codes) -> Tensor:
@@ -147,7 +150,7 @@ class Tokenizer:
                 its card says.
         """
         check_pictures(pictures)
-        return self.encode_floats(images.to_float(pictures.to(self.device), self.span))
+        return self.encode_fed(self.fed(pictures))
 
     @torch.no_grad()
     def encode_floats(self, pictures: Tensor) -> Codes:
@@ -156,10 +159,36 @@ class Tokenizer:
         Raises:
             DataError: if the network takes other sizes, or its codes are not what its card says.
         """
+        return self.encode_fed(self.fed(pictures))
+
+    def fed(self, pictures: Tensor) -> Tensor:
+        """Bring pictures, (B, 3, H, W), to what the network is fed: two equal ones are encoded alike.
+
+        Args:
+            pictures: uint8, or float32 within `span`.
+
+        Returns:
+            float32 within `span`; uint8 for a network that `takes_levels`.
+        """
+        pictures = pictures.to(self.device)
+        levels = pictures.dtype == torch.uint8
+        if getattr(self.network, "takes_levels", False):
+            return pictures if levels else images.to_uint8(pictures, self.span)
+        return images.to_float(pictures, self.span) if levels else pictures
+
+    @torch.no_grad()
+    def encode_fed(self, pictures: Tensor) -> Codes:
+        """Encode what `fed` gave.
+
+        Raises:
+            DataError: if the network takes other sizes, or its codes are not what its card says.
+        """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
-        x = images.pad_to_multiple(pictures.to(self.device), self.card.input.multiple_of)
+        x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
+        if x.is_floating_point():
+            x = x.to(DTYPES[self.precision])
         with compute.exact():
-            codes = self.network.encode(x.to(DTYPES[self.precision]))
+            codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
             code = Code(codebook_sizes=codes.codebook_sizes)
@@ -187,21 +216,42 @@ class Tokenizer:
         """
         return _whole(self.attempt(codes, size, floats=True))
 
-    @torch.no_grad()
     def attempt(self, codes: Codes, size: tuple[int, int], *, floats: bool = False) -> tuple[Tensor, list[str | None]]:
         """Decode as `decode` or `decode_floats`, and say of each picture why it can't be used, or None.
 
         Raises:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
         """
+        decoded, reasons = self.decoded(codes, size)
+        return (self.floats(decoded) if floats else self.levels(decoded)), reasons
+
+    @torch.no_grad()
+    def decoded(self, codes: Codes, size: tuple[int, int]) -> tuple[Tensor, list[str | None]]:
+        """Give what the network decodes, as `levels` and `floats` take it, and why a picture can't be used, or None.
+
+        Raises:
+            DataError: if the network gives another size than it took, which no picture of the batch survives.
+        """
         with compute.exact():
-            decoded = self.network.decode(_on(codes, self.device)).to(self.device).float()
+            decoded = self.network.decode(_on(codes, self.device)).to(self.device)
+        if decoded.dtype != torch.uint8:
+            decoded = decoded.float()
         decoded = self._fitted(decoded, size, len(codes))
+        if not decoded.is_floating_point():
+            return decoded, [None] * len(codes)
         finite = torch.isfinite(decoded).flatten(1).all(1).tolist()
         reasons = [None if whole else f"{self.card.name}: {NOT_FINITE}" for whole in finite]
-        if not floats:
-            return images.to_uint8(decoded.nan_to_num(), self._decoded_span), reasons
-        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span), reasons
+        return (decoded if all(finite) else decoded.nan_to_num()), reasons
+
+    def levels(self, decoded: Tensor) -> Tensor:
+        """Round what `decoded` gave to uint8."""
+        return images.to_uint8(decoded, self._decoded_span) if decoded.is_floating_point() else decoded
+
+    def floats(self, decoded: Tensor) -> Tensor:
+        """Bring what `decoded` gave to floats within `span`, neither clamped nor rounded."""
+        if not decoded.is_floating_point():
+            return images.to_float(decoded, self.span)
+        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
     def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
         """Crop what padding added; a size that is neither the input's nor the card's is refused."""

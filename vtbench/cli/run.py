@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vtbench.results import Run
+    from vtbench.task import Task
 
 
 class Precision(StrEnum):
@@ -83,6 +84,9 @@ def run(
         str | None, typer.Option(metavar="I/N", help="Compute the I-th of N parts, from 1; the last one merges.")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a process that writes the same run.")] = 600,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
+    ] = None,
     cards_folder: CardsOption = None,
 ) -> None:
     """Run tokenizers through tasks: the main job."""
@@ -110,22 +114,27 @@ def run(
     if step is None and weights:
         step = _step_of(weights[0])
 
-    from vtbench import evaluate, load_task, load_tokenizer
+    from vtbench import load_tokenizer
+    from vtbench.engine import Settings, evaluate_together
 
-    wanted = [(card, one) for card in task_cards for one in protocol or [card.protocol]]
     opened = [
-        (
-            load_task(
-                card,
-                data=data,
-                label=data_name,
-                follow_links=follow_links,
-                native=protocols.find_protocol(one).published,
-            ),
-            one,
-        )
-        for card, one in wanted
+        _opened(card, protocol or [card.protocol], data=data, label=data_name, follow_links=follow_links)
+        for card in task_cards
     ]
+    how = Settings(
+        out=out,
+        work=work,
+        batch_size=batch_size,
+        limit=limit,
+        label=name,
+        step=step,
+        require=required,
+        overwrite=overwrite,
+        rank=rank,
+        world=world,
+        wait=wait,
+        workers=workers,
+    )
     done: list[Run] = []
     broken: list[str] = []
     try:
@@ -133,27 +142,9 @@ def run(
             try:
                 own = folders.get(card.name) or given(weights)
                 loaded = load_tokenizer(card, weights=own, device=device, precision=precision.value)
-                for its_task, rule in opened:
-                    under = "" if rule == "canonical" else f" under {rule}"
-                    with _Bar(f"{card.name} on {its_task.card.name}{under}") as bar:
-                        found = evaluate(
-                            loaded,
-                            its_task,
-                            out=out,
-                            work=work,
-                            batch_size=batch_size,
-                            limit=limit,
-                            protocol=rule,
-                            label=name,
-                            step=step,
-                            require=required,
-                            overwrite=overwrite,
-                            rank=rank,
-                            world=world,
-                            wait=wait,
-                            progress=bar.update,
-                        )
-                    done += [found] if found is not None else []
+                for pairs in opened:
+                    with _Bar(_title(card, pairs)) as bar:
+                        done += [one for one in evaluate_together(loaded, pairs, how, bar.update) if one is not None]
             except VtbenchError:
                 raise
             except Exception as error:
@@ -206,6 +197,27 @@ def demo(
 def given(weights: Sequence[str]) -> str | list[str] | None:
     """What `load_tokenizer` is given for the --weights of a command."""
     return None if not weights else weights[0] if len(weights) == 1 else list(weights)
+
+
+def _opened(
+    card: TaskCard, rules: Sequence[str], *, data: str | None, label: str | None, follow_links: bool
+) -> list[tuple[Task | str, str | None]]:
+    """Open one task for some protocols, once for all that take its pictures as they are."""
+    from vtbench import load_task
+
+    native = [protocols.find_protocol(rule).published for rule in rules]
+    tasks = {
+        one: load_task(card, data=data, label=label, follow_links=follow_links, native=one)
+        for one in dict.fromkeys(native)
+    }
+    return [(tasks[one], rule) for one, rule in zip(native, rules, strict=True)]
+
+
+def _title(card: TokenizerCard, pairs: Sequence[tuple[Task | str, str | None]]) -> str:
+    """Name what a progress bar is of."""
+    names = [task if isinstance(task, str) else task.card.name for task, _ in pairs]
+    rules = [rule for _, rule in pairs if rule not in (None, "canonical")]
+    return f"{card.name} on {names[0]}" + (f" under {', '.join(map(str, rules))}" if rules else "")
 
 
 def _place(shards: str | None) -> tuple[int, int]:
