@@ -595,3 +595,93 @@ def test_tokbench_scores_words_by_bins_of_their_height(tmp_path: Path) -> None:
     empty = evaluate(load_tokenizer("control-identity"), task, **places).scores
     assert empty["word_accuracy"].value is None  # the published code prints nan
     assert empty["word_accuracy"].reason == published.EMPTY_BIN
+
+
+class Counting(torch.nn.Module):
+    """A tokenizer that counts the pictures it encodes and decodes, and loses what rounding to sixteenths loses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+        self.encoded: list[int] = []
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.encoded.append(len(x))
+        return self.gain * (x * 16).round() / 16
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent
+
+
+ALIKE = ("canonical", "seed-voken-tv", "vfm-vae", "titok")
+"""Protocols that feed a picture of the task's size as it is."""
+
+
+def test_protocols_that_feed_the_same_share_one_pass(tmp_path: Path) -> None:
+    """And their numbers and tables are those of each alone."""
+    module = Counting()
+    tokenizer = wrap(module, name="counting")
+    tasks = {native: load_task("reconstruction", native=native) for native in (False, True)}
+    pairs = [(tasks[name != "canonical"], name) for name in ALIKE]
+
+    def run(place: str, pairs: list[tuple[Task, str]]) -> list[Run]:
+        module.encoded.clear()
+        how = engine.Settings(out=tmp_path / place / "r", work=tmp_path / place / "w", limit=10, batch_size=8)
+        return engine.evaluate_together(tokenizer, pairs, how)
+
+    together = run("together", pairs)
+    # Its kind, the bottleneck twice, a warm-up; then each picture once.
+    assert module.encoded == [1, 1, 1, 8, 8, 2]
+    for pair, found in zip(pairs, together, strict=True):
+        (alone,) = run(f"alone-{pair[1]}", [pair])
+        assert sum(module.encoded) >= 10
+        assert lasting(alone) == lasting(found)
+        pd.testing.assert_frame_equal(
+            images_of(tmp_path / "together" / "w", found), images_of(tmp_path / f"alone-{pair[1]}" / "w", alone)
+        )
+    assert len({found.scores["psnr"].value for found in together if "psnr" in found.scores}) > 1
+
+
+def test_pairs_of_two_tasks_are_refused() -> None:
+    pairs = [(load_task("reconstruction"), None), (load_task("detail"), None)]
+    with pytest.raises(VtbenchError, match="several tasks"):
+        engine.evaluate_together("jpeg-q5", pairs, engine.Settings(out=None))
+
+
+class Hungry(Counting):
+    """Has memory for three pictures at a time."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = small_task(folder)
+    plain = evaluate(wrap(Counting(), name="same"), task, out=tmp_path / "a", work=tmp_path / "aw")
+    run = evaluate(wrap(Hungry(), name="same"), task, out=tmp_path / "b", work=tmp_path / "bw")
+    assert "out of memory with 8 pictures a forward pass; goes on with 4" in caplog.text
+    assert "goes on with 2" in caplog.text
+    assert run.batch_size == 2, "what was run is what is recorded"
+    assert plain.batch_size == 8
+    pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", plain))
+
+
+def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder: Path, tmp_path: Path) -> None:
+    """A batch of 24 covers a shard and a half: a block is three shards, whoever computes it."""
+    module = Counting()
+    tokenizer = wrap(module, name="counting")
+    task = small_task(folder)
+    whole = evaluate(tokenizer, task, out=tmp_path / "a", work=tmp_path / "aw", batch_size=24)
+    assert module.encoded[-3:] == [24, 24, 5]
+    places = {"out": tmp_path / "b", "work": tmp_path / "bw", "batch_size": 24}
+    assert evaluate(tokenizer, task, rank=1, world=2, **places) is None
+    module.encoded.clear()
+    run = evaluate(tokenizer, task, rank=0, world=2, **places)
+    assert module.encoded[-2:] == [24, 24]
+    assert run is not None
+    assert lasting(run) == lasting(whole)
+    pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", whole))
