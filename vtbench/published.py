@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class Published(measures.Measure):
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Score one batch of the protocol: its metrics, and what its totals need."""
         raw = [sample.image.permute(1, 2, 0).numpy() for sample in outcome.samples]
-        sides = (outcome.reference.float().cpu(), outcome.reconstruction.float().cpu())
+        sides = [side.float().to(self.context.device) for side in (outcome.reference, outcome.reconstruction)]
         return self.measure(raw, list(sides[0]), list(sides[1]), [sample.lines for sample in outcome.samples])
 
     def measure(
@@ -118,11 +119,12 @@ class Published(measures.Measure):
             if before.shape != after.shape:
                 found, wanted = tuple(after.shape), tuple(before.shape)
                 raise DataError(f"the network gave {found} for {wanted}; expected the same shape")
-            fitted = _fitted(rule, image, self.context.side)
             units = [images.to_unit(side, self.context.span) for side in (before, after)]
+            # What was fed are levels exactly, unless the protocol resizes floats: they need no second resize.
+            levels = images.to_uint8(before, self.context.span) if rule.reference == "pixels" else None
             pairs.append(
                 (
-                    _side(rule, rule.reference, units[0], fitted, image),
+                    _side(rule, rule.reference, units[0], levels, image),
                     _side(rule, rule.reconstruction, units[1], None, image),
                 )
             )
@@ -157,24 +159,32 @@ class Published(measures.Measure):
         rule, columns = self.rule, Columns()
         for name, network in (self._lpips or {}).items():
             assert rule.lpips is not None
-            columns[Key(name)] = [self._distance(rule.lpips, network, *pair) for pair in pairs]
+            sides = [[self._spanned(rule.lpips, side) for side in one] for one in zip(*pairs, strict=True)]
+            columns[Key(name)] = _in_batches(lambda *both: network(*both).flatten(), *sides)  # noqa: B023  called here
         if rule.rfid and self._frechet is not None:
             floats = rule.rfid.on == "floats"
-            both = [[(side.floats.clamp(0, 1) if floats else side.levels)[None] for side in pair] for pair in pairs]
-            for key, position in zip(FEATURES, (0, 1), strict=True):
-                columns[key] = [self._frechet.features(pair[position])[0] for pair in both]
-            if rule.rfid.inception_score and "inception_score" in self.names:
-                columns[LOGITS] = [self._frechet.logits(pair[1])[0] for pair in both]
+            for key, sides_ in zip(FEATURES, zip(*pairs, strict=True), strict=True):
+                seen = [side.floats.clamp(0, 1) if floats else side.levels for side in sides_]
+                pooled = self._pooled(seen)
+                columns[key] = list(pooled.cpu().numpy())
+                if key is FEATURES[1] and rule.rfid.inception_score and "inception_score" in self.names:
+                    columns[LOGITS] = list(self._frechet.logits_of(pooled))
         return columns
 
-    def _distance(
-        self, rule: Lpips, network: Callable[[Tensor, Tensor], Tensor], reference: _Side, reconstruction: _Side
-    ) -> float:
-        both = []
-        for side in (reference, reconstruction):
-            unit = images.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
-            both.append(images.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span)[None])
-        return float(network(*(side.to(self.context.device) for side in both)))
+    def _spanned(self, rule: Lpips, side: _Side) -> Tensor:
+        """Bring one side to the range in which LPIPS is given it."""
+        unit = images.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
+        return images.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span).to(self.context.device)
+
+    def _pooled(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Inception's features, (B, 2048), of pictures of any sizes."""
+        assert self._frechet is not None
+        found: list[Tensor | None] = [None] * len(pictures)
+        for rows in _equal_shapes(pictures):
+            features = self._frechet.pooled(torch.stack([pictures[row] for row in rows]))
+            for row, feature in zip(rows, features, strict=True):
+                found[row] = feature
+        return torch.stack([feature for feature in found if feature is not None])
 
     def scores(self, table: Table) -> dict[str, Score]:
         """Average as the protocol does; an interval stands only where that is the plain mean."""
@@ -194,6 +204,26 @@ class Published(measures.Measure):
             else:
                 found[name] = own.model_copy(update={"value": value, "low": None, "high": None})
         return found
+
+
+def _equal_shapes(pictures: Sequence[Tensor]) -> list[list[int]]:
+    """Say which pictures have one size."""
+    found: dict[torch.Size, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        found.setdefault(picture.shape, []).append(row)
+    return list(found.values())
+
+
+def _in_batches(
+    call: Callable[[Tensor, Tensor], Tensor], first: Sequence[Tensor], second: Sequence[Tensor]
+) -> list[float]:
+    """Call a metric once for all pairs of one size; it takes two (B, 3, H, W) and gives (B,)."""
+    found = [math.nan] * len(first)
+    for rows in _equal_shapes(first):
+        values = call(*(torch.stack([side[row] for row in rows]) for side in (first, second))).tolist()
+        for row, value in zip(rows, values, strict=True):
+            found[row] = value
+    return found
 
 
 def _known(table: Table, key: Key) -> list[Any]:
@@ -262,11 +292,11 @@ def _fitted(rule: Protocol, image: np.ndarray[Any, Any], size: int | None) -> Te
 
 
 def _side(
-    rule: Protocol, rounding: Rounding, floats: Tensor, fitted: Tensor | None, image: np.ndarray[Any, Any]
+    rule: Protocol, rounding: Rounding, floats: Tensor, pixels: Tensor | None, image: np.ndarray[Any, Any]
 ) -> _Side:
     """Round one side, undo the protocol's padding, and bring it to the size at which it is scored."""
-    if rounding == "pixels" and fitted is not None:
-        levels = fitted
+    if pixels is not None:
+        levels = pixels
     elif rounding == "floats":
         levels = floats.clamp(0, 1) * 255.0
     else:
@@ -279,15 +309,15 @@ def _side(
         left, top = geometry.padded_window(width, height)
         levels, floats = (x[:, top : top + height, left : left + width] for x in (levels, floats))
     elif rule.geometry == "letterbox":
-        if fitted is not None:
-            levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if pixels is not None:
+            levels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(levels.device)
         else:
             left, top, inner_width, inner_height = geometry.letterbox_window(width, height, levels.shape[-1])
             window = images.to_pil(levels[:, top : top + inner_height, left : left + inner_width])
-            levels = images.from_pil(window.resize((width, height), Image.Resampling.LANCZOS))
+            levels = images.from_pil(window.resize((width, height), Image.Resampling.LANCZOS)).to(levels.device)
     if rule.scored_at and levels.shape[-2:] != (rule.scored_at, rule.scored_at):
         resized = images.to_pil(levels).resize((rule.scored_at, rule.scored_at), Image.Resampling.BILINEAR)
-        levels = images.from_pil(resized)
+        levels = images.from_pil(resized).to(levels.device)
     return _Side(levels, floats)
 
 
@@ -335,10 +365,9 @@ _BORDERS: Mapping[Window, tuple[structure.Window, structure.Border]] = {
 
 
 def _psnr_columns(rule: Psnr, pairs: Pairs) -> Columns:
-    errors = [float(peak.squared_error(a.levels, b.levels)) for a, b in pairs]
-    lows = [float(a.levels.min()) for a, _ in pairs]
-    highs = [float(a.levels.max()) for a, _ in pairs]
+    errors = _in_batches(peak.squared_error, *([side.levels for side in one] for one in zip(*pairs, strict=True)))
     own = rule.peak == "data"
+    lows, highs = ([float(end(a.levels)) if own else 0.0 for a, _ in pairs] for end in (torch.min, torch.max))
     ends = zip(lows, highs, strict=True)
     peaks = [_peak([low], [high]) if own else 255.0 for low, high in ends]
     columns: Columns = {Key("psnr"): [_decibel(error, top) for error, top in zip(errors, peaks, strict=True)]}
@@ -370,7 +399,9 @@ def _ssim_columns(rule: Ssim, pairs: Pairs) -> Columns:
         first, second = (images.from_unit(unit.clamp(0, 1), rule.span) for unit in units)
         made.append((first, second))
     if rule.data_range is not None:
-        return {Key("ssim"): [_ssim(rule.window, *pair, rule.data_range) for pair in made]}
+        known, border = _BORDERS[rule.window]
+        call = partial(structure.ssim_of, window=known, border=border, data_range=rule.data_range)
+        return {Key("ssim"): _in_batches(call, *zip(*made, strict=True))}
     own = [[float(side.max() - side.min()) for side in pair] for pair in made]
     # Over the batch each side spans from its lowest to its highest value; the larger of both spans is the range.
     sides = [torch.stack(side) for side in zip(*made, strict=True)]

@@ -103,7 +103,7 @@ class FrechetDistance:
         Raises:
             DataError: if it is not such a batch.
         """
-        return cast(Floats, self._pooled(images).cpu().numpy())
+        return cast(Floats, self.pooled(images).cpu().numpy())
 
     def logits(self, images: Tensor) -> Floats:
         """Compute what an Inception score is made of: the classes' logits without their bias, (B, 1008).
@@ -114,10 +114,15 @@ class FrechetDistance:
         Raises:
             DataError: if it is not such a batch.
         """
-        head = cast(Tensor, self.network.get_parameter("fc.weight"))
-        return cast(Floats, (self._pooled(images) @ head.T).cpu().numpy())
+        return self.logits_of(self.pooled(images))
 
-    def _pooled(self, pictures: Tensor) -> Tensor:
+    def logits_of(self, pooled: Tensor) -> Floats:
+        """Compute the logits, (B, 1008), of what `pooled` gave."""
+        head = cast(Tensor, self.network.get_parameter("fc.weight"))
+        return cast(Floats, (pooled @ head.T).cpu().numpy())
+
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """Compute the features of some pictures as a tensor on the device, (B, 2048); arguments as of `features`."""
         x = feed(pictures, self.resize, device=self.device, dtype=self.dtype)
         with torch.no_grad(), compute.exact():
             for name in _LAYERS:
