@@ -334,7 +334,7 @@ def test_trial_does_not_replace_a_full_run(folder: Path, tmp_path: Path) -> None
 
 def made(tokenizer: Tokenizer, task: Task, **change: object) -> plan.Plan:
     said: dict[str, object] = {
-        "protocol": None, "limit": None, "batch_size": 8, "label": None, "step": None, "require": (), "readings": None
+        "protocol": None, "limit": None, "batch_size": 8, "label": None, "step": None, "require": (), "originals": None
     }  # fmt: skip
     return plan.make(tokenizer, task, **(said | change))
 
@@ -528,7 +528,7 @@ def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch:
     same = evaluate(load_tokenizer("control-identity"), task, **places).scores
     assert same["cer"].floor == same["cer"].value
     assert same["cer"].excess == 0
-    kept = list((tmp_path / "w" / engine.READINGS).glob("easyocr-*/*.json"))
+    kept = list((tmp_path / "w" / engine.ORIGINALS).glob("readings-easyocr-*/*.json"))
     assert len(kept) == 6  # three pages, in boxes and as a whole
     for file in kept:
         file.write_text(json.dumps(["nothing"] * len(json.loads(file.read_text()))))

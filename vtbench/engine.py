@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -29,13 +30,14 @@ from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
 from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
+from vtbench.summary import Shard
 from vtbench.task import Task, load_task
 from vtbench.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("vtbench")
 
-READINGS = "readings"
-"""Folder in the work folder: what OCR engines read on originals, so that they read each but once."""
+ORIGINALS = "originals"
+"""Folder in the work folder: what was computed of originals alone, so that it is computed but once."""
 
 ATTEMPTS = 5
 """How often a process computes shards of its own that another one deleted."""
@@ -223,7 +225,7 @@ def evaluate_together(
             label=how.label,
             step=how.step,
             require=how.require,
-            readings=None if out is None else work / READINGS,
+            originals=None if out is None else work / ORIGINALS,
         )
         for task, protocol in opened
     ]
@@ -288,7 +290,7 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
         shards.compute_all(jobs(), _Counted(progress, 0, first.count).add, workers)
     runs: list[Run | None] = []
     for made, found in zip(plans, tables, strict=True):
-        run = summary.finish(made, [found[index] for index in range(made.shards)])[0]
+        run = summary.finish(made, [Shard.of(found[index]) for index in range(made.shards)])[0]
         summary.check(run)
         runs.append(run)
     return runs
@@ -491,23 +493,28 @@ class _Folder:
     def _path(self, index: int) -> Path:
         return self.shards / f"{index:05d}.parquet"
 
+    def _shard(self, index: int) -> Shard:
+        """Read a shard whole, so that damage is seen, and keep of it what is not raw."""
+        return Shard.of(parquet.read_table(self._path(index)), partial(_column, self._path(index)))
+
     def _merge(self, workers: int | None, progress: Progress | None) -> Run:
         """Read all shards, and write table and summary so that nobody ever sees those of two runs together."""
-        tables = []
+        parts = []
         for index in range(self.plan.shards):
             try:
-                tables.append(parquet.read_table(self._path(index)))
+                part = self._shard(index)
             except (OSError, pa.ArrowInvalid):  # damaged, or deleted meanwhile
                 self._path(index).unlink(missing_ok=True)
                 log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
                 self.mine = [index]
                 _compute([self], workers, progress)
-                tables.append(parquet.read_table(self._path(index)))
+                part = self._shard(index)
+            parts.append(part)
         with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
             if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
                 return done
             self._protect()
-            run, images = summary.finish(self.plan, tables)
+            run, images = summary.finish(self.plan, parts)
             content = _to_bytes(images)
             run = run.model_copy(update={"digests": {**run.digests, "table": results.table_digest(content)}})
             files.write_atomic(self.folder / results.IMAGES, content)
@@ -515,6 +522,10 @@ class _Folder:
             summary.check(run)
             results.write(run, self.summary)
         return run
+
+
+def _column(path: Path, name: str) -> pa.ChunkedArray:
+    return parquet.read_table(path, columns=[name]).column(name)
 
 
 def _to_bytes(table: pa.Table) -> bytes:

@@ -57,8 +57,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """sha256 over all of it."""
-        everything = {"digests": self.digests, "said": self.said}
-        return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
+        return _sha256({"digests": self.digests, "said": self.said})
 
     @property
     def primary(self) -> str:
@@ -117,7 +116,7 @@ def make(
     label: str | None,
     step: float | None,
     require: Sequence[str],
-    readings: Path | None,
+    originals: Path | None,
 ) -> Plan:
     """Find out all that decides a run's numbers, and bind its measures; loads no network of a metric.
 
@@ -155,18 +154,6 @@ def make(
     origin, weights = tokenizer.identity()
     if label is None and origin == "local" and weights is not None:
         label = weights[:8]
-    context = Context(
-        device=compute.for_metrics(tokenizer.device),
-        protocol=rule,
-        side=task.card.geometry.side,
-        engine=task.card.ocr,
-        normalisation=task.card.normalisation,
-        kind=tokenizer.card.kind,
-        codebook_sizes=tokenizer.card.code.codebook_sizes,
-        span=tokenizer.span,
-        primary=task.card.primary,
-        readings=readings,
-    )
     digests: dict[str, str | None] = {
         "tokenizer": cards.digest(tokenizer.card),
         "task": cards.digest(task.card),
@@ -180,6 +167,27 @@ def make(
     for need in needs:
         own = task.card.ocr if need == OCR else need
         digests |= {f"{own}/{file}": value for file, value in _files_of(own, need).items()}
+    place = compute.for_metrics(tokenizer.device)
+    apart = ("tokenizer", "task", "weights", "data", "network")
+    context = Context(
+        device=place,
+        protocol=rule,
+        side=task.card.geometry.side,
+        engine=task.card.ocr,
+        normalisation=task.card.normalisation,
+        kind=tokenizer.card.kind,
+        codebook_sizes=tokenizer.card.code.codebook_sizes,
+        span=tokenizer.span,
+        primary=task.card.primary,
+        originals=originals,
+        computed_by=_sha256(
+            {
+                "digests": {name: value for name, value in digests.items() if name not in apart},
+                "versions": provenance.versions(),
+                "device": compute.model(place),
+            }
+        ),
+    )
     said = {
         "metrics": metrics,
         "unavailable": sorted(unavailable),
@@ -209,6 +217,10 @@ def make(
         digests=digests,
         said=said,
     )
+
+
+def _sha256(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _metrics(task: Task, rule: Protocol) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ from vtbench import metrics as metrics_
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
 from vtbench.measures import Column, Context, Outcome, Table
+from vtbench.measures._originals import Originals
 from vtbench.metrics import learned, peak, structure, text
-from vtbench.metrics.frechet import frechet_distance, inception_score
+from vtbench.metrics.frechet import FrechetSums, frechet_distance, inception_score
 from vtbench.protocols import LPIPS_NAMES, Lpips, Protocol, Psnr, Rounding, Ssim, Window
 from vtbench.results import Score
 from vtbench.types import Key, Sample, TextLine
@@ -86,6 +87,9 @@ class Published(measures.Measure):
         self._lpips: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None
         self._frechet: metrics_.FrechetDistance | None = None
         self._engine: ocr.Engine | None = None
+        said = (repr(self.rule.rfid), context.computed_by)
+        self._features = Originals(context.originals, "features", *said)
+        self._readings = Originals(context.originals, f"readings-{context.engine}", *said)
 
     def feed(self, sample: Sample) -> Tensor:
         """Bring a raw picture to what the protocol feeds a model of this range."""
@@ -136,7 +140,7 @@ class Published(measures.Measure):
         with compute.exact():
             columns |= self._learned(pairs)
             if self._engine is not None and rule.text == "against-original":
-                columns |= _against_original(self._engine, pairs)
+                columns |= _against_original(self._engine, pairs, self._readings)
             elif self._engine is not None and rule.text == "words":
                 columns |= _words(self._engine, pairs, lines)
         return columns
@@ -165,9 +169,12 @@ class Published(measures.Measure):
             floats = rule.rfid.on == "floats"
             for key, sides_ in zip(FEATURES, zip(*pairs, strict=True), strict=True):
                 seen = [side.floats.clamp(0, 1) if floats else side.levels for side in sides_]
+                if key == FEATURES[0] and len(_equal_shapes(seen)) == 1:
+                    columns[key] = list(self._features.arrays(torch.stack(seen), partial(self._array, seen)))
+                    continue
                 pooled = self._pooled(seen)
                 columns[key] = list(pooled.cpu().numpy())
-                if key is FEATURES[1] and rule.rfid.inception_score and "inception_score" in self.names:
+                if key == FEATURES[1] and rule.rfid.inception_score and "inception_score" in self.names:
                     columns[LOGITS] = list(self._frechet.logits_of(pooled))
         return columns
 
@@ -175,6 +182,9 @@ class Published(measures.Measure):
         """Bring one side to the range in which LPIPS is given it."""
         unit = images.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
         return images.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span).to(self.context.device)
+
+    def _array(self, pictures: Sequence[Tensor]) -> np.ndarray[Any, Any]:
+        return np.asarray(self._pooled(pictures).cpu().numpy())
 
     def _pooled(self, pictures: Sequence[Tensor]) -> Tensor:
         """Inception's features, (B, 2048), of pictures of any sizes."""
@@ -189,8 +199,14 @@ class Published(measures.Measure):
     def scores(self, table: Table) -> dict[str, Score]:
         """Average as the protocol does; an interval stands only where that is the plain mean."""
         found = super().scores(table)
-        columns = {key: values for key in table.keys if (values := _known(table, key))}
-        for name, value in totals(self.rule, columns, size=self.context.side or self.rule.size or 256).items():
+        columns = {key: values for key in table.keys if key not in FEATURES and (values := _known(table, key))}
+        averages = totals(self.rule, columns, size=self.context.side or self.rule.size or 256)
+        if table.has(FEATURES[0]) and "rfid" in self.names:
+            sums = FrechetSums()
+            for pair in zip(*(table.arrays(key) for key in FEATURES), strict=True):
+                sums.add(*pair)
+            averages["rfid"] = sums.distance() if sums.count > 1 else math.nan
+        for name, value in averages.items():
             if math.isnan(value):
                 reason = EMPTY_BIN if WORDS in columns else f"{name} is not a number under {self.rule.name}"
                 found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
@@ -227,7 +243,7 @@ def _in_batches(
 
 
 def _known(table: Table, key: Key) -> list[Any]:
-    if key.role == "raw" and key in (*FEATURES, LOGITS):
+    if key == LOGITS:
         return list(table.arrays(key))
     return [value for value in table.values(key) if value is not None]
 
@@ -324,9 +340,11 @@ def _side(
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def _against_original(engine: ocr.Engine, pairs: Pairs) -> Columns:
+def _against_original(engine: ocr.Engine, pairs: Pairs, known: Originals) -> Columns:
     """VTBench: a page as read before against as read after."""
-    truths, reads = ([engine.read_page(side.levels) for side in sides] for sides in zip(*pairs, strict=True))
+    before, after = ([side.levels for side in sides] for sides in zip(*pairs, strict=True))
+    truths = [known.texts(levels, None, lambda: [engine.read_page(levels)])[0] for levels in before]  # noqa: B023
+    reads = [engine.read_page(levels) for levels in after]
     each = [text.vtbench_2025([truth], [read]) for truth, read in zip(truths, reads, strict=True)]
     return {
         TRUTH: truths,

@@ -67,7 +67,7 @@ class Measure(measures.Measure):
 
     def _use(self, table: Table) -> dict[str, Score]:
         scales = range(len(table.levels("codes", "raw")))
-        columns = [pictures for scale in scales if (pictures := table.arrays(_key(scale)))]
+        columns = [pictures for scale in scales if (pictures := list(table.arrays(_key(scale))))]
         if not columns:
             return {}
         sizes = self.context.codebook_sizes
