@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from builders import make_run, write_pictures
 
-from vtbench import __version__, cards, results
+from vtbench import __version__, cards, files, results
 
 VTBENCH = [sys.executable, "-m", "vtbench"]
 
@@ -39,7 +39,19 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_version_and_help() -> None:
     assert vtbench("--version").stdout.strip() == f"vtbench {__version__}"
     said = vtbench("--help").stdout
-    for command in ("list", "show", "run", "demo", "leaderboard", "validate", "check", "sheet", "fetch", "doctor"):
+    for command in (
+        "list",
+        "show",
+        "run",
+        "demo",
+        "leaderboard",
+        "validate",
+        "check",
+        "sheet",
+        "fetch",
+        "cache",
+        "doctor",
+    ):
         assert f"\n  {command} " in said
 
 
@@ -303,3 +315,29 @@ def test_validate_names_each_problem_and_the_leaderboard_shows_the_rest(place: P
     assert board.returncode == 0
     assert "passed over" in board.stderr and "broken.json" in board.stderr
     assert "tiny-fsq-f8" in (folder / "LEADERBOARD.md").read_text()
+
+
+def test_cache_shows_what_is_kept_and_deletes_what_it_is_told(tmp_path: Path) -> None:
+    work, home = tmp_path / "work", tmp_path / "home"
+    for path in (work / results.ORIGINALS / "features-1" / "a.npy", home / "weights" / "b.pth"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(3_000_000))
+    busy, idle = work / "text" / "busy" / "shards-1", work / "text" / "idle" / "shards-1"
+    for folder in (busy, idle):
+        folder.mkdir(parents=True)
+        (folder / "00000.parquet").write_bytes(b"x")
+    places = {"VTBENCH_CACHE": str(home)}
+    shown = vtbench("cache", "--work", work, **places).stdout
+    assert [line.split()[:3] for line in shown.splitlines()[1:]] == [
+        ["weights", "1", "3.0"],
+        ["backbones", "0", "0.0"],
+        ["originals", "1", "3.0"],
+        ["shards", "2", "0.0"],
+    ]
+    with files.lock(busy.parent / "in-use", shared=True, wait=1, purpose="a run"):
+        done = vtbench("cache", "--work", work, "--empty", "originals", "--empty", "shards", **places)
+    assert "busy/shards-1 stays: a run is at work there" in done.stderr
+    assert busy.is_dir()
+    assert not idle.exists()
+    assert not (work / results.ORIGINALS).exists()
+    assert (home / "weights" / "b.pth").is_file()

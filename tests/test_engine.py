@@ -528,7 +528,7 @@ def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch:
     same = evaluate(load_tokenizer("control-identity"), task, **places).scores
     assert same["cer"].floor == same["cer"].value
     assert same["cer"].excess == 0
-    kept = list((tmp_path / "w" / engine.ORIGINALS).glob("readings-easyocr-*/*.json"))
+    kept = list((tmp_path / "w" / results.ORIGINALS).glob("readings-easyocr-*/*.json"))
     assert len(kept) == 6  # three pages, in boxes and as a whole
     for file in kept:
         file.write_text(json.dumps(["nothing"] * len(json.loads(file.read_text()))))
@@ -685,3 +685,22 @@ def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder:
     assert run is not None
     assert lasting(run) == lasting(whole)
     pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", whole))
+
+
+class Sparing(Counting):
+    """Is fastest a picture in batches of four."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02 * max(1.0, len(x) / 4) ** 1.5)
+        return super().encode(x)
+
+
+def test_an_automatic_batch_is_found_once_and_recorded(folder: Path, tmp_path: Path) -> None:
+    task, module = small_task(folder), Sparing()
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 12, "batch_size": "auto"}
+    run = evaluate(wrap(module, name="sparing"), task, **places)
+    assert run.batch_size == 4
+    assert module.encoded[-3:] == [4, 4, 4]
+    (kept,) = (tmp_path / "w" / engine.BATCHES).glob("*.json")
+    kept.write_text("3")
+    assert evaluate(wrap(module, name="sparing"), task, **places).batch_size == 3, "it was tried again"

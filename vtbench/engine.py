@@ -11,7 +11,9 @@ then finds all of them merges. Shards are named by the digest of the plan, so no
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +21,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from vtbench import files, plan, results, shards, summary
+from vtbench import device, files, plan, provenance, results, shards, summary
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
@@ -36,8 +38,8 @@ from vtbench.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("vtbench")
 
-ORIGINALS = "originals"
-"""Folder in the work folder: what was computed of originals alone, so that it is computed but once."""
+BATCHES = "batch-sizes"
+"""Folder in the work folder: what `batch_size="auto"` found."""
 
 ATTEMPTS = 5
 """How often a process computes shards of its own that another one deleted."""
@@ -52,7 +54,7 @@ class Settings:
 
     out: str | Path | None = "results"
     work: str | Path = ".vtbench"
-    batch_size: int = 8
+    batch_size: int | Literal["auto"] = 8
     limit: int | None = None
     label: str | None = None
     step: float | None = None
@@ -71,7 +73,7 @@ def evaluate(
     *,
     out: str | Path | None = ...,
     work: str | Path = ...,
-    batch_size: int = ...,
+    batch_size: int | Literal["auto"] = ...,
     limit: int | None = ...,
     protocol: str | None = ...,
     label: str | None = ...,
@@ -91,7 +93,7 @@ def evaluate(
     *,
     out: str | Path | None = ...,
     work: str | Path = ...,
-    batch_size: int = ...,
+    batch_size: int | Literal["auto"] = ...,
     limit: int | None = ...,
     protocol: str | None = ...,
     label: str | None = ...,
@@ -112,7 +114,7 @@ def evaluate(
     *,
     out: str | Path | None = "results",
     work: str | Path = ".vtbench",
-    batch_size: int = 8,
+    batch_size: int | Literal["auto"] = 8,
     limit: int | None = None,
     protocol: str | None = None,
     label: str | None = None,
@@ -133,7 +135,8 @@ def evaluate(
         out: folder of the summaries; `<out>/<task>/<name>.json` is written. None keeps everything in memory: no file
             at all is written.
         work: folder of the shards, and of `run.json` and `images.parquet` after; a killed run resumes from here.
-        batch_size: pictures a forward pass; it moves no number beyond the rounding of floats.
+        batch_size: pictures a forward pass; it moves no number beyond the rounding of floats. "auto" takes the fastest
+            that fits, found by trial once and kept in `work` (without `out` by each call); it is what the run records.
         limit: only the first pictures; such a run is shown but never ranked.
         protocol: how pictures become numbers; the task's own where left out.
         label: what the run's name says of weights that are not the card's own; the first 8 hex digits of their sha256
@@ -215,17 +218,18 @@ def evaluate_together(
     for task, _ in opened:
         if tokenizer.held is not None and not task.native:
             _settle(tokenizer, task)
+    batch_size = _batch_size(tokenizer, opened[0][0], how)
     plans = [
         plan.make(
             tokenizer,
             task,
             protocol=protocol,
             limit=how.limit,
-            batch_size=how.batch_size,
+            batch_size=batch_size,
             label=how.label,
             step=how.step,
             require=how.require,
-            originals=None if out is None else work / ORIGINALS,
+            originals=None if out is None else work / results.ORIGINALS,
         )
         for task, protocol in opened
     ]
@@ -258,6 +262,30 @@ def _task_of(task: object, protocol: str | None) -> Task:
     if not isinstance(task, Task):
         raise VtbenchError(f"task: got a {type(task).__name__}; expected a name or load_task(...)")
     return task
+
+
+def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
+    """Find out what "auto" is here: once for all processes and restarts, for it moves the last bits of numbers."""
+    if how.batch_size != "auto":
+        return how.batch_size
+    if task.size is None:
+        return 1
+    if how.out is None:
+        return shards.best_batch(tokenizer, task.size)
+    said = [tokenizer.card.name, tokenizer.precision, device.model(tokenizer.device), task.size, provenance.versions()]
+    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    kept = Path(how.work) / BATCHES / f"{key}.json"
+    with files.lock(kept.with_suffix(".lock"), wait=how.wait, purpose="finding the best batch size"):
+        try:
+            known = json.loads(kept.read_bytes())
+            if isinstance(known, int) and known > 0:
+                return known
+        except (OSError, ValueError):
+            pass
+        found = shards.best_batch(tokenizer, task.size)
+        files.write_atomic(kept, json.dumps(found).encode())
+    log.info("%s: batches of %d", tokenizer.card.name, found)
+    return found
 
 
 def _settle(tokenizer: Tokenizer, task: Task) -> None:

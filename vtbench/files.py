@@ -123,6 +123,16 @@ def check_writable(folder: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
+def sizes(folder: Path) -> list[int]:
+    """Give the bytes of each file within a folder; of one that vanishes meanwhile, nothing."""
+    found = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                found.append(path.stat().st_size)
+    return found
+
+
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,9 @@ from vtbench.types import Strict
 if TYPE_CHECKING:
     import pandas
 
+ORIGINALS = "originals"
+"""Folder in the work folder: what was computed of originals alone, so that it is computed but once."""
+
 IMAGES = "images.parquet"
 RUN = "run.json"
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -50,7 +50,9 @@ def run(
     ] = [],  # noqa: B006  typer wants a list
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Type of the network's tensors.")] = Precision.fp32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
+    batch_size: Annotated[
+        str, typer.Option(metavar="N|auto", help="Pictures a forward pass; auto takes the fastest that fits.")
+    ] = "8",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures; such a run is not ranked.")] = None,
     data: Annotated[
         str | None,
@@ -124,7 +126,7 @@ def run(
     how = Settings(
         out=out,
         work=work,
-        batch_size=batch_size,
+        batch_size=_count(batch_size),
         limit=limit,
         label=name,
         step=step,
@@ -197,6 +199,15 @@ def demo(
 def given(weights: Sequence[str]) -> str | list[str] | None:
     """What `load_tokenizer` is given for the --weights of a command."""
     return None if not weights else weights[0] if len(weights) == 1 else list(weights)
+
+
+def _count(said: str) -> int | Literal["auto"]:
+    """Read --batch-size."""
+    if said == "auto":
+        return "auto"
+    if not (said.isdecimal() and int(said) > 0):
+        raise VtbenchError(f"--batch-size {said}: expected a whole number from 1 up, or auto")
+    return int(said)
 
 
 def _opened(
