@@ -523,7 +523,7 @@ class _Folder:
 
     def _shard(self, index: int) -> Shard:
         """Read a shard whole, so that damage is seen, and keep of it what is not raw."""
-        return Shard.of(parquet.read_table(self._path(index)), partial(_column, self._path(index)))
+        return Shard.of(parquet.read_table(self._path(index)), partial(column, self._path(index)))
 
     def _merge(self, workers: int | None, progress: Progress | None) -> Run:
         """Read all shards, and write table and summary so that nobody ever sees those of two runs together."""
@@ -552,7 +552,8 @@ class _Folder:
         return run
 
 
-def _column(path: Path, name: str) -> pa.ChunkedArray:
+def column(path: Path, name: str) -> pa.ChunkedArray:
+    """Read one column of a shard."""
     return parquet.read_table(path, columns=[name]).column(name)
 
 
