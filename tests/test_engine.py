@@ -283,6 +283,20 @@ def test_rank_outside_its_world_is_one_line(folder: Path, tmp_path: Path) -> Non
         evaluate(None, small_task(folder))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("out", 5), ("work", None), ("batch_size", "8"), ("batch_size", 0), ("batch_size", True), ("limit", 2.5)),
+        *(("label", 5), ("step", "x"), ("step", float("nan")), ("require", "psnr"), ("wait", "x"), ("workers", 0)),
+    ],
+)
+def test_a_wrong_argument_is_one_line(argument: str, value: object, folder: Path, tmp_path: Path) -> None:
+    said: dict[str, object] = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    with pytest.raises(VtbenchError, match=rf"^{argument} .*: expected "):
+        evaluate("jpeg-q5", small_task(folder), **(said | {argument: value}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_finished_run_is_not_computed_again_unless_asked(folder: Path, tmp_path: Path) -> None:
     tokenizer, task = load_tokenizer("jpeg-q5"), small_task(folder)
     calls: list[int] = []

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from vtbench import device, files, plan, provenance, results, shards, summary
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
+from vtbench.published import fed
 from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
@@ -64,6 +66,31 @@ class Settings:
     world: int = 1
     wait: float = WAIT
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is none of its kind, before anything is loaded."""
+        expected = (
+            ("out", self.out is None or isinstance(self.out, str | Path), "a folder, or None for memory alone"),
+            ("work", isinstance(self.work, str | Path), "a folder"),
+            ("batch_size", self.batch_size == "auto" or _is_count(self.batch_size), "a whole number from 1 up, or auto"),
+            ("limit", self.limit is None or _is_count(self.limit), "a whole number from 1 up, or None"),
+            ("label", self.label is None or isinstance(self.label, str), "a text, or None"),
+            ("step", self.step is None or _is_number(self.step), "a finite number, or None"),
+            ("require", not isinstance(self.require, str), "a sequence of metrics' names, such as ['psnr']"),
+            ("wait", _is_number(self.wait) and self.wait >= 0, "seconds, from 0 up"),
+            ("workers", self.workers is None or _is_count(self.workers), "a whole number from 1 up"),
+        )
+        for name, right, what in expected:
+            if not right:
+                raise VtbenchError(f"{name} {getattr(self, name)!r}: expected {what}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @overload
@@ -202,22 +229,19 @@ def evaluate_together(
     rank, world, out, work = how.rank, how.world, how.out, Path(how.work)
     if not (isinstance(rank, int) and isinstance(world, int) and 0 <= rank < world):
         raise VtbenchError(f"rank {rank!r} of world {world!r}: expected whole numbers, 0 <= rank < world")
-    if how.workers is not None and not (isinstance(how.workers, int) and how.workers > 0):
-        raise VtbenchError(f"workers {how.workers!r}: expected a whole number from 1 up")
     if out is None and world > 1:
         raise VtbenchError("out=None keeps a run in one process's memory: give world=1, or a folder")
     tokenizer = _tokenizer_of(tokenizer)
     opened = [(_task_of(task, protocol), protocol) for task, protocol in pairs]
     if len({task.card.name for task, _ in opened}) != 1:
         raise VtbenchError("these pairs are of several tasks; evaluate each task by itself")
-    if tokenizer.held is not None and world > 1 and tokenizer.identity() != tokenizer.identity():
+    if world > 1 and tokenizer.identity() != tokenizer.identity():
         raise VtbenchError(
             f"{tokenizer.card.name}: nothing of this live model can be hashed, so it is another one in every process; "
             "give world=1"
         )
-    for task, _ in opened:
-        if tokenizer.held is not None and not task.native:
-            _settle(tokenizer, task)
+    if tokenizer.held is not None:
+        _settle(tokenizer, *opened[0])
     batch_size = _batch_size(tokenizer, opened[0][0], how)
     plans = [
         plan.make(
@@ -288,11 +312,15 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
     return found
 
 
-def _settle(tokenizer: Tokenizer, task: Task) -> None:
+def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
     """Encode the first picture that can be: a live model's codes alone say of what kind they are."""
+    rule = find_protocol(protocol or task.card.protocol)
     for index in range(len(task)):
         try:
-            tokenizer.encode(task.read(index).image[None])
+            image = task.read(index).image
+            if rule.published:
+                image = fed(rule, image.permute(1, 2, 0).numpy(), task.card.geometry.side, tokenizer.span)
+            tokenizer.encode_fed(tokenizer.fed(image[None]))
             return
         except DataError:  # said of each picture, where it belongs
             continue
