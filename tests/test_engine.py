@@ -193,6 +193,22 @@ def test_a_late_process_and_another_number_of_processes_go_on(
     check_whole(tmp_path, whole)
 
 
+def test_a_finished_run_is_computed_again_in_parts(folder: Path, tmp_path: Path) -> None:
+    """One part after the other, as in an array job on a small queue."""
+
+    def part(rank: int, *, overwrite: bool) -> Run | None:
+        places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+        return evaluate(
+            load_tokenizer("jpeg-q5"), small_task(folder), rank=rank, world=2, overwrite=overwrite, **places
+        )
+
+    first = [part(rank, overwrite=False) for rank in (0, 1)]
+    again = [part(rank, overwrite=True) for rank in (0, 1)]
+    assert first[1] is not None and again[1] is not None
+    assert lasting(again[1]) == lasting(first[1])
+    assert again[1].timing != first[1].timing, "it was not computed again"
+
+
 def test_damaged_and_deleted_shards_are_computed_again(
     whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -682,6 +698,24 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     assert run.batch_size == 2, "what was run is what is recorded"
     assert plain.batch_size == 8
     pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", plain))
+
+
+class Starved(Counting):
+    """Has no memory for a bright picture."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.max()) > 0.9:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+
+def test_a_picture_that_no_memory_suffices_for_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for name, level in (("a", 255), ("b", 60), ("c", 255), ("d", 90)):
+        Image.new("RGB", (SIDE, SIDE), (level, level, level)).save(tmp_path / "some" / f"{name}.png")
+    run = evaluate(wrap(Starved(), name="starved"), small_task(tmp_path / "some"), out=None)
+    assert (run.pictures.scored, run.pictures.failed) == (2, 2)
+    assert "out of memory for 64x64 pixels" in next(iter(run.pictures.reasons))
 
 
 def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder: Path, tmp_path: Path) -> None:

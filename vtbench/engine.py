@@ -324,6 +324,9 @@ def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
             return
         except DataError:  # said of each picture, where it belongs
             continue
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error):  # likewise
+                raise
 
 
 # --- plans that take their way together ------------------------------------------------------------------------------
@@ -445,7 +448,7 @@ class _Folder:
         made = self.plan
         self.mine = [index for block in range(rank, made.blocks, world) for index in made.shards_of(block)]
         self._protect()
-        self._clean()
+        self._clean(parts=world > 1)
         held = files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=f"cleaning {self.folder}")
         stack.enter_context(held)
         if self.overwrite:
@@ -511,14 +514,17 @@ class _Folder:
                     "choose another --out and --work, or give --overwrite"
                 )
 
-    def _clean(self) -> None:
-        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards."""
+    def _clean(self, *, parts: bool) -> None:
+        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards.
+
+        Of a run that is computed again in parts, one after another, this plan's shards stay: other parts' are new.
+        """
         with files.try_lock(self.folder / "in-use") as alone:
             if not alone:
                 return
             for part in self.folder.rglob(".*.tmp"):
                 part.unlink(missing_ok=True)
-            keep = None if self._finished() else self.shards
+            keep = None if self._finished() and not (parts and self.overwrite) else self.shards
             for spent in self.folder.glob("shards-*"):
                 if spent != keep:
                     shutil.rmtree(spent)

@@ -499,7 +499,11 @@ def check_bottleneck(made: Plan) -> None:
             size = (picture.shape[-2], picture.shape[-1])
             codes = encode(picture)
             first, reasons = tokenizer.attempt(codes, size, floats=floats)
-        except DataError:
+        except DataError:  # said of each picture, where it belongs
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not compute.is_out_of_memory(error):  # likewise
+                raise
             continue
         if reasons[0] is None:
             kept = codes.copied()
