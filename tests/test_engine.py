@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
+from pyarrow import parquet
 
 from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring
 from vtbench.cards import Geometry
@@ -223,6 +224,23 @@ def test_damaged_and_deleted_shards_are_computed_again(
     assert not list(tmp_path.glob("w/*/*/.*.tmp"))
     assert evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w") == run
     assert not shards_in(tmp_path)  # they go at the next start
+
+
+def test_a_shard_that_is_not_its_own_is_computed_again(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each can be read: one of another program, one that lost rows, one that is another's."""
+    places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    tokenizer, task = load_tokenizer("jpeg-q10"), small_task(folder)
+    assert evaluate(tokenizer, task, rank=0, world=2, **places) is None
+    first, third = shards_in(tmp_path)
+    parquet.write_table(parquet.read_table(first).slice(0, 5), first)
+    (first.parent / "00001.parquet").write_bytes(third.read_bytes())
+    parquet.write_table(pa.table({"x": [1]}), third)
+    run = evaluate(tokenizer, task, **places)
+    assert caplog.text.count("was damaged or deleted") == 3
+    assert lasting(run) == lasting(whole[0])
+    pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
 
 
 def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(

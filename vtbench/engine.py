@@ -555,22 +555,34 @@ class _Folder:
     def _path(self, index: int) -> Path:
         return self.shards / f"{index:05d}.parquet"
 
-    def _shard(self, index: int) -> Shard:
-        """Read a shard whole, so that damage is seen, and keep of it what is not raw."""
-        return Shard.of(parquet.read_table(self._path(index)), partial(_column, self._path(index)))
+    def _shard(self, index: int) -> Shard | None:
+        """Read a shard whole and keep of it what is not raw; None where it is damaged, gone, or not this plan's."""
+        try:
+            table = parquet.read_table(self._path(index))
+        except (OSError, pa.ArrowException):
+            return None
+        said = (table.schema.metadata or {}).get(b"plan", b"").decode()
+        if said != self.plan.digest or table.column("index").to_pylist() != list(self.plan.indices(index)):
+            return None
+        return Shard.of(table, partial(_column, self._path(index)))
 
     def _merge(self, workers: int | None, progress: Progress | None) -> Run:
-        """Read all shards, and write table and summary so that nobody ever sees those of two runs together."""
+        """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
+
+        Raises:
+            ResultError: if a shard can't be read though it was computed again.
+        """
         parts = []
         for index in range(self.plan.shards):
-            try:
-                part = self._shard(index)
-            except (OSError, pa.ArrowInvalid):  # damaged, or deleted meanwhile
+            part = self._shard(index)
+            if part is None:
                 self._path(index).unlink(missing_ok=True)
                 log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
                 self.mine = [index]
                 _compute([self], workers, progress)
                 part = self._shard(index)
+            if part is None:
+                raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
             parts.append(part)
         with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
             if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
