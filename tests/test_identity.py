@@ -199,6 +199,25 @@ def test_changed_code_beside_a_model_is_computed_anew(place: str, folder: Path, 
     assert "computed anew, for these differ: network" in done.stderr
 
 
+def test_measures_and_engines_of_packages_are_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    from vtbench import measures, provenance
+
+    monkeypatch.syspath_prepend(tmp_path)
+    found: list[str | None] = []
+    for value in (1, 2):
+        (tmp_path / "planted_code.py").write_text(
+            f"from vtbench import measures\nVALUE = {value}\nclass Measure(measures.Measure): pass\n"
+        )
+        importlib.invalidate_caches()
+        module = importlib.import_module("planted_code")
+        found += [provenance.network_digest(nn.Identity(), other) for other in (module, module.Measure)]
+    assert None not in found
+    assert len({found[0], found[2]}) == len({found[1], found[3]}) == 2
+    assert provenance.network_digest(nn.Identity(), measures.find("pairs")) is None
+
+
 class Rounds(nn.Module):
     """Holds what it does in an attribute, and no tensor."""
 
