@@ -72,7 +72,11 @@ class Settings:
         expected = (
             ("out", self.out is None or isinstance(self.out, str | Path), "a folder, or None for memory alone"),
             ("work", isinstance(self.work, str | Path), "a folder"),
-            ("batch_size", self.batch_size == "auto" or _is_count(self.batch_size), "a whole number from 1 up, or auto"),
+            (
+                "batch_size",
+                self.batch_size == "auto" or _is_count(self.batch_size),
+                "a whole number from 1 up, or auto",
+            ),
             ("limit", self.limit is None or _is_count(self.limit), "a whole number from 1 up, or None"),
             ("label", self.label is None or isinstance(self.label, str), "a text, or None"),
             ("step", self.step is None or _is_number(self.step), "a finite number, or None"),
