@@ -93,7 +93,7 @@ def bare(made: Plan, batches: list[Tensor], features: Features) -> float:
     began = time.perf_counter()
     with torch.no_grad():
         for levels in batches:
-            fed = tokenizer.fed(levels)
+            fed = tokenizer.input_of(levels)
             decoded = tokenizer.network.decode(tokenizer.network.encode(fed))
             distance(images.to_float(levels), decoded.float())
             features(levels)

@@ -252,13 +252,22 @@ def test_lists_fit_a_narrow_terminal() -> None:
     assert "0.1890 bits" in said
 
 
-def test_one_networks_exception_leaves_the_others_their_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("encode", "code", "said"),
+    [
+        ("raise RuntimeError('planted')", 3, "RuntimeError: planted"),
+        ("return Codes(latent=x * float('nan'))", 2, "all 2 pictures failed"),
+    ],
+)
+def test_what_is_wrong_with_one_network_leaves_the_others_their_runs(
+    encode: str, code: int, said: str, tmp_path: Path
+) -> None:
     (tmp_path / "breaks.py").write_text(
         "from torch import nn\nfrom vtbench.types import Codes, Strict\n"
         "class Config(Strict): pass\n"
         "class Network(nn.Module):\n"
         "    def __init__(self, config): super().__init__()\n"
-        "    def encode(self, x): raise RuntimeError('planted')\n"
+        f"    def encode(self, x): {encode}\n"
         "    def decode(self, codes): return codes.latent\n"
     )
     info = tmp_path / "breaks-1.0.dist-info"
@@ -274,10 +283,10 @@ def test_one_networks_exception_leaves_the_others_their_runs(tmp_path: Path) -> 
         *("run", "-t", "breaks", "-t", "jpeg", "--cards", tmp_path / "cards", "--task", "reconstruction"),
         *("--data", folder),
         cwd=tmp_path,
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
     )
-    assert done.returncode == 3
-    assert "planted" in done.stderr
+    assert done.returncode == code
+    assert said in done.stderr
     assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
+from pyarrow import parquet
 
 from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring
 from vtbench.cards import Geometry
@@ -193,6 +194,22 @@ def test_a_late_process_and_another_number_of_processes_go_on(
     check_whole(tmp_path, whole)
 
 
+def test_a_finished_run_is_computed_again_in_parts(folder: Path, tmp_path: Path) -> None:
+    """One part after the other, as in an array job on a small queue."""
+
+    def part(rank: int, *, overwrite: bool) -> Run | None:
+        places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+        return evaluate(
+            load_tokenizer("jpeg-q5"), small_task(folder), rank=rank, world=2, overwrite=overwrite, **places
+        )
+
+    first = [part(rank, overwrite=False) for rank in (0, 1)]
+    again = [part(rank, overwrite=True) for rank in (0, 1)]
+    assert first[1] is not None and again[1] is not None
+    assert lasting(again[1]) == lasting(first[1])
+    assert again[1].timing != first[1].timing, "it was not computed again"
+
+
 def test_damaged_and_deleted_shards_are_computed_again(
     whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +224,23 @@ def test_damaged_and_deleted_shards_are_computed_again(
     assert not list(tmp_path.glob("w/*/*/.*.tmp"))
     assert evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=tmp_path / "r", work=tmp_path / "w") == run
     assert not shards_in(tmp_path)  # they go at the next start
+
+
+def test_a_shard_that_is_not_its_own_is_computed_again(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each can be read: one of another program, one that lost rows, one that is another's."""
+    places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    tokenizer, task = load_tokenizer("jpeg-q10"), small_task(folder)
+    assert evaluate(tokenizer, task, rank=0, world=2, **places) is None
+    first, third = shards_in(tmp_path)
+    parquet.write_table(parquet.read_table(first).slice(0, 5), first)
+    (first.parent / "00001.parquet").write_bytes(third.read_bytes())
+    parquet.write_table(pa.table({"x": [1]}), third)
+    run = evaluate(tokenizer, task, **places)
+    assert caplog.text.count("was damaged or deleted") == 3
+    assert lasting(run) == lasting(whole[0])
+    pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
 
 
 def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(
@@ -281,6 +315,20 @@ def test_rank_outside_its_world_is_one_line(folder: Path, tmp_path: Path) -> Non
         evaluate(load_tokenizer("jpeg-q5"), 5)  # type: ignore[arg-type]
     with pytest.raises(VtbenchError, match="expected a name, load_tokenizer"):
         evaluate(None, small_task(folder))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("out", 5), ("work", None), ("batch_size", "8"), ("batch_size", 0), ("batch_size", True), ("limit", 2.5)),
+        *(("label", 5), ("step", "x"), ("step", float("nan")), ("require", "psnr"), ("wait", "x"), ("workers", 0)),
+    ],
+)
+def test_a_wrong_argument_is_one_line(argument: str, value: object, folder: Path, tmp_path: Path) -> None:
+    said: dict[str, object] = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    with pytest.raises(VtbenchError, match=rf"^{argument} .*: expected "):
+        evaluate("jpeg-q5", small_task(folder), **(said | {argument: value}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_finished_run_is_not_computed_again_unless_asked(folder: Path, tmp_path: Path) -> None:
@@ -670,6 +718,24 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", plain))
 
 
+class Starved(Counting):
+    """Has no memory for a bright picture."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.max()) > 0.9:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+
+def test_a_picture_that_no_memory_suffices_for_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for name, level in (("a", 255), ("b", 60), ("c", 255), ("d", 90)):
+        Image.new("RGB", (SIDE, SIDE), (level, level, level)).save(tmp_path / "some" / f"{name}.png")
+    run = evaluate(wrap(Starved(), name="starved"), small_task(tmp_path / "some"), out=None)
+    assert (run.pictures.scored, run.pictures.failed) == (2, 2)
+    assert "out of memory for 64x64 pixels" in next(iter(run.pictures.reasons))
+
+
 def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder: Path, tmp_path: Path) -> None:
     """A batch of 24 covers a shard and a half: a block is three shards, whoever computes it."""
     module = Counting()
@@ -704,3 +770,34 @@ def test_an_automatic_batch_is_found_once_and_recorded(folder: Path, tmp_path: P
     (kept,) = (tmp_path / "w" / engine.BATCHES).glob("*.json")
     kept.write_text("3")
     assert evaluate(wrap(module, name="sparing"), task, **places).batch_size == 3, "it was tried again"
+
+
+def test_a_metric_without_memory_takes_half_the_batch_and_a_picture_at_last_has_the_reason(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtbench.metrics import peak
+
+    task, plain = small_task(folder), peak.psnr
+    whole = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6)
+
+    def limited(most: int) -> object:
+        def psnr(reference: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+            if len(reference) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return plain(reference, reconstruction)
+
+        return psnr
+
+    monkeypatch.setattr(peak, "psnr", limited(2))
+    assert evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"] == whole.scores["psnr"]
+    monkeypatch.setattr(peak, "psnr", limited(0))
+    score = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"]
+    assert (score.value, score.reason) == (None, "out of memory for psnr")
+
+
+def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtbench.metrics import peak
+
+    monkeypatch.setattr(peak, "psnr", lambda x, y: torch.tensor([20.0, float("nan")], dtype=torch.float64))
+    score = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=2).scores["psnr"]
+    assert (score.value, score.scored) == (20.0, 1)

@@ -152,6 +152,117 @@ def test_a_changed_network_of_a_users_package_is_computed_anew(folder: Path, tmp
     assert "network" in done.stderr or values[1] < 20
 
 
+MODEL = """
+import torch
+from torch import nn
+from helper import rounded
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+    def encode(self, x):
+        return rounded(x)
+    def decode(self, z):
+        return z * self.gain
+"""
+
+RUN_MODEL = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[3]]
+from builders import small_task
+from vtbench import evaluate, wrap
+place = Path(sys.argv[1])
+run = evaluate(wrap(Model(), name="mine"), small_task(Path(sys.argv[2])), out=place / "r", work=place / "w")
+print(run.scores["psnr"].value)
+"""
+
+
+def rounded(steps: int) -> str:
+    return f"def rounded(x):\n    return (x * {steps}).round() / {steps}\n"
+
+
+@pytest.mark.parametrize("place", ["a module that the model's imports", "a notebook"])
+def test_changed_code_beside_a_model_is_computed_anew(place: str, folder: Path, tmp_path: Path) -> None:
+    values = []
+    for steps in (4, 32):
+        (tmp_path / "helper.py").write_text(rounded(steps))
+        (tmp_path / "model.py").write_text(MODEL)
+        first = "from model import Model\n" if place != "a notebook" else (
+            f"STEPS = {steps}\n" + rounded(0).replace("0", "STEPS") + MODEL.replace("from helper import rounded\n", "")
+        )  # fmt: skip
+        program = RUN_MODEL.replace("from builders", f"{first}from builders")
+        said = [sys.executable, "-B", "-c", program, str(tmp_path), str(folder), str(Path(__file__).parent)]
+        done = subprocess.run(said, capture_output=True, text=True, check=True)
+        values.append(float(done.stdout))
+    assert values[0] < values[1]
+    assert "computed anew, for these differ: network" in done.stderr
+
+
+def test_measures_and_engines_of_packages_are_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    from vtbench import measures, provenance
+
+    monkeypatch.syspath_prepend(tmp_path)
+    found: list[str | None] = []
+    for value in (1, 2):
+        (tmp_path / "planted_code.py").write_text(
+            f"from vtbench import measures\nVALUE = {value}\nclass Measure(measures.Measure): pass\n"
+        )
+        importlib.invalidate_caches()
+        module = importlib.import_module("planted_code")
+        found += [provenance.network_digest(nn.Identity(), other) for other in (module, module.Measure)]
+    assert None not in found
+    assert len({found[0], found[2]}) == len({found[1], found[3]}) == 2
+    assert provenance.network_digest(nn.Identity(), measures.find("pairs")) is None
+
+
+class Rounds(nn.Module):
+    """Holds what it does in an attribute, and no tensor."""
+
+    def __init__(self, how: object) -> None:
+        super().__init__()
+        self._how = how
+
+    def encode(self, x: Tensor) -> Codes:
+        steps = {"coarse": 4, "fine": 32}.get(str(self._how), 4)
+        return Codes(latent=(x * steps).round() / steps)
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        return codes.latent
+
+
+def test_attributes_of_a_module_are_part_of_its_identity(folder: Path, tmp_path: Path) -> None:
+    runs = [go(Tokenizer(CARD, Rounds(how)), folder, tmp_path) for how in ("coarse", "fine")]
+    assert len({run.name for run in runs}) == len({run.scores["psnr"].value for run in runs}) == 2
+    names = {
+        go(wrap(Rounds(how), name="mine"), folder, tmp_path).name for how in ("coarse", "fine", (1, "a"), (2, "a"))
+    }
+    assert len(names) == 4
+
+
+def test_a_module_of_the_users_never_goes_by_a_cards_own_weights(folder: Path, tmp_path: Path) -> None:
+    card = CARD.model_copy(update={"name": "ibq-262144"})
+    run = go(Tokenizer(card, Rounds("coarse")), folder, tmp_path)
+    assert (run.weights, run.unranked) == ("local", "local weights")
+    assert run.name.startswith("ibq-262144~")
+
+
+def test_a_live_models_kind_is_known_under_a_published_protocol(folder: Path, tmp_path: Path) -> None:
+    class Discrete(Rounds):
+        def encode(self, x: Tensor) -> Codes:
+            indices = ((x[:, :1] + 1) * 7.5).round().long().clamp(0, 15)
+            return Codes(indices=(indices,), codebook_sizes=(16,))
+
+        def decode(self, codes: Codes) -> Tensor:
+            return (codes.indices[0] / 7.5 - 1).repeat(1, 3, 1, 1)
+
+    run = evaluate(wrap(Discrete(1), name="mine"), small_task(folder, native=True), out=None, protocol="llamagen")
+    assert (run.kind, run.scores["bpp"].value, run.scores["code_usage"].scored) == ("discrete", 4.0, 4)
+
+
 def test_other_libraries_compute_anew_and_the_user_is_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

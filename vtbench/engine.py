@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from vtbench import device, files, plan, provenance, results, shards, summary
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
+from vtbench.published import fed
 from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
@@ -64,6 +66,35 @@ class Settings:
     world: int = 1
     wait: float = WAIT
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is none of its kind, before anything is loaded."""
+        expected = (
+            ("out", self.out is None or isinstance(self.out, str | Path), "a folder, or None for memory alone"),
+            ("work", isinstance(self.work, str | Path), "a folder"),
+            (
+                "batch_size",
+                self.batch_size == "auto" or _is_count(self.batch_size),
+                "a whole number from 1 up, or auto",
+            ),
+            ("limit", self.limit is None or _is_count(self.limit), "a whole number from 1 up, or None"),
+            ("label", self.label is None or isinstance(self.label, str), "a text, or None"),
+            ("step", self.step is None or _is_number(self.step), "a finite number, or None"),
+            ("require", not isinstance(self.require, str), "a sequence of metrics' names, such as ['psnr']"),
+            ("wait", _is_number(self.wait) and self.wait >= 0, "seconds, from 0 up"),
+            ("workers", self.workers is None or _is_count(self.workers), "a whole number from 1 up"),
+        )
+        for name, right, what in expected:
+            if not right:
+                raise VtbenchError(f"{name} {getattr(self, name)!r}: expected {what}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @overload
@@ -202,22 +233,19 @@ def evaluate_together(
     rank, world, out, work = how.rank, how.world, how.out, Path(how.work)
     if not (isinstance(rank, int) and isinstance(world, int) and 0 <= rank < world):
         raise VtbenchError(f"rank {rank!r} of world {world!r}: expected whole numbers, 0 <= rank < world")
-    if how.workers is not None and not (isinstance(how.workers, int) and how.workers > 0):
-        raise VtbenchError(f"workers {how.workers!r}: expected a whole number from 1 up")
     if out is None and world > 1:
         raise VtbenchError("out=None keeps a run in one process's memory: give world=1, or a folder")
     tokenizer = _tokenizer_of(tokenizer)
     opened = [(_task_of(task, protocol), protocol) for task, protocol in pairs]
     if len({task.card.name for task, _ in opened}) != 1:
         raise VtbenchError("these pairs are of several tasks; evaluate each task by itself")
-    if tokenizer.held is not None and world > 1 and tokenizer.identity() != tokenizer.identity():
+    if world > 1 and tokenizer.identity() != tokenizer.identity():
         raise VtbenchError(
             f"{tokenizer.card.name}: nothing of this live model can be hashed, so it is another one in every process; "
             "give world=1"
         )
-    for task, _ in opened:
-        if tokenizer.held is not None and not task.native:
-            _settle(tokenizer, task)
+    if tokenizer.held is not None:
+        _settle(tokenizer, *opened[0])
     batch_size = _batch_size(tokenizer, opened[0][0], how)
     plans = [
         plan.make(
@@ -288,14 +316,21 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
     return found
 
 
-def _settle(tokenizer: Tokenizer, task: Task) -> None:
+def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
     """Encode the first picture that can be: a live model's codes alone say of what kind they are."""
+    rule = find_protocol(protocol or task.card.protocol)
     for index in range(len(task)):
         try:
-            tokenizer.encode(task.read(index).image[None])
+            image = task.read(index).image
+            if rule.published:
+                image = fed(rule, image.permute(1, 2, 0).numpy(), task.card.geometry.side, tokenizer.span)
+            tokenizer.encode_input(tokenizer.input_of(image[None]))
             return
         except DataError:  # said of each picture, where it belongs
             continue
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error):  # likewise
+                raise
 
 
 # --- plans that take their way together ------------------------------------------------------------------------------
@@ -417,7 +452,7 @@ class _Folder:
         made = self.plan
         self.mine = [index for block in range(rank, made.blocks, world) for index in made.shards_of(block)]
         self._protect()
-        self._clean()
+        self._clean(parts=world > 1)
         held = files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=f"cleaning {self.folder}")
         stack.enter_context(held)
         if self.overwrite:
@@ -483,14 +518,17 @@ class _Folder:
                     "choose another --out and --work, or give --overwrite"
                 )
 
-    def _clean(self) -> None:
-        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards."""
+    def _clean(self, *, parts: bool) -> None:
+        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards.
+
+        Of a run that is computed again in parts, one after another, this plan's shards stay: other parts' are new.
+        """
         with files.try_lock(self.folder / "in-use") as alone:
             if not alone:
                 return
             for part in self.folder.rglob(".*.tmp"):
                 part.unlink(missing_ok=True)
-            keep = None if self._finished() else self.shards
+            keep = None if self._finished() and not (parts and self.overwrite) else self.shards
             for spent in self.folder.glob("shards-*"):
                 if spent != keep:
                     shutil.rmtree(spent)
@@ -521,22 +559,34 @@ class _Folder:
     def _path(self, index: int) -> Path:
         return self.shards / f"{index:05d}.parquet"
 
-    def _shard(self, index: int) -> Shard:
-        """Read a shard whole, so that damage is seen, and keep of it what is not raw."""
-        return Shard.of(parquet.read_table(self._path(index)), partial(column, self._path(index)))
+    def _shard(self, index: int) -> Shard | None:
+        """Read a shard whole and keep of it what is not raw; None where it is damaged, gone, or not this plan's."""
+        try:
+            table = parquet.read_table(self._path(index))
+        except (OSError, pa.ArrowException):
+            return None
+        said = (table.schema.metadata or {}).get(b"plan", b"").decode()
+        if said != self.plan.digest or table.column("index").to_pylist() != list(self.plan.indices(index)):
+            return None
+        return Shard.of(table, partial(column, self._path(index)))
 
     def _merge(self, workers: int | None, progress: Progress | None) -> Run:
-        """Read all shards, and write table and summary so that nobody ever sees those of two runs together."""
+        """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
+
+        Raises:
+            ResultError: if a shard can't be read though it was computed again.
+        """
         parts = []
         for index in range(self.plan.shards):
-            try:
-                part = self._shard(index)
-            except (OSError, pa.ArrowInvalid):  # damaged, or deleted meanwhile
+            part = self._shard(index)
+            if part is None:
                 self._path(index).unlink(missing_ok=True)
                 log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
                 self.mine = [index]
                 _compute([self], workers, progress)
                 part = self._shard(index)
+            if part is None:
+                raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
             parts.append(part)
         with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
             if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile

@@ -164,8 +164,9 @@ def lock(path: Path, *, wait: float, purpose: str, shared: bool = False) -> Iter
                 told = True
             time.sleep(0.05)
         said = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat("T", "seconds")}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(said).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk is told where something is kept that matters
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(said).encode(), 0)
         yield
     finally:
         os.close(handle)

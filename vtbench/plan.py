@@ -124,10 +124,8 @@ def make(
         CardError: if a metric or protocol does not exist, or a metric belongs to published protocols alone.
         DataError: if the tokenizer can't take the task's size, or a published protocol is asked of a task whose
             pictures were brought to its size already.
-        VtbenchError: if a number or the label is none, or a required metric can't be scored.
+        VtbenchError: if the label is none, or a required metric can't be scored.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise VtbenchError(f"batch size {batch_size} and limit {limit}: expected whole numbers from 1 up")
     if label is not None and not results.LABEL.fullmatch(label):
         raise VtbenchError(f"label {label!r}: expected letters, digits, dots, dashes and underscores")
     rule = find_protocol(protocol or task.card.protocol)
@@ -160,7 +158,7 @@ def make(
         "weights": weights,
         "data": task.digest,
         "code": provenance.code_digest(),
-        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics)),
+        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics, task.card.ocr)),
     }
     wanted = [name for name in metrics if name not in unavailable]
     needs = sorted({need for name in wanted for need in find_metric(name).needs})
@@ -263,11 +261,16 @@ def _files_of(own: str, need: str) -> Mapping[str, str | None]:
     return {**ocr.digests(own), "version": ocr.version(own)}
 
 
-def _outside(tokenizer: Tokenizer, metrics: Sequence[str]) -> list[object]:
-    """The objects beside the network whose code moves a number: a live model's, and metrics of other packages."""
+def _outside(tokenizer: Tokenizer, metrics: Sequence[str], engine: str) -> list[object]:
+    """The objects beside the network whose code moves a number: a live model's, and what other packages bring."""
     held = tokenizer.held.parts if tokenizer.held else []
-    paths = [find_metric(name).function for name in metrics]
-    return [*held, *(measures.function(path) for path in paths if path and not path.startswith("vtbench."))]
+    chosen = [find_metric(name) for name in metrics]
+    said = [value for metric in chosen for value in (metric.function, *metric.options.values())]
+    paths = [value for value in said if isinstance(value, str) and ":" in value]
+    functions = [measures.function(path) for path in paths if not path.startswith("vtbench.")]
+    kinds = [measures.find(name) for name in dict.fromkeys(metric.measure for metric in chosen) if name != "published"]
+    readers = [ocr.file_of(engine)] if any(OCR in metric.needs for metric in chosen) else []
+    return [*held, *functions, *kinds, *readers]
 
 
 def changes(old: Run, new: Plan) -> list[str]:

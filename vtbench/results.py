@@ -229,7 +229,7 @@ def summarise(
         values: one a picture; None where it was not scored.
         expected: how many there should be.
         reason: why there is none.
-        cap: what an infinite value counts, as `protocols.Metric.cap` says.
+        cap: what an infinite value counts, as `catalogue.Metric.cap` says.
         clusters: the document of each picture, where several show one.
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """

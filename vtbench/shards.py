@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -219,7 +220,7 @@ class _Passes:
 
     def through(self, pictures: Tensor) -> list[_Pass]:
         """Take pictures of one size, as a measure feeds them, through the tokenizer."""
-        fed = self._tokenizer.fed(compute.send(pictures, self._tokenizer.device))
+        fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
         for known, found in self._known:
             if known.shape == fed.shape and known.dtype == fed.dtype and torch.equal(known, fed):
                 return found
@@ -255,7 +256,7 @@ class _Passes:
         tokenizer, size = self._tokenizer, (fed.shape[-2], fed.shape[-1])
         marks = [compute.mark(tokenizer.device)]
         try:
-            codes = tokenizer.encode_fed(fed)
+            codes = tokenizer.encode_input(fed)
             marks.append(compute.mark(tokenizer.device))
             decoded, reasons = tokenizer.decoded(codes, size)
             marks.append(compute.mark(tokenizer.device))
@@ -381,8 +382,10 @@ class _Sheet:
 
     def _measured(self, measure: Measure, outcome: Outcome, indices: Sequence[int]) -> None:
         """Set what a measure says of a batch; a missing value has its reason in a column beside it."""
-        for key, values in measure.columns(outcome).items():
+        for key, values in _columns(measure, outcome).items():
             pairs = list(zip(indices, values, strict=True))
+            if key.role == "value" and not self.made.protocol.published:  # published code has its own ways with nan
+                pairs = [(index, _known(key, value)) for index, value in pairs]
             for index, value in pairs:
                 self._put(str(key), index, None if isinstance(value, Missing) else value)
             beside = str(key._replace(role="reason"))
@@ -405,6 +408,29 @@ class _Sheet:
         end = stop if last or self._batch is None else stop - stop % self._batch
         for shard in [shard for shard in self._rows if last or self.made.indices(shard).stop <= end]:
             yield shard, self._rows.pop(shard).table()
+
+
+def _columns(measure: Measure, outcome: Outcome) -> Mapping[Key, Sequence[Any]]:
+    """Measure a batch; where it has no memory for that, its halves, and say of a single picture that it had none."""
+    try:
+        return measure.columns(outcome)
+    except (RuntimeError, MemoryError) as error:
+        if not compute.is_out_of_memory(error):
+            raise
+    count = len(outcome.samples)
+    if count == 1 or measure.batch:
+        return {Key(name): [Missing(f"out of memory for {name}")] * count for name in measure.names}
+    halves = (range(count // 2), range(count // 2, count))
+    found = [(len(half), _columns(measure, outcome.at(half))) for half in halves]
+    keys = dict.fromkeys(key for _, columns in found for key in columns)
+    return {key: [value for size, columns in found for value in columns.get(key, [None] * size)] for key in keys}
+
+
+def _known(key: Key, value: object) -> object:
+    """A value, or why there is none: what is not a number would vanish from a mean without a word."""
+    if isinstance(value, float) and math.isnan(value):
+        return Missing(f"{key.metric} of this picture is not a number")
+    return value
 
 
 def _again(tokenizer: Tokenizer) -> Callable[[Tensor], tuple[Tensor, Codes]]:
@@ -499,7 +525,11 @@ def check_bottleneck(made: Plan) -> None:
             size = (picture.shape[-2], picture.shape[-1])
             codes = encode(picture)
             first, reasons = tokenizer.attempt(codes, size, floats=floats)
-        except DataError:
+        except DataError:  # said of each picture, where it belongs
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not compute.is_out_of_memory(error):  # likewise
+                raise
             continue
         if reasons[0] is None:
             kept = codes.copied()

@@ -92,8 +92,8 @@ class Tokenizer:
             network: an nn.Module with `encode` and `decode`.
             device: a torch device name.
             precision: the type of the network's tensors and of what it is fed.
-            state: where the weights came from; None for a live module, whose tensors are hashed whenever it is
-                evaluated.
+            state: where the weights came from; None for a live module, which is hashed whenever it is evaluated
+                (`weights.module_digest`).
             digest: sha256 of the weights, where `state` is given.
             ema: how many tensors came from an averaged copy.
             held: the live model behind the network, which stays where it is and as it is; `device`, `precision` and
@@ -133,13 +133,12 @@ class Tokenizer:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def identity(self) -> tuple[WeightsOrigin, str | None]:
-        """Say where the weights came from and their sha256; those of a live module are hashed now."""
+        """Say where the weights came from and their sha256; a live module is hashed now, and is always local."""
         if self.held:
             return self.held.identity()
         if self._origin is not None:
             return self._origin, self._digest
-        state = self.network.state_dict()
-        return ("local", weight_files.state_digest(state)) if state else ("none", None)
+        return "local", weight_files.module_digest(self.network)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Codes:
@@ -150,7 +149,7 @@ class Tokenizer:
                 its card says.
         """
         check_pictures(pictures)
-        return self.encode_fed(self.fed(pictures))
+        return self.encode_input(self.input_of(pictures))
 
     @torch.no_grad()
     def encode_floats(self, pictures: Tensor) -> Codes:
@@ -159,9 +158,9 @@ class Tokenizer:
         Raises:
             DataError: if the network takes other sizes, or its codes are not what its card says.
         """
-        return self.encode_fed(self.fed(pictures))
+        return self.encode_input(self.input_of(pictures))
 
-    def fed(self, pictures: Tensor) -> Tensor:
+    def input_of(self, pictures: Tensor) -> Tensor:
         """Bring pictures, (B, 3, H, W), to what the network is fed: two equal ones are encoded alike.
 
         Args:
@@ -177,8 +176,8 @@ class Tokenizer:
         return images.to_float(pictures, self.span) if levels else pictures
 
     @torch.no_grad()
-    def encode_fed(self, pictures: Tensor) -> Codes:
-        """Encode what `fed` gave.
+    def encode_input(self, pictures: Tensor) -> Codes:
+        """Encode what `input_of` gave.
 
         Raises:
             DataError: if the network takes other sizes, or its codes are not what its card says.

@@ -14,7 +14,7 @@ import typer
 from vtbench import cards, catalogue, files, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
-from vtbench.errors import CardError, VtbenchError
+from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,8 +106,7 @@ def run(
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
     if name is not None and (len(chosen) > 1 or not weights):
         raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
-    for one in protocol:
-        protocols.find_protocol(one)
+    protocol = [protocols.find_protocol(one).name for one in dict.fromkeys(protocol)]
     check_sizes(chosen, task_cards)
     files.check_writable(out)
     files.check_writable(work)
@@ -138,6 +137,7 @@ def run(
         workers=workers,
     )
     done: list[Run] = []
+    refused: list[str] = []
     broken: list[str] = []
     try:
         for card in chosen:
@@ -147,10 +147,15 @@ def run(
                 for pairs in opened:
                     with _Bar(_title(card, pairs)) as bar:
                         done += [one for one in evaluate_together(loaded, pairs, how, bar.update) if one is not None]
+            # What is wrong with one tokenizer must not take the others of the command with it.
+            except (CardError, WeightsError, DataError) as error:
+                if len(chosen) == 1:
+                    raise
+                refused.append(card.name)
+                complaints.print(f"vtbench: {card.name}: {one_line(error)}")
             except VtbenchError:
                 raise
             except Exception as error:
-                # One network's bug must not take the other tokenizers of the command with it.
                 if len(chosen) == 1:
                     raise
                 broken.append(card.name)
@@ -164,6 +169,9 @@ def run(
     if broken:
         complaints.print(f"vtbench: ended by an exception, see above: {', '.join(broken)}")
         raise typer.Exit(3)
+    if refused:
+        complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
+        raise typer.Exit(2)
     console.print(
         f"\nSummaries are in {out}, per-image tables in {work}; `vtbench leaderboard` makes the tables.", soft_wrap=True
     )
@@ -182,7 +190,6 @@ def demo(
     """Run everything that this machine has weights for through the embedded tasks, and draw the tables."""
     from vtbench.cli.judge import leaderboard
     from vtbench.cli.sheet import sheet
-    from vtbench.errors import WeightsError
     from vtbench.weights import locate_all
 
     shown = list(DEMO_SHEET)
