@@ -311,14 +311,21 @@ def explain(error: ValidationError) -> str:
     """Put a validation error into one line: dotted key, what was expected, what was there."""
     parts = []
     for item in error.errors():
+        if item["type"] == "json_invalid":  # what was there is the whole file
+            return item["msg"][0].lower() + item["msg"][1:]
         key = ".".join(str(part) for part in item["loc"]) or "the whole"
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}: unknown key; remove it or correct its spelling")
         elif item["type"] == "missing":
             parts.append(f"{key}: missing; add it")
         else:
-            parts.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+            parts.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {_shortened(item['input'])}")
     return "; ".join(parts)
+
+
+def _shortened(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= 200 else f"{said[:200]}…"
 
 
 def _all(kind: Kind, model: type[Card], extra: Path | None) -> dict[str, Card]:

@@ -217,7 +217,8 @@ def _download(data: Data, revision: str | None, patterns: Sequence[str] | None) 
             f"no data set is called {data.hub}, or it is private; correct the name or run `hf auth login`"
         ) from error
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
-        raise DataError(f"{_missing(data)} ({short(error)})") from error
+        said = short(error.__cause__ or error).split(" For more information", 1)[0]
+        raise DataError(f"{_missing(data)} ({constants.ENDPOINT}: {said})") from error
     return Path(found)
 
 
