@@ -313,7 +313,7 @@ def explain(error: ValidationError) -> str:
     for item in error.errors():
         if item["type"] == "json_invalid":  # what was there is the whole file
             return item["msg"][0].lower() + item["msg"][1:]
-        key = ".".join(str(part) for part in item["loc"]) or "the whole"
+        key = ".".join(_shortened(part).strip("'") for part in item["loc"]) or "the whole"
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}: unknown key; remove it or correct its spelling")
         elif item["type"] == "missing":
