@@ -78,7 +78,6 @@ def test_compare_and_check_end_in_one_line(folder: Path, name: str) -> None:
     assert f"{name}.json" in one_line(vtbench("compare", odd, good))
     if name in ("huge", "pipe"):
         assert len(one_line(vtbench("check", odd, "--baseline", good, "--max-drop", "psnr=1"))) < 500
-        assert f"{name}.json" in one_line(vtbench("check", good, "--baseline", odd, "--max-drop", "psnr=1"))
 
 
 # --- runs that are read, whatever they say ----------------------------------------------------------------------------
@@ -130,13 +129,11 @@ def shown(said: Any, place: Path, capsys: pytest.CaptureFixture[str]) -> bool:
         assert "\n" not in str(error) and len(str(error)) < 700
         validation.validate(place)
         return False
-    drawn = leaderboard.to_markdown([run, *others]) + leaderboard.to_csv([run, *others]).replace("\x1b", "")
     capsys.readouterr()
     print_runs([run, others[0]])
-    drawn += capsys.readouterr().out
-    for bad in ("\x1b", "\u202e", "[/x]\n"):
-        assert bad not in leaderboard.to_markdown([run, *others])
-        assert bad not in drawn or bad == "\u202e"
+    drawn = [leaderboard.to_markdown([run, *others]), leaderboard.to_csv([run, *others]), capsys.readouterr().out]
+    for text in drawn:
+        assert not any(bad in text for bad in ("\x1b", "\u202e", "\n|#", "\n# !"))
     validation.validate(place)
     return True
 
@@ -183,5 +180,5 @@ def test_a_floor_of_one_run_alone_leaves_the_others_columns_where_they_are(capsy
     scores["psnr"] = scores["psnr"].model_copy(update={"floor": 9.0})
     print_runs([make_run(scores=scores), make_run("webp")])
     lines = capsys.readouterr().out.splitlines()
-    assert "psnr floor" in lines[2]
-    assert [line.split()[-2:] for line in lines[3:5]] == [["9.00", "32/32"], ["-", "32/32"]]
+    head = next(number for number, line in enumerate(lines) if "psnr floor" in line)
+    assert [line.split()[-2:] for line in lines[head + 1 : head + 3]] == [["9.00", "32/32"], ["-", "32/32"]]

@@ -177,7 +177,7 @@ def _csv_row(standing: Standing, names: Sequence[str]) -> dict[str, object]:
             row |= {name: _rounded(score.value, 6), f"{name}_scored": score.scored}
             if score.floor is not None:
                 row |= {f"{name}_{what}": _rounded(getattr(score, what), 6) for what in ("floor", "excess")}
-    return row
+    return {column: _plain(value) if isinstance(value, str) else value for column, value in row.items()}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -387,5 +387,8 @@ def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
 
 def cell(text: object) -> str:
     """Show a text of somebody's within Markdown: in one line, without control characters, its marks escaped."""
-    plain = "".join(sign if sign.isprintable() else " " for sign in str(text))
-    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", " ".join(plain.split()))
+    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", _plain(str(text)))
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

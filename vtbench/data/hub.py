@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from vtbench import files
-from vtbench.cards import Data
+from vtbench.cards import Data, explain
 from vtbench.data import _rows, _shards
 from vtbench.data._names import SUFFIXES as PICTURES
 from vtbench.data._names import printable, short
@@ -97,7 +99,10 @@ def parse(place: str) -> Data:
     if found is None:
         raise DataError(f"{place}: expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
     said = found.groupdict()
-    return Data(source="hub", hub=said["hub"], config=said["config"], revision=said["revision"], split=said["split"])
+    try:
+        return Data(source="hub", **said)
+    except ValidationError as error:
+        raise DataError(f"{place}: {explain(error)}") from error
 
 
 # --- bringing ---------------------------------------------------------------------------------------------------------
