@@ -102,7 +102,7 @@ def parse(place: str) -> Data:
     try:
         return Data(source="hub", **said)
     except ValidationError as error:
-        raise DataError(f"{place}: {explain(error)}") from error
+        raise DataError(f"{place}: expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT] ({explain(error)})") from error
 
 
 # --- bringing ---------------------------------------------------------------------------------------------------------
