@@ -397,7 +397,7 @@ def test_a_first_picture_that_fails_hides_no_peeking(tmp_path: Path) -> None:
 def test_codecs_and_seeded_samplers_do_not_peek(folder: Path, tmp_path: Path) -> None:
     assert go(load_tokenizer("jpeg-q5"), folder, tmp_path).pictures.scored == 4
     assert go(Tokenizer(CARD, Draws(7)), folder, tmp_path, label="seeded").pictures.scored == 4
-    with pytest.raises(DataError, match="another picture for the same codes every time.*generator that it seeds"):
+    with pytest.raises(DataError, match=r"another picture for the same codes every time.*generator that it seeds"):
         go(Tokenizer(CARD, Draws(None)), folder, tmp_path, label="unseeded")
 
 

@@ -144,9 +144,13 @@ TABLES: dict[str, Contents] = {
     "names in another case": table(TABLE.replace("a.png", "A.PNG")),
     "line ends of old": table(TABLE.replace("\n", "\r")),
     "UTF-16 without a mark": table(TABLE.encode("utf-16-be")),
-    "invisible signs": table(TABLE.replace("Harbour", "Har\u00adbour\u200b").replace("Meadow", "\u2066Mea\u200ddow\u2069")),
-    "objects": table('[{"file_name": "a.png", "text": "Harbour 12"}, {"FileName": "b.png", "text": "Meadow 47"}]', "metadata.json"),
-}  # fmt: skip
+    "invisible signs": table(
+        TABLE.replace("Harbour", "Har\u00adbour\u200b").replace("Meadow", "\u2066Mea\u200ddow\u2069")
+    ),
+    "objects": table(
+        '[{"file_name": "a.png", "text": "Harbour 12"}, {"FileName": "b.png", "text": "Meadow 47"}]', "metadata.json"
+    ),
+}
 
 
 @pytest.mark.parametrize("what", TABLES)
@@ -299,7 +303,7 @@ def everything(tmp_path: Path) -> Path:
     Image.open(io.BytesIO(A)).save(place / "d.mpo", "MPO")
     os.link(place / "a.png", place / "hard.png")
     (place / "in.png").symlink_to("a.png")
-    folder(place, {name: A for name in list(PASSED_OVER)[:11]})
+    folder(place, dict.fromkeys(list(PASSED_OVER)[:11], A))
     folder(place, {"notes.txt": b"x", ".DS_Store": b"x", "clip.mp4": b"x"})  # nobody meant these as pictures
     other = write_pictures(tmp_path / "other", 1)
     (place / "out.png").symlink_to(other / "000.png")
