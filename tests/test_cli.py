@@ -254,7 +254,7 @@ def test_a_card_of_marks_and_escape_sequences_is_shown_and_never_obeyed(tmp_path
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "odd.toml").write_text(HOSTILE_CARD)
     folder = write_pictures(tmp_path / "cats [x]\n\x1b[31m", 2)
-    (folder / "000.png").rename(folder / "[/x]\n\x1b[31m|.png")
+    (folder / "000.png").rename(folder / "[bold]\n\x1b[31m|.png")
     (folder / "001.png").write_bytes(b"broken")
     with_cards = ["--cards", tmp_path / "cards"]
     run = ["run", "-t", "odd", *with_cards, "--task", "kodak", "--data", folder]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import math
 import os
 import subprocess
 import sys
@@ -25,7 +26,8 @@ def finished(folder: Path, name: str, ssim: list[float]) -> Path:
     place.mkdir(parents=True)
     ids = [f"{index:02d}.png" for index in range(len(ssim))]
     pd.DataFrame({"id": ids, "reason": None, "ssim": ssim}).to_parquet(place / results.IMAGES)
-    mean = Score(value=sum(ssim) / len(ssim), scored=len(ssim), expected=len(ssim))
+    known = [value for value in ssim if not math.isnan(value)]
+    mean = Score(value=sum(known) / len(known), scored=len(known), expected=len(ssim))
     table = results.table_digest((place / results.IMAGES).read_bytes())
     digests = make_run().digests | {"table": table}
     run = make_run(

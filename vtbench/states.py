@@ -87,7 +87,8 @@ def dropped(state: Mapping[str, Tensor], prefixes: Iterable[str]) -> dict[str, T
 
 def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: Collection[str]) -> State:
     key = source.key if source else None
-    plain_keys, ema_keys = _PLAIN_KEYS, _EMA_KEYS
+    plain_keys: tuple[str, ...] = _PLAIN_KEYS
+    ema_keys: tuple[str, ...] = _EMA_KEYS
     if _holds_tensors(container.get(_RAW)):
         plain_keys, ema_keys = (_RAW, *_PLAIN_KEYS[1:]), ("state_dict", *_EMA_KEYS)
     if key is not None and _holds_tensors(container.get(key)):

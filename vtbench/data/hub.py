@@ -100,7 +100,9 @@ def parse(place: str) -> Data:
         raise DataError(f"{place}: expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
     said = found.groupdict()
     try:
-        return Data(source="hub", **said)
+        return Data(
+            source="hub", hub=said["hub"], config=said["config"], revision=said["revision"], split=said["split"]
+        )
     except ValidationError as error:
         raise DataError(f"{place}: expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT] ({explain(error)})") from error
 
