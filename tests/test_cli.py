@@ -246,6 +246,41 @@ def test_a_closed_output_is_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+HOSTILE_CARD = """
+name = "odd"
+family = "jpeg [/x]"
+network = "codec"
+kind = "codec"
+title = "JPEG [/x] \\u001b[31mred\\nnew line | ![p](http://x/y.png) # head"
+description = "\\u001b]0;owned\\u0007 [bold]x[/bold] [/x] \\u202e"
+license = "MIT\\u001b[2J"
+[config]
+format = "jpeg"
+quality = 5
+[input]
+range = [0.0, 255.0]
+"""
+
+
+def test_a_card_of_marks_and_escape_sequences_is_shown_and_never_obeyed(tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "odd.toml").write_text(HOSTILE_CARD)
+    folder = write_pictures(tmp_path / "cats [x]\n\x1b[31m", 2)
+    (folder / "000.png").rename(folder / "[bold]\n\x1b[31m|.png")
+    (folder / "001.png").write_bytes(b"broken")
+    with_cards = ["--cards", tmp_path / "cards"]
+    run = ["run", "-t", "odd", *with_cards, "--task", "kodak", "--data", folder]
+    said = []
+    for command in (["list", *with_cards], ["show", "odd", *with_cards], run, ["leaderboard"]):
+        done = vtbench(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout + done.stderr)
+    said.append((tmp_path / "results" / "LEADERBOARD.md").read_text())
+    assert not any(sign in text for text in said for sign in ("\x1b", "\x07", "\u202e"))
+    assert r"JPEG [/x] \x1b[31mred new line" in said[1]
+    assert "2 found, 1 scored, 1 failed" in said[2]
+
+
 def test_lists_fit_a_narrow_terminal() -> None:
     said = vtbench("list", COLUMNS="80").stdout
     assert max(len(line.rstrip()) for line in said.splitlines()) <= 92

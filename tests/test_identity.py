@@ -409,9 +409,113 @@ def test_a_picture_too_small_for_one_metric_keeps_the_others(tmp_path: Path) -> 
     assert run.pictures.failed == 0
 
 
-def test_a_tokenizer_that_peeks_is_found_out(folder: Path, tmp_path: Path) -> None:
+LEFT: list[Tensor] = []
+
+
+class PeeksAtAGlobal(Copy):
+    def encode(self, x: Tensor) -> Codes:
+        LEFT[:] = [x]
+        return Codes(latent=x[:, :, ::8, ::8])
+
+    def decode(self, codes: Codes) -> Tensor:
+        return LEFT[0]
+
+
+class PeeksInAClosure(Copy):
+    def __init__(self) -> None:
+        super().__init__()
+        left: dict[str, Tensor] = {}
+
+        def keep(x: Tensor) -> None:
+            left["x"] = x
+
+        self.keep, self.kept = keep, lambda: left["x"]
+
+    def encode(self, x: Tensor) -> Codes:
+        self.keep(x)
+        return Codes(latent=x[:, :, ::8, ::8])
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.kept()
+
+
+class PeeksInABuffer(Copy):
+    """Keeps but the colour of its picture, as a normalisation that forgets to send its statistics."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+
+    def encode(self, x: Tensor) -> Codes:
+        self.mean.copy_(x.mean(dim=(0, 2, 3), keepdim=True))
+        return Codes(latent=x - self.mean)
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        return codes.latent + self.mean
+
+
+class Holes(Peeks):
+    """Its first picture can't be reconstructed; it peeks at the others."""
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.seen * (torch.nan if len(codes) == 1 and self.seen.std() < 1e-3 else 1.0)
+
+
+class Draws(Copy):
+    """A decoder that samples, from a generator that it seeds or from the one of all."""
+
+    def __init__(self, seed: int | None) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        return codes.latent + 0.1 * torch.randn(codes.latent.shape, generator=generator)
+
+
+@pytest.mark.parametrize("network", [Peeks, PeeksAtAGlobal, PeeksInAClosure, PeeksInABuffer])
+def test_a_tokenizer_that_peeks_is_found_out(network: type[nn.Module], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="uses what its encoder left behind"):
-        go(Tokenizer(CARD, Peeks()), folder, tmp_path)
+        go(Tokenizer(CARD, network()), folder, tmp_path)
+    assert not files_of(tmp_path)
+    live = wrap(network(), name="mine")
+    if network is PeeksInABuffer:  # a live module's buffers are put back after every call: nothing is left behind
+        assert (evaluate(live, small_task(folder), out=None).scores["psnr"].value or 0) < np.inf
+        return
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        evaluate(live, small_task(folder), out=None)
+
+
+@pytest.mark.parametrize("colour", [(128, 128, 128), (0, 0, 0), (255, 255, 255)])
+def test_a_picture_without_anything_in_it_hides_no_peeking(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64), colour).save(tmp_path / "pictures" / "flat.png")
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        go(Tokenizer(CARD, Peeks()), tmp_path / "pictures", tmp_path)
+
+
+def test_a_first_picture_that_fails_hides_no_peeking(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 2)
+    Image.new("RGB", (64, 64), "grey").save(folder / "000.png")
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        go(Tokenizer(CARD, Holes()), folder, tmp_path)
+
+
+def test_codecs_and_seeded_samplers_do_not_peek(folder: Path, tmp_path: Path) -> None:
+    assert go(load_tokenizer("jpeg-q5"), folder, tmp_path).pictures.scored == 4
+    assert go(Tokenizer(CARD, Draws(7)), folder, tmp_path, label="seeded").pictures.scored == 4
+    with pytest.raises(DataError, match=r"another picture for the same codes every time.*generator that it seeds"):
+        go(Tokenizer(CARD, Draws(None)), folder, tmp_path, label="unseeded")
+
+
+def test_nobody_sees_the_codes_of_an_opaque_model_so_nothing_is_said_of_them(folder: Path) -> None:
+    module = Copy()
+    run = evaluate(wrap(lambda x: x * module.scale, name="mine"), small_task(folder), out=None)
+    assert (run.kind, run.pictures.scored) == ("opaque", 4)
 
 
 def test_tokens_for_understanding_are_no_pixels(folder: Path) -> None:

@@ -283,7 +283,11 @@ def read_run(path: Path) -> Run:
             raise ResultError(
                 f"{path}: written by another version of vtbench; run it again with --overwrite"
             ) from error
-        raise ResultError(f"{path}: not the summary of a run: {explain(error)[:300]}") from error
+        lacking = [
+            str(item["loc"][0]) for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1
+        ]
+        why = f"it lacks {', '.join(lacking[:3])} and {len(lacking) - 3} more" if len(lacking) > 3 else explain(error)
+        raise ResultError(f"{path}: not the summary of a run: {why[:300]}; leave such files elsewhere") from error
 
 
 def read_runs(folder: str | Path, *, failed: list[ResultError] | None = None) -> list[Run]:

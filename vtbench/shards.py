@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -519,7 +519,8 @@ def check_bottleneck(made: Plan) -> None:
         return
     for index in range(made.count):
         try:
-            picture = feeder.feed(made.task.read(index))[None].to(tokenizer.device)
+            sample = made.task.read(index)
+            picture = feeder.feed(sample)[None].to(tokenizer.device)
             floats = picture.is_floating_point()
             encode = tokenizer.encode_floats if floats else tokenizer.encode
             size = (picture.shape[-2], picture.shape[-1])
@@ -531,21 +532,33 @@ def check_bottleneck(made: Plan) -> None:
             if not compute.is_out_of_memory(error):  # likewise
                 raise
             continue
-        if reasons[0] is None:
-            kept = codes.copied()
-            encode(picture.flip(-1).flip(-2))
-            second, _ = tokenizer.attempt(kept, size, floats=floats)
-            # A level at most, or as much of floats: what another kernel may round otherwise.
-            if (first.double() - second.double()).abs().max().item() > (_FLOATS if floats else 1.0):
+        if reasons[0] is not None:
+            continue
+        kept, bound = codes.copied(), _FLOATS if floats else 1.0
+        # Noise: no picture, however flat or even, is like it.
+        noise = torch.randint(0, 256, sample.image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        encode(feeder.feed(replace(sample, image=noise))[None].to(tokenizer.device))
+        second, _ = tokenizer.attempt(kept, size, floats=floats)
+        if _apart(first, second) > bound:
+            if _apart(second, tokenizer.attempt(kept, size, floats=floats)[0]) > bound:
                 raise DataError(
-                    f"{tokenizer.card.name}: its decoder gives another picture for the same codes after another "
-                    "picture was encoded, so it uses what its encoder left behind; decode from the codes alone"
+                    f"{tokenizer.card.name}: its decoder gives another picture for the same codes every time, so no "
+                    "number could be repeated; let it draw from a generator that it seeds itself"
                 )
+            raise DataError(
+                f"{tokenizer.card.name}: its decoder gives another picture for the same codes after another "
+                "picture was encoded, so it uses what its encoder left behind; decode from the codes alone"
+            )
         return
 
 
+def _apart(first: Tensor, second: Tensor) -> float:
+    return (first.double() - second.double()).abs().max().item()
+
+
 _FLOATS = 0.01
-"""How far apart two reconstructions of the same codes may be, where they are floats of about [-1, 1]."""
+"""How far apart two reconstructions of the same codes may be, where they are floats of about [-1, 1]; a level at most
+of those in levels. So much another kernel may round otherwise."""
 
 
 def warm_up(made: Plan) -> None:

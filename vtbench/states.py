@@ -22,6 +22,9 @@ _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "module", "network")
 _EMA_KEYS = ("ema", "ema_model", "model_ema", "state_dict_ema", "ema_state_dict", "model_state_dict_ema")
 """Entries of a container that hold a network's tensors, and those that hold their average."""
 
+_RAW = "current_model_state"
+"""Where Lightning's `WeightAveraging` puts the plain tensors; `state_dict` is then their average."""
+
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 """What DistributedDataParallel and AveragedModel, torch.compile and trainers' own classes put in front of names."""
 
@@ -84,11 +87,15 @@ def dropped(state: Mapping[str, Tensor], prefixes: Iterable[str]) -> dict[str, T
 
 def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: Collection[str]) -> State:
     key = source.key if source else None
+    plain_keys: tuple[str, ...] = _PLAIN_KEYS
+    ema_keys: tuple[str, ...] = _EMA_KEYS
+    if _holds_tensors(container.get(_RAW)):
+        plain_keys, ema_keys = (_RAW, *_PLAIN_KEYS[1:]), ("state_dict", *_EMA_KEYS)
     if key is not None and _holds_tensors(container.get(key)):
-        return _inner(container[key], f"the entry {key}, as the card says", wanted, averaged=key in _EMA_KEYS)
+        return _inner(container[key], f"the entry {key}, as the card says", wanted, averaged=key in ema_keys)
     own = _tensors(container)
-    plain = [name for name in _PLAIN_KEYS if _holds_tensors(container.get(name))]
-    averaged = [name for name in _EMA_KEYS if _holds_tensors(container.get(name))]
+    plain = [name for name in plain_keys if _holds_tensors(container.get(name))]
+    averaged = [name for name in ema_keys if _holds_tensors(container.get(name))]
     if len(plain) + len(averaged) > 1:
         raise WeightsError(
             f"holds several sets of tensors ({few(plain + averaged)}); say in the card which one is meant, "
@@ -110,6 +117,10 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
             f'such as key = "{entries[0]}"'
         )
     expected = (key,) if key else _PLAIN_KEYS
+    if {"state", "param_groups"} <= container.keys():
+        raise WeightsError("is an optimizer's state; expected the model's, which trainers save in a file beside it")
+    if not container:
+        raise WeightsError("is empty; expected a dictionary of tensors")
     raise WeightsError(f"holds no tensors (its keys are {few(container)}); expected them under {few(expected)}")
 
 

@@ -148,6 +148,8 @@ class Key(NamedTuple):
     @staticmethod
     def parse(column: str) -> Key:
         """Read a column's name; the inverse of `str`."""
+        if column.startswith("attribute/"):  # the user's name, which may end like a role
+            return Key("attribute", column.removeprefix("attribute/"))
         rest, _, last = column.rpartition(":")
         role = next((role for role in ROLES[1:] if rest and role == last), None)
         metric, _, level = (rest if role else column).partition("/")

@@ -171,8 +171,9 @@ def _bring_from_hub(card: TokenizerCard, repository: str, file: str, revision: s
             f"{card.name}: {repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
         ) from error
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
-        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        raise WeightsError(f"{_missing(card, card.weights)} ({reason})") from error
+        whole = " ".join(str(error.__cause__ or error).split())
+        said = whole.split(" For more information")[0].split(". ")[0] or type(error).__name__
+        raise WeightsError(f"{_missing(card, card.weights)} ({constants.ENDPOINT}: {said})") from error
 
 
 def _missing(card: TokenizerCard, source: WeightsSource | None) -> str:

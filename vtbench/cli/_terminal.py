@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,16 +40,55 @@ class _ToComplaints(logging.Handler):
         complaints.print(f"vtbench: {one_line(record.getMessage())}")
 
 
-def prepare() -> None:
-    """Let output reach any terminal: what it can't show is escaped, and what the library tells goes to stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+class _Output(io.FileIO):
+    """A stream of this process that outlives its reader: what nobody takes is dropped, and the command goes on."""
+
+    lost: str | None = None
+    """Why something that somebody waits for was not written."""
+
+    def write(self, content: Any) -> int:  # noqa: ANN401  any buffer
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):  # `vtbench list | head -1` waits for no more
+                self.lost = error.strerror
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(content)
+
+
+def _outliving(stream: io.TextIOWrapper) -> tuple[io.TextIOWrapper, _Output]:
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    made = io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering
+    )
+    return made, raw
+
+
+def prepare() -> Callable[[], str | None]:
+    """Let output reach any terminal: what it can't show is escaped, and what the library tells goes to stderr.
+
+    Returns:
+        Flushes the standard output, and says why something of it was not written.
+    """
+    output: _Output | None = None
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None where the command was started without one
+        sys.stdout, output = _outliving(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr, _ = _outliving(sys.stderr)
     log = logging.getLogger("vtbench")
     if not any(isinstance(handler, _ToComplaints) for handler in log.handlers):
         log.addHandler(_ToComplaints())
     log.propagate = False
+
+    def lost() -> str | None:
+        if output is None:
+            return None
+        sys.stdout.flush()
+        return output.lost
+
+    return lost
 
 
 def one_line(text: object) -> str:

@@ -368,9 +368,9 @@ def print_runs(runs: Sequence[Run]) -> None:
         rows = []
         for one, _, why in standings:
             cells = [leaderboard.shown(one.scores.get(name), name) for name in names]
-            cells += [leaderboard.digits(floor, name) for name in floors if (floor := _floor(one, name)) is not None]
+            cells += [leaderboard.shown_floor(one.scores.get(name), name) for name in floors]
             label = leaderboard.shown_name(one)
-            rows.append([label if why is None else f"{label} ({why})", *cells, f"{one.pictures.scored}/{one.images}"])
+            rows.append([label if why is None else f"{label} ({why})", *cells, leaderboard.behind(one)])
         heads = [f"{name} {catalogue.find_metric(name).arrow}" for name in names]
         table(
             ["tokenizer", *heads, *(f"{name} floor" for name in floors), "scored"],
@@ -379,28 +379,5 @@ def print_runs(runs: Sequence[Run]) -> None:
         )
         for reason in leaderboard.missing(group):
             console.print(f"not scored: {one_line(reason)}", soft_wrap=True)
-        for line in dict.fromkeys(_counted(one) for one in group):
-            if line:
-                console.print(line, soft_wrap=True)
-
-
-def _floor(run: Run, name: str) -> float | None:
-    score = run.scores.get(name)
-    return score.floor if score else None
-
-
-def _counted(run: Run) -> str:
-    """Say in one line what became of the pictures, where any was not scored."""
-    counts = run.pictures
-    if counts.found == counts.scored:
-        return ""
-    said = [f"{counts.found} found", f"{counts.scored} scored"]
-    if counts.failed:
-        reasons = "; ".join(f"{count}: {one_line(reason)}" for reason, count in counts.reasons.items())
-        said.append(f"{counts.failed} failed ({reasons})")
-    if counts.passed_over:
-        kinds = ", ".join(f"{count} {one_line(kind)}" for kind, count in counts.passed_over.items())
-        said.append(f"{sum(counts.passed_over.values())} passed over ({kinds})")
-    if counts.left_out:
-        said.append(f"{counts.left_out} left out by --limit")
-    return f"pictures of {run.name}: {', '.join(said)}"
+        for line in leaderboard.pictures(group):
+            console.print(one_line(line), soft_wrap=True)

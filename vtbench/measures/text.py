@@ -173,6 +173,8 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
             [height for height, _, _ in known], [rate for _, rate, _ in known], [size for _, _, size in known]
         )
         reason = threshold.reason if threshold.value is None else None
+        if lines and not known:
+            reason = f"no picture states how high its letters are (an attribute {CAP})"
         found["legibility"] = Score(
             value=threshold.value, reason=reason, low=threshold.low, high=threshold.high, **counts
         )
