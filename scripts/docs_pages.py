@@ -1,7 +1,7 @@
 """Takes the repository's own Markdown files into the site: mkdocs calls the functions `on_…` while it builds.
 
 mkdocs reads one folder; README.md and its like lie where a reader of the repository looks for them. They are taken in
-from there, and links between files become links between pages. What is no page (a folder, a licence, a program) is linked
+from there, and links between files become links between pages. What is no page (a folder, a program) is linked
 in the repository. A link to a file that isn't there is a warning, which ends a strict build.
 """
 

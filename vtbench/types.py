@@ -144,7 +144,7 @@ class Key(NamedTuple):
     level: str = ""
     """The level of a metric that is a curve, such as a frequency or a width; empty for the metric itself."""
     role: Role = "value"
-    """What the column holds: the value, the original's floor, raw material of a total, or the reason of what is missing."""
+    """What the column holds: the value, the original's floor, what a total is made of, or why a value is missing."""
 
     def __str__(self) -> str:
         level = f"/{self.level}" if self.level else ""
