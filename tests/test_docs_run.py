@@ -1,10 +1,10 @@
 """Every block of code in the documentation is run, as a reader would run it, in the order in which it stands.
 
 Each document has one folder with the files that its text speaks of (`my-pictures/`, `last.ckpt`, …), made here. The
-rules: bash is run by bash; `vtbench run` there takes two pictures unless the block says how many, since whole tasks take
-minutes; `pip install` takes the wheel that is built here, into a folder of its own, without an index; the hub is a small
-server on this machine. Python runs as a program, behind lines that make the objects that the text takes for granted.
-TOML and JSON become the files that the text says they are, and are used. What can't be run is in NOT_RUN.
+rules: bash is run by bash; `vtbench run` there takes two pictures unless the block says how many, since whole tasks
+take minutes; `pip install` takes the wheel that is built here, into a folder of its own, without an index; the hub is a
+small server on this machine. Python runs as a program, behind lines that make the objects that the text takes for
+granted. TOML and JSON become the files that the text says they are, and are used. What can't be run is in NOT_RUN.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pytest
 import torch
 from builders import write_pictures
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import save_file
 
 from vtbench import cards
 from vtbench.results import Run, read_runs
@@ -293,6 +294,15 @@ accelerator.init_trackers("trial")
 model, step = accelerator.prepare(model), 20000
 """
 
+SHARED = """
+from pathlib import Path
+
+from vtbench import evaluate, wrap
+
+torch.manual_seed(0)
+model, folder, world = Model(), Path("shared"), 2
+"""
+
 # --- the documents ----------------------------------------------------------------------------------------------------
 
 
@@ -334,7 +344,7 @@ def run_readme(place: Place, found: list[Block]) -> None:
 
 
 def released(place: Place) -> None:
-    """A card of one's own for the gate, the weights of its last version and of a new one, and the last version's run."""
+    """A card of one's own for the gate, its new weights, and the run of the version that is released."""
     card = (ROOT / "tokenizers" / "ibq-16384.toml").read_text()
     layout = "codebook_size = 64\ncode_channels = 8\nchannels = 32\nz_channels = 32\nblocks = 1"
     card = re.sub(r"^codebook_size = 16384$", layout, card, flags=re.MULTILINE).replace("[16384]", "[64]")
@@ -405,20 +415,23 @@ def run_tokenizers(place: Place, found: list[Block]) -> None:
     run = place.runs()["reconstruction", "my-ibq~last"]
     assert run.ema == len(state)
 
-    section = re.search(r"^\[weights\]\n(?:.+\n)+", whole.text, flags=re.MULTILINE)
-    assert section is not None
-    path.write_text(whole.text.replace(section[0], f'[weights]\nhub = "me/my-ibq"\n\n{parts.text}'))
-    from safetensors.torch import save_file
-
-    sides = {side: [name for name in state if name.startswith(f"{side}.")] for side in ("encoder", "decoder")}
-    rest = {name: state[name] for name in state if name not in sides["encoder"] + sides["decoder"]}
-    files = []
-    for side, names in sides.items():
-        own = {name.removeprefix(f"{side}."): state[name] for name in names}
-        files += ["--weights", place.folder / f"{side}.safetensors"]
-        save_file(own, files[-1])
-    place.command("show", "my-ibq", "--cards", "cards")
-    assert rest  # IBQ's codebook is in neither: see the network of two files in tests/test_weights.py
+    state = published("taesd")
+    (Hub.folder / "me" / "two-files").mkdir(parents=True)
+    section = parts.text
+    for side in ("encoder", "decoder"):
+        file = Hub.folder / "me" / "two-files" / f"{side}.safetensors"
+        own = {name.removeprefix(f"{side}."): one for name, one in state.items() if name.startswith(f"{side}.")}
+        save_file(own, file)
+        whose = rf'(file = "{file.name}"\n(?:.+\n)*?sha256 = ).*'  # of this file's table, where it states one
+        section = re.sub(whose, rf'\g<1>"{hashlib.sha256(file.read_bytes()).hexdigest()}"', section)
+    card = (ROOT / "tokenizers" / "taesd.toml").read_text()
+    before, _, rest = card.partition("[weights]")
+    after = rest[rest.index("[source]") :]
+    path = place.folder / "cards" / "two-files.toml"
+    weights = f'[weights]\nhub = "me/two-files"\n\n{section}\n'
+    path.write_text(before.replace('name = "taesd"', 'name = "two-files"', 1) + weights + after)
+    place.command("run", "-t", "two-files", "--cards", "cards", "--task", "reconstruction")
+    assert place.runs()["reconstruction", "two-files"].weights == "published"
 
 
 def run_training_loops(place: Place, found: list[Block]) -> None:
@@ -430,10 +443,8 @@ def run_training_loops(place: Place, found: list[Block]) -> None:
         elif "accelerator" in block.text:
             place.python(block, MODELS + ACCELERATE, "assert Kept.rows[0][0] == 20000 and Kept.rows[0][1]")
         else:
-            both = "torch.manual_seed(0)\nmodel = Model()\nfrom pathlib import Path\nfolder = Path('shared')\nworld = 2\n"
-            both += "from vtbench import evaluate, wrap\n"
-            place.python(block, f"{MODELS}{both}rank = 0", "assert run is None")
-            place.python(block, f"{MODELS}{both}rank = 1", "assert run.scores['lpips'].scored == 29")
+            place.python(block, MODELS + SHARED + "rank = 0", "assert run is None")
+            place.python(block, MODELS + SHARED + "rank = 1", "assert run.scores['lpips'].scored == 29")
 
 
 def run_plugin(place: Place, found: list[Block]) -> None:
