@@ -211,6 +211,14 @@ def published(card: str) -> dict[str, torch.Tensor]:
     return synthetic_state(build_network(cards.find_tokenizer(card)))
 
 
+def save_trained(state: dict[str, torch.Tensor], path: Path, prefix: str = "") -> None:
+    """Save as IBQ's trainer does: the weights, their average under names without dots, and what belongs to the loss."""
+    plain = {f"{prefix}{name}": one.half() for name, one in state.items()}
+    averaged = {f"model_ema.{name.replace('.', '')}": one.half() for name, one in state.items()}
+    extra = {"loss.discriminator.weight": torch.zeros(2)}
+    torch.save({"state_dict": {**plain, **averaged, **extra}, "epoch": 3}, path)
+
+
 MODELS = """
 import torch
 from torch import nn
@@ -310,7 +318,7 @@ def run_readme(place: Place, found: list[Block]) -> None:
     diffusers = pytest.importorskip("diffusers")
     write_pictures(place.folder / "my-pictures", 2)
     write_sign(place.folder / "my-signs", sign_line())
-    torch.save({"state_dict": {name: one.half() for name, one in published("ibq").items()}}, place.folder / "last.ckpt")
+    save_trained(published("ibq"), place.folder / "last.ckpt")
     small = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     vae = diffusers.AutoencoderKL(**small, block_out_channels=[8, 16], norm_num_groups=4)
     vae.save_pretrained(Hub.folder / "OWNER" / "NAME" / "vae")
@@ -353,7 +361,7 @@ def released(place: Place) -> None:
     (place.folder / "cards").mkdir()
     (place.folder / "cards" / "my-ibq.toml").write_text(card)
     network = build_network(cards.find_tokenizer("my-ibq", place.folder / "cards"))
-    torch.save({"state_dict": synthetic_state(network)}, place.folder / "new.ckpt")
+    save_trained(synthetic_state(network), place.folder / "new.ckpt")
     asked = ("-t", "my-ibq", "--cards", "cards", "--task", "reconstruction", "--weights", "new.ckpt")
     place.command("run", *asked, "--name", "last", "--work", "released", "--out", "released-results")
 
@@ -404,10 +412,7 @@ def run_tokenizers(place: Place, found: list[Block]) -> None:
     path = place.folder / "cards" / "my-ibq.toml"
     path.write_text(whole.text)
     state = published("ibq-16384")
-    plain = {f"module.{name}": one.half() for name, one in state.items()}
-    averaged = {f"model_ema.{name.replace('.', '')}": one.half() for name, one in state.items()}
-    extra = {"loss.discriminator.weight": torch.zeros(2)}
-    torch.save({"state_dict": {**plain, **averaged, **extra}, "epoch": 3}, place.folder / "last.ckpt")
+    save_trained(state, place.folder / "last.ckpt", prefix="module.")
     said = place.command("show", "my-ibq", "--cards", "cards")
     assert "IBQ, retrained on my data" in said
     asked = ("-t", "my-ibq", "--cards", "cards", "--task", "reconstruction", "--limit", "1")
