@@ -36,11 +36,15 @@ class Metric:
     """What a reader must know of a metric, and how it is computed."""
 
     name: str
+    """Small letters, digits and underscores: what cards and results call it."""
     title: str
+    """What tables call it."""
     direction: Direction
+    """higher, lower or one: which values are better."""
     digits: int
     """Decimals in a table."""
     description: str
+    """One sentence for `vtbench list metrics`."""
     measure: str = "pairs"
     """`pairs` means the class `Measure` of vtbench/measures/pairs.py, or an entry point of `vtbench.measures`."""
     needs: tuple[str, ...] = ()

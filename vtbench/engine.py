@@ -177,7 +177,7 @@ def evaluate(
         overwrite: compute again what is already there, and replace what would be protected.
         rank: which of `world` processes this one is, from 0; it computes every world-th shard.
         world: how many processes share the run's shards in one work folder, each called with a rank of its own.
-        wait: seconds to wait for another process that is just writing a run of this name.
+        wait: seconds to wait for another process that is just writing a run of this name; ten minutes by default.
         workers: threads that read pictures; one a core, eight at most, where left out.
         progress: told how far it is.
 

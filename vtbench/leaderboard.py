@@ -251,15 +251,14 @@ def measured(group: Sequence[Run]) -> list[str]:
 
 
 def missing(group: Sequence[Run]) -> list[str]:
-    """Say why metrics of a task were not scored; that a codec has no codebook goes without saying."""
+    """Say why metrics of a task were not scored, each reason once; that a codec has no codebook goes without saying."""
     apart = (*of_measure("codes"), "token_agreement")
-    reasons = {
-        f"{name}: {score.reason}"
-        for run in group
-        for name, score in run.scores.items()
-        if score.reason and name not in apart
-    }
-    return sorted(reasons)
+    names: dict[str, set[str]] = {}
+    for run in group:
+        for name, score in run.scores.items():
+            if score.reason and name not in apart:
+                names.setdefault(score.reason, set()).add(name)
+    return sorted(f"{', '.join(sorted(names[reason]))}: {reason}" for reason in names)
 
 
 def pictures(group: Sequence[Run]) -> list[str]:

@@ -102,8 +102,10 @@ class Tokenizer:
         if not isinstance(network, nn.Module):
             raise CardError(f"{card.name}: its network is a {type(network).__name__}, expected a torch nn.Module")
         self.card = card
+        """What it is: family, kind, range, padding, rate."""
         self.network = network
         self.ema = ema
+        """How many of its tensors came from an averaged copy."""
         self.held = held
         self._device, self._precision = torch.device(device), precision
         self._origin, self._digest = state, digest

@@ -29,6 +29,8 @@ class TextLine:
     """One line of known text on a picture."""
 
     text: str
+    """What is written."""
+
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels; right and bottom are exclusive. The whole picture where the place of the text
     is not known."""
@@ -138,8 +140,11 @@ class Key(NamedTuple):
     """
 
     metric: str
+    """The metric's name."""
     level: str = ""
+    """The level of a metric that is a curve, such as a frequency or a width; empty for the metric itself."""
     role: Role = "value"
+    """What the column holds: the value, the original's floor, what a total is made of, or why a value is missing."""
 
     def __str__(self) -> str:
         level = f"/{self.level}" if self.level else ""

@@ -36,6 +36,7 @@ class Missing:
     """Stands in a column for a value that a picture can't have."""
 
     reason: str
+    """Why, in a few words."""
 
 
 Column = Sequence[Any]
@@ -47,11 +48,13 @@ class Outcome:
     """What one batch left behind: B pictures of one size before and after, all on one device."""
 
     samples: tuple[Sample, ...]
+    """The pictures as the task gave them, with their text and attributes."""
     reference: Tensor
     """What went in, (B, 3, H, W): uint8, or float32 where a measure feeds the tokenizer itself (`Measure.feed`)."""
     reconstruction: Tensor
     """What came out, of the same shape and type."""
     codes: Codes
+    """What crossed the bottleneck."""
     again: Callable[[Tensor], tuple[Tensor, Codes]]
     """Encode and decode once more, (B, 3, H, W) uint8, for stability and latents."""
 
@@ -69,6 +72,7 @@ class Context:
     device: torch.device
     """Where metrics are computed."""
     protocol: Protocol
+    """How pictures become numbers."""
     side: int | None
     """Height and width of the task's pictures; None at native size."""
     engine: str
@@ -78,6 +82,7 @@ class Context:
     kind: str
     """discrete, continuous, codec, …: the tokenizer's."""
     codebook_sizes: tuple[int, ...]
+    """Codes an index chooses from, one entry a codebook or scale."""
     span: Any
     """What the levels 0 and 255 become on the tokenizer's way in (`images.Range`)."""
     primary: str
@@ -121,6 +126,7 @@ class Table:
         self.intervals = intervals
         """Tells for a metric whether its interval is wanted."""
         self.keys = tuple(Key.parse(name) for name in (*table.column_names, *self._raw))
+        """The columns' names."""
 
     @property
     def expected(self) -> int:
