@@ -149,7 +149,7 @@ class TokenizerCard(Strict):
     network: ModuleName
     """`ibq` means vtbench/networks/ibq.py; never a class, a dotted path or code."""
     kind: Literal["discrete", "continuous", "codec", "understanding", "opaque"]
-    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: indices that no decoder
+    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: tokens that no decoder
     takes; opaque: nobody sees the codes, as of a live model that only reconstructs."""
     title: str
     description: str = ""
@@ -209,7 +209,7 @@ class TaskCard(Strict):
     name: Name
     version: int = Field(ge=1)
     """Raised whenever a score could change."""
-    family: Literal["reconstruction", "detail", "text", "stability"]
+    family: Literal["reconstruction", "detail", "text", "stability", "tokens"]
     title: str
     description: str = ""
     data: Data

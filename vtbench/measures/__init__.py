@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ from vtbench.catalogue import Metric
 from vtbench.errors import CardError
 from vtbench.protocols import Protocol
 from vtbench.results import CLUSTER, Score, summarise
-from vtbench.types import Codes, Key, Role, Sample
+from vtbench.types import Codes, Key, Regions, Role, Sample
 
 NO_PICTURE = "no picture was scored"
 
@@ -83,6 +83,10 @@ class Context:
     """The metric that ranks."""
     readings: Path | None
     """Folder that keeps what OCR engines read on originals; None keeps them in memory."""
+    regions: Callable[[Tensor, Codes], Regions | None] | None = None
+    """Says of uint8 pictures and their codes which token each pixel belongs to (`Tokenizer.regions`)."""
+    curve: Callable[[Codes, tuple[int, int]], Iterator[tuple[str, float, Tensor]]] | None = None
+    """Decodes from the first of the codes, and from more and more of them (`Tokenizer.curve`)."""
 
 
 class Table:
