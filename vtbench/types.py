@@ -103,7 +103,7 @@ class Codes:
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of one picture: its indices, all scales and depths together, or vectors of its latent; None of a file."""
+        """Tokens of one picture: indices of all scales and depths, or vectors of its latent; None of a file."""
         if self.indices:
             return sum(part[0].numel() for part in self.indices)
         if self.latent is None or self.bitstream:
@@ -138,7 +138,7 @@ class Regions(NamedTuple):
 
     labels: Tensor
     """int64, (B, H, W): the token of each pixel."""
-    count: int
+    tokens: int
     """Tokens that a pixel could belong to; `labels` are below it, and not every one need occur."""
 
 

@@ -37,7 +37,7 @@ class Measure(measures.Measure):
         else:
             pictures = outcome.reference.permute(0, 2, 3, 1).cpu().numpy()
             each = [
-                _of_one(labels, picture, found.count)
+                _of_one(labels, picture, found.tokens)
                 for labels, picture in zip(found.labels.cpu().numpy(), pictures, strict=True)
             ]
             columns |= {Key(name): [values[name] for values in each] for name in names}

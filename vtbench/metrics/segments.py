@@ -96,8 +96,9 @@ def _smoothed(picture: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any,
         margins = [(reach, reach) if axis == own else (0, 0) for own in range(3)]
         padded = np.pad(picture, margins, mode="symmetric")
         length = picture.shape[axis]
-        shifted = (np.take(padded, range(start, start + length), axis=axis) for start in range(len(taps)))
-        picture = sum(part * (tap / total) for part, tap in zip(shifted, taps, strict=True))
+        picture = np.zeros_like(picture)
+        for start, tap in enumerate(taps):
+            picture += np.take(padded, range(start, start + length), axis=axis) * (tap / total)
     return picture
 
 
