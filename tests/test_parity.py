@@ -53,9 +53,7 @@ def test_what_a_card_calls_proven_is_held_by_a_test(card: TokenizerCard) -> None
         assert (NETWORKS / str(card.parity.small)).is_file()
         return
     assert (FIXTURES / f"{card.parity.fixture}.npz").is_file()
-    said = proofs(
-        f"test_{card.network.replace('_', '')}.py" if card.network == "vfm_vae" else f"test_{card.network}.py"
-    )
+    said = proofs(f"test_{card.network}.py")
     assert card.parity.fixture in said
     assert {card.name, *card.aliases} & said
 
