@@ -78,7 +78,7 @@ def test_the_package_runs_by_its_name(place: Place) -> None:
     assert "256 patches of 4x4 pixels" in place.said["vtbench show patches-f4"]
     listed = place.said["vtbench list --family patches"]
     assert re.search(r"patches-f4 +discrete +4096 +0\.5000 +CC0-1\.0", listed)
-    assert "patches-f4~first" in place.said["vtbench leaderboard --rank-local"]
+    assert "patches-f4~first" in (place.folder / "results" / "LEADERBOARD.md").read_text()
 
 
 def test_its_tokens_are_held_against_the_pictures_segments(place: Place) -> None:
@@ -94,8 +94,8 @@ def test_the_live_model_has_the_same_numbers(place: Place) -> None:
 
 
 def test_the_folder_of_diffusers_runs(place: Place) -> None:
-    (run,) = [run for (name, _), run in place.runs().items() if name.startswith("my-vae")]
-    assert run.kind == "continuous"
+    (run,) = [run for run in place.runs().values() if run.kind == "continuous"]
+    assert "my-vae" in run.name
     assert run.scores["latent_values"].value == 4 / 4
     assert run.scores["psnr"].scored == 2
 
