@@ -170,5 +170,5 @@ def test_hook_runs_on_the_task_of_its_size() -> None:
 def test_every_task_of_the_family_is_of_a_size_that_somebody_needs() -> None:
     sizes = {one.geometry.size for one in cards.tasks().values() if one.family == "tokens"}
     for one in cards.tokenizers().values():
-        if one.network == "hook":
+        if one.kind == "understanding":
             assert set(one.input.sizes) & sizes
