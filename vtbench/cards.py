@@ -117,8 +117,9 @@ class WeightsSource(Strict):
     revision: Inside | None = None
     sha256: str | None = None
     """Digest of `file`; of several files each has its own."""
-    key: str | None = None
-    """The entry of the container that holds the tensors, such as "state_dict"."""
+    key: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """The entry of the container that holds the tensors, such as "state_dict"; a list where it lies in further ones,
+    outermost first."""
     strip: str | None = None
     """A prefix that the published names of the network lack, such as "module."; an error where no name begins so."""
     ema_prefix: str | None = None
@@ -142,6 +143,21 @@ class Source(Strict):
     license: str
 
 
+class Parity(Strict):
+    """What holds the network against the published implementation; without it nothing does, at this card's numbers."""
+
+    fixture: Name | None = None
+    """tests/parity/<fixture>.npz: what the published code gave with this card's numbers and made-up weights."""
+    small: str | None = Field(default=None, pattern=r"^test_\w+\.py$")
+    """A file of tests/networks that holds the network against the published code with smaller numbers alone."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Parity:
+        if (self.fixture is None) == (self.small is None):
+            raise ValueError("expected fixture or small, and not both")
+        return self
+
+
 class Reported(Strict):
     """A number printed by the authors; shown apart from what this suite measures."""
 
@@ -161,7 +177,7 @@ class TokenizerCard(Strict):
     network: ModuleName
     """`ibq` means vtbench/networks/ibq.py; never a class, a dotted path or code."""
     kind: Literal["discrete", "continuous", "codec", "understanding", "opaque"]
-    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: indices that no decoder
+    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: tokens that no decoder
     takes; opaque: nobody sees the codes, as of a live model that only reconstructs."""
     title: str
     description: str = ""
@@ -176,6 +192,7 @@ class TokenizerCard(Strict):
     """Licence of the weights."""
     paper: str | None = None
     source: Source | None = None
+    parity: Parity | None = None
     reported: tuple[Reported, ...] = ()
 
 
@@ -221,7 +238,7 @@ class TaskCard(Strict):
     name: Name
     version: int = Field(ge=1)
     """Raised whenever a score could change."""
-    family: Literal["reconstruction", "detail", "text", "stability"]
+    family: Literal["reconstruction", "detail", "text", "stability", "tokens"]
     title: str
     description: str = ""
     data: Data

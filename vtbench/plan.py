@@ -19,7 +19,7 @@ from vtbench.protocols import Protocol, find_protocol
 from vtbench.published import Published
 from vtbench.results import Run, WeightsOrigin
 from vtbench.task import Task
-from vtbench.tokenizer import Tokenizer
+from vtbench.tokenizer import NO_PIXELS, Tokenizer
 
 SHARD = 16
 """Pictures of a shard. Part of the file format: changing it makes committed shards of older runs unusable."""
@@ -134,9 +134,10 @@ def make(
             f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
             "loaded with pictures cropped already; use load_task(..., native=True)"
         )
-    if tokenizer.card.kind == "understanding":
+    if tokenizer.card.kind == "understanding" and (rule.published or _needs_pixels(task.card.metrics)):
         raise DataError(
-            f"{tokenizer.card.name}: gives tokens for understanding and no pixels, so {task.card.name} can't score it"
+            f"{tokenizer.card.name}: {NO_PIXELS}, so {task.card.name} can't score it; choose a task that needs none "
+            "(`tokens`)"
         )
     if not rule.published and task.size is not None:
         tokenizer.check_size(task.size)
@@ -185,6 +186,8 @@ def make(
                 "device": compute.model(place),
             }
         ),
+        regions=tokenizer.regions,
+        curve=tokenizer.curve,
     )
     said = {
         "metrics": metrics,
@@ -227,6 +230,10 @@ def _metrics(task: Task, rule: Protocol) -> tuple[str, ...]:
     if rule.published:
         names = (*rule.metrics, *(rule.text_metrics if task.card.family == "text" else ()))
     return tuple(dict.fromkeys((*(find_metric(name).name for name in names), *of_measure("codes"))))
+
+
+def _needs_pixels(names: Sequence[str]) -> bool:
+    return any(measures.find(find_metric(name).measure).sees == "pictures" for name in names)
 
 
 def _measures(names: Sequence[str], context: Context) -> list[Measure]:

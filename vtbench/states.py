@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,8 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     ema_keys: tuple[str, ...] = _EMA_KEYS
     if _holds_tensors(container.get(_RAW)):
         plain_keys, ema_keys = (_RAW, *_PLAIN_KEYS[1:]), ("state_dict", *_EMA_KEYS)
+    if isinstance(key, tuple):
+        return _deep(container, key, wanted)
     if key is not None and _holds_tensors(container.get(key)):
         return _inner(container[key], f"the entry {key}, as the card says", wanted, averaged=key in ema_keys)
     own = _tensors(container)
@@ -122,6 +124,19 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     if not container:
         raise WeightsError("is empty; expected a dictionary of tensors")
     raise WeightsError(f"holds no tensors (its keys are {few(container)}); expected them under {few(expected)}")
+
+
+def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[str]) -> State:
+    """Follow a card's path through entries of entries."""
+    entry: Any = container
+    for depth, key in enumerate(path):
+        if not isinstance(entry, Mapping) or key not in entry:
+            found = few(entry) if isinstance(entry, Mapping) else f"a {type(entry).__name__}"
+            raise WeightsError(f"has no entry {' > '.join(path[: depth + 1])}, as the card says; there is {found}")
+        entry = entry[key]
+    if not _tensors(entry):
+        raise WeightsError(f"the entry {' > '.join(path)}, as the card says, holds no tensors")
+    return _inner(entry, f"the entry {' > '.join(path)}, as the card says", wanted, averaged=path[-1] in _EMA_KEYS)
 
 
 def _inner(entry: Mapping[Any, Any], what: str, wanted: Collection[str], *, averaged: bool) -> State:

@@ -104,6 +104,16 @@ class Codes:
         )
 
     @property
+    def tokens(self) -> int | None:
+        """Tokens of one picture: indices of all scales and depths, or vectors of its latent; None of a file."""
+        if self.indices:
+            return sum(part[0].numel() for part in self.indices)
+        if self.latent is None or self.bitstream:
+            return None
+        shape = self.latent.shape  # (B, C, h, w), or (B, tokens, C)
+        return int(shape[2] * shape[3]) if len(shape) == 4 else int(shape[1])
+
+    @property
     def latent_values(self) -> int | None:
         """Floats of the continuous latent of one picture; None where the codes are discrete or a file."""
         if self.latent is None or self.indices or self.bitstream:
@@ -123,6 +133,15 @@ class Codes:
             per_picture = sum(part[0].numel() * math.log2(size) for part, size in pairs)
             return (per_picture,) * len(self.indices[0])
         return None
+
+
+class Regions(NamedTuple):
+    """Which pixels each token of a batch stands for."""
+
+    labels: Tensor
+    """int64, (B, H, W): the token of each pixel."""
+    tokens: int
+    """Tokens that a pixel could belong to; `labels` are below it, and not every one need occur."""
 
 
 Role = Literal["value", "floor", "raw", "reason"]

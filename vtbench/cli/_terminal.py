@@ -107,7 +107,12 @@ def plain(value: object) -> str:
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, left: Sequence[int] = (0,)
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    left: Sequence[int] = (0,),
+    gap: int = 2,
 ) -> None:
     """Print a table at its natural width: one whose numbers are cut off to fit a narrow terminal says nothing.
 
@@ -116,10 +121,11 @@ def table(
         rows: cells of any type.
         title: a line above.
         left: columns that are texts; the others are numbers and end at the right.
+        gap: blanks between two columns.
     """
     if title:
         console.print(one_line(title), soft_wrap=True)
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap - 1, 0, 1))
     for column, head in enumerate(heads):
         drawn.add_column(Text(head), justify="left" if column in left else "right", no_wrap=True)
     width = [len(head) for head in heads]
@@ -127,7 +133,7 @@ def table(
         cells = [plain(value) for value in row]
         width = [max(pair) for pair in zip(width, map(len, cells), strict=True)]
         drawn.add_row(*(Text(cell) for cell in cells))
-    Console(width=max(console.width, sum(width) + 2 * len(width)), markup=False, highlight=False).print(drawn)
+    Console(width=max(console.width, sum(width) + gap * len(width)), markup=False, highlight=False).print(drawn)
 
 
 def fields(said: dict[str, Any]) -> None:

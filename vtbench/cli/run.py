@@ -377,7 +377,23 @@ def print_runs(runs: Sequence[Run]) -> None:
             rows,
             title=f"\n{task}, protocol {protocol}",
         )
+        for one in group:
+            _print_curve(one)
         for reason in leaderboard.missing(group):
             console.print(f"not scored: {one_line(reason)}", soft_wrap=True)
         for line in leaderboard.pictures(group):
             console.print(one_line(line), soft_wrap=True)
+
+
+def _print_curve(run: Run) -> None:
+    """Print what a run says of each depth or scale, a row a step."""
+    from vtbench import leaderboard
+    from vtbench.types import Key
+
+    known = {Key.parse(key): score for key, score in run.scores.items() if score.value is not None}
+    names = [name for name in catalogue.of_measure("curve") if Key(name) in known]
+    steps = dict.fromkeys(key.level for key in known if key.level and key.metric in names)
+    if steps:
+        rows = [[step, *(leaderboard.shown(known.get(Key(name, step)), name) for name in names)] for step in steps]
+        heads = [f"{name.removeprefix('curve_')} {catalogue.find_metric(name).arrow}" for name in names]
+        table(["coded", *heads], rows, title=f"\n{leaderboard.shown_name(run)} on {run.task}, from the first codes")

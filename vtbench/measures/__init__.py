@@ -26,7 +26,7 @@ from vtbench.catalogue import Metric
 from vtbench.errors import CardError
 from vtbench.protocols import Protocol
 from vtbench.results import CLUSTER, Score, summarise
-from vtbench.types import Codes, Key, Role, Sample
+from vtbench.types import Codes, Key, Regions, Role, Sample
 
 NO_PICTURE = "no picture was scored"
 
@@ -91,6 +91,10 @@ class Context:
     """Folder that keeps what is computed of originals alone (`_originals`); None keeps nothing on disk."""
     computed_by: str
     """sha256 over all that moves what is computed of originals: code, libraries, device, backbones."""
+    regions: Callable[[Tensor, Codes], Regions | None] | None = None
+    """Says of uint8 pictures and their codes which token each pixel belongs to (`Tokenizer.regions`)."""
+    curve: Callable[[Codes, tuple[int, int]], Iterator[tuple[str, float, Tensor]]] | None = None
+    """Decodes from the first of the codes, and from more and more of them (`Tokenizer.curve`)."""
 
 
 RawColumns = Mapping[str, Callable[[], Iterator[Any]]]
