@@ -775,9 +775,9 @@ def test_an_automatic_batch_is_found_once_and_recorded(folder: Path, tmp_path: P
 def test_a_metric_without_memory_takes_half_the_batch_and_a_picture_at_last_has_the_reason(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vtbench.metrics import peak
+    from vtbench import metrics
 
-    task, plain = small_task(folder), peak.psnr
+    task, plain = small_task(folder), metrics.psnr
     whole = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6)
 
     def limited(most: int) -> object:
@@ -788,16 +788,16 @@ def test_a_metric_without_memory_takes_half_the_batch_and_a_picture_at_last_has_
 
         return psnr
 
-    monkeypatch.setattr(peak, "psnr", limited(2))
+    monkeypatch.setattr(metrics, "psnr", limited(2))
     assert evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"] == whole.scores["psnr"]
-    monkeypatch.setattr(peak, "psnr", limited(0))
+    monkeypatch.setattr(metrics, "psnr", limited(0))
     score = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"]
     assert (score.value, score.reason) == (None, "out of memory for psnr")
 
 
 def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtbench.metrics import peak
+    from vtbench import metrics
 
-    monkeypatch.setattr(peak, "psnr", lambda x, y: torch.tensor([20.0, float("nan")], dtype=torch.float64))
+    monkeypatch.setattr(metrics, "psnr", lambda x, y: torch.tensor([20.0, float("nan")], dtype=torch.float64))
     score = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=2).scores["psnr"]
     assert (score.value, score.scored) == (20.0, 1)
