@@ -236,6 +236,7 @@ def test_antialias_feeds_what_torchmetrics_feeds(state, size):
     assert torch.equal(feed(_odd(*size), "antialias"), wanted)
 
 
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # clean-fid's, under Pillow 11
 @pytest.mark.parametrize("size", ODD, ids=str)
 def test_clean_feeds_what_clean_fid_feeds(size):
     levels = build_resizer("clean")(_odd(*size)[0].permute(1, 2, 0).numpy())
@@ -330,7 +331,7 @@ def test_t_is_that_of_scipy():
 
     from vtbench.metrics import frechet
 
-    assert stats.t.ppf(0.975, frechet.GROUPS - 1) == pytest.approx(frechet._T_95, rel=1e-12)
+    assert stats.t.ppf(0.975, frechet.GROUPS - 1) == pytest.approx(frechet._T_95, rel=1e-9)  # SciPy 1.15 is no nearer
 
 
 def test_the_intervals_cover_the_truth_as_often_as_they_say():
