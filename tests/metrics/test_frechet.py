@@ -236,7 +236,6 @@ def test_antialias_feeds_what_torchmetrics_feeds(state, size):
     assert torch.equal(feed(_odd(*size), "antialias"), wanted)
 
 
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")  # clean-fid's, under Pillow 11
 @pytest.mark.parametrize("size", ODD, ids=str)
 def test_clean_feeds_what_clean_fid_feeds(size):
     levels = build_resizer("clean")(_odd(*size)[0].permute(1, 2, 0).numpy())
