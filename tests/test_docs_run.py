@@ -329,7 +329,7 @@ def run_readme(place: Place, found: list[Block]) -> None:
             released(place)
             place.shell(block)
         elif block.language == "bash":
-            place.shell(block, metric if "pip install ." in block.text else None)
+            place.shell(block, metric if "--metric" in block.text else None)
         elif "def worst_level" in block.text:
             (metric / "my_metrics.py").write_text(block.text)
         elif block.language == "toml":

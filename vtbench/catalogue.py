@@ -294,7 +294,13 @@ def metrics() -> Mapping[str, Metric]:
     """
     found = {metric.name: metric for metric in _BUILT_IN}
     for entry in metadata.entry_points(group="vtbench.metrics"):
-        loaded = entry.load()
+        try:
+            loaded = entry.load()
+        except Exception as error:  # a package of somebody's, imported here for the first time
+            raise CardError(
+                f"entry point {entry.value} of the group vtbench.metrics can't be loaded ({error}); "
+                "mend its package or uninstall it"
+            ) from error
         for metric in loaded if isinstance(loaded, Iterable) else (loaded,):
             if not isinstance(metric, Metric):
                 raise CardError(f"entry point {entry.value}: expected a vtbench.catalogue.Metric, got {metric!r}")
