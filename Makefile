@@ -28,9 +28,11 @@ format: $(STAMP) ## Put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Processes that share the tests; each takes up to 2 GB and computes on one thread.
+WORKERS ?= 2
 test: $(STAMP) ## Run the tests
 	$(BIN)/vtbench fetch lpips
-	$(BIN)/python -m pytest -m 'not parity'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not parity'
 
 coverage: $(STAMP) ## Run the tests and say which lines none of them reaches
 	$(BIN)/vtbench fetch lpips
