@@ -27,7 +27,7 @@ from typing import Literal, overload
 import pyarrow as pa
 from pyarrow import parquet
 
-from vtbench import device, files, plan, provenance, results, shards, summary
+from vtbench import device, files, passes, plan, provenance, results, shards, summary
 from vtbench.errors import DataError, ResultError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
@@ -299,7 +299,7 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
     if task.size is None:
         return 1
     if how.out is None:
-        return shards.best_batch(tokenizer, task.size)
+        return passes.best_batch(tokenizer, task.size)
     said = [tokenizer.card.name, tokenizer.precision, device.model(tokenizer.device), task.size, provenance.versions()]
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     kept = Path(how.work) / BATCHES / f"{key}.json"
@@ -310,7 +310,7 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
                 return known
         except (OSError, ValueError):
             pass
-        found = shards.best_batch(tokenizer, task.size)
+        found = passes.best_batch(tokenizer, task.size)
         files.write_atomic(kept, json.dumps(found).encode())
     log.info("%s: batches of %d", tokenizer.card.name, found)
     return found
@@ -342,7 +342,7 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
     for window in sorted({made.window for made in plans}):
         group = [(made, found) for made, found in zip(plans, tables, strict=True) if made.window == window]
         first = group[0][0]
-        shards.check_bottleneck(first)
+        passes.check_bottleneck(first)
 
         def jobs(group: Sequence[tuple[Plan, dict[int, pa.Table]]] = group, first: Plan = first) -> Iterator[Job]:
             for block in range(first.blocks):
@@ -397,8 +397,8 @@ def _compute_once(folders: Sequence[_Folder], workers: int | None, progress: Pro
     counted = _Counted(progress, done, in_all)
     if not lacked:
         return
-    shards.check_bottleneck(first)
-    shards.warm_up(first)
+    passes.check_bottleneck(first)
+    passes.warm_up(first)
     with ExitStack() as all_claims:
 
         def jobs() -> Iterator[Job]:
