@@ -100,7 +100,7 @@ class Passes:
         return [Pass(len(fed), codes, decoded, reasons, seconds)]
 
 
-# --- before the first batch --------------------------------------------------------------------------------------------
+# --- before the first batch -------------------------------------------------------------------------------------------
 
 
 def check_bottleneck(made: Plan) -> None:
