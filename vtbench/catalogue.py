@@ -242,7 +242,9 @@ _BUILT_IN = (
         measure="stability",
         cap=PSNR_CAP,
     ),
-    _tokens("tokens", "tokens", "lower", 0, "tokens of a picture, all scales and depths together"),
+    _tokens(
+        "tokens_per_picture", "tokens a picture", "lower", 0, "tokens of a picture, all scales and depths together"
+    ),
     _tokens("homogeneity", "homogeneity", "higher", 4, "share of pixels in the segment that most of their token is in"),
     _tokens("homogeneity_gain", "over a grid", "higher", 4, "homogeneity less that of an even grid of as many regions"),
     _tokens("coverage", "coverage", "higher", 4, "overlap of each segment with the token that overlaps it most"),

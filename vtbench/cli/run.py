@@ -269,11 +269,11 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
 
 def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
     """Add metrics of single pictures that any task can have, and change the engine that reads."""
-    pairs = catalogue.of_measure("pairs")
+    anywhere = [name for measure in ("pairs", "curve", "tokens") for name in catalogue.of_measure(measure)]
     for name in names:
         catalogue.find_metric(name)
-        if name not in pairs:
-            raise CardError(f"--metric {name}: belongs to certain tasks; expected {', '.join(pairs)}")
+        if name not in anywhere:
+            raise CardError(f"--metric {name}: belongs to certain tasks; expected {', '.join(anywhere)}")
     if engine is not None:
         from vtbench import ocr
 
