@@ -21,7 +21,7 @@ LAYERS = [
     {"networks", "metrics", "ocr", "data"},
     {"measures", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
-    {"summary", "shards", "engine", "sheet"},
+    {"summary", "shards", "team", "engine", "sheet"},
     {"leaderboard", "comparison", "validation"},
     {"cli", "__main__"},
 ]
