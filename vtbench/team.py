@@ -14,6 +14,7 @@ import pickle
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -58,14 +59,16 @@ class Team:
         """Make a team.
 
         Args:
-            store: the same for all processes, and nobody else's.
+            store: the same for all processes; what earlier starts left in it is not read.
             rank: which of them this one is, from 0.
             world: how many they are.
             wait: seconds without any progress of anyone after which the team ends.
             job: names the start of all of them, the same after a restart; None where nothing does.
         """
         self.rank, self.world, self.job = rank, world, job
-        self._store, self._wait = store, wait
+        self._meeting, self._store, self._wait = store, store, wait
+        self._own = uuid.uuid4().hex
+        self._welcomed: dict[int, bytes] = {}
         self._section, self._step = "", 0
         self._done, self._lock = 0, threading.Lock()
         self._counter = "pictures"
@@ -85,7 +88,6 @@ class Team:
 
         if not distributed.is_available():
             raise VtbenchError("this build of torch has no torch.distributed; share the run with --shards I/N")
-        from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
         patience = timedelta(seconds=max(1.0, wait))
@@ -97,10 +99,17 @@ class Team:
                 f"rank {rank}: the store of torchrun's rendezvous can't be reached ({_line(error)}); "
                 "see whether its address (--rdzv-endpoint, --master-addr) is open from here"
             ) from error
-        return cls(PrefixStore("vtbench", store), rank, world, wait=wait, job=job)
+        return cls(store, rank, world, wait=wait, job=job)
 
     def __enter__(self) -> Team:
-        self._store.set(f"host/{self.rank}", socket.gethostname())
+        """Enter, and wait for rank 0.
+
+        Raises:
+            VtbenchError: if rank 0 does not come within `wait` seconds.
+        """
+        with self._asked():
+            self._use(self._own if self.rank == 0 else self._welcome())
+            self._store.set(f"host/{self.rank}", socket.gethostname())
         self._thread.start()
         return self
 
@@ -208,6 +217,7 @@ class Team:
                 if self._store.check([f"{key}/{rank}"]):
                     found[rank] = _unpacked(self._store.get(f"{key}/{rank}"))
             if len(found) == self.world:
+                self._push()  # all said how many pictures they did before they came here
                 return [found[rank] for rank in range(self.world)]
             self._look()
             missing = [rank for rank in missing if rank not in found]
@@ -248,6 +258,32 @@ class Team:
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
+    # A restarted job meets in the store of its earlier starts. So all that a team says stands under a word that rank 0
+    # made up for this start, and that it tells whoever asks under a word of its own.
+
+    def _use(self, word: str) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        self._store = PrefixStore(word, self._meeting)
+
+    def _welcome(self) -> str:
+        self._meeting.set(f"hello/{self.rank}", self._own)
+        answer = f"welcome/{self._own}"
+        if not self._until(lambda: self._meeting.check([answer]), max(self._wait, POLL)):
+            raise VtbenchError(f"rank {self.rank}: rank 0 did not come within {self._wait:g} s; {AGAIN}")
+        return self._meeting.get(answer).decode()
+
+    def _answer(self) -> bool:
+        """Welcome whoever asked since the last call; tells whether all have come."""
+        everyone = range(1, self.world)
+        for rank in everyone:
+            if self._meeting.check([f"hello/{rank}"]):
+                word = self._meeting.get(f"hello/{rank}")
+                if self._welcomed.get(rank) != word:  # one of an earlier start may have stood there
+                    self._meeting.set(f"welcome/{word.decode()}", self._own)
+                    self._welcomed[rank] = word
+        return all(self._store.check([f"host/{rank}"]) for rank in everyone)
+
     @contextlib.contextmanager
     def _asked(self) -> Iterator[None]:
         """Say in one line that the store is gone."""
@@ -264,8 +300,10 @@ class Team:
     def _beat(self) -> None:
         """Give signs of life until the team is left."""
         with contextlib.suppress(RuntimeError):  # the store is gone: whoever asks it next says so
+            awaited = self.rank == 0
             while True:
-                over = self._over.wait(BEAT)
+                over = self._over.wait(POLL if awaited else BEAT)
+                awaited = awaited and not self._answer()
                 self._store.add(f"alive/{self.rank}", 1)
                 self._push()
                 if over:

@@ -84,7 +84,7 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
         digest, shards = str(said["plan"]), int(said["shards"])
         if said["command"] is None:
             raise ResultError(f"{folder}: was begun from Python; call `evaluate` again, which merges")
-        command = Command.model_validate(said["command"] | {"protocol": [said["protocol"]]})
+        command = Command.model_validate_json(json.dumps(said["command"] | {"protocol": [said["protocol"]]}))
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror}); no run was begun there") from error
     except ValidationError as error:
