@@ -152,8 +152,8 @@ def main() -> None:
         between = sum(0 < one < -(-count // 16) for one in kept)
         print(f"{count} pictures of {size} px, undisturbed {undisturbed:.1f} s; seed {said.seed}")
         print(
-            f"{kills} kills of {processes} processes over {rounds} runs and {time.monotonic() - began:.0f} s, {between} "
-            "of them between the first and the last shard"
+            f"{kills} kills of {processes} processes over {rounds} runs and {time.monotonic() - began:.0f} s, "
+            f"{between} of them between the first and the last shard"
         )
         print(f"every table and run is that of the undisturbed run, byte for byte, but for: {', '.join(VOLATILE)}")
 
