@@ -387,13 +387,11 @@ def merge(place: Path, *more: object) -> subprocess.CompletedProcess[str]:
 
 def test_merge_says_what_lacks_and_then_merges_without_computing(data: Path, whole: Whole, tmp_path: Path) -> None:
     assert merge(tmp_path).stderr.count("no run was begun there") == 1
-    for part in (5, 2):
-        assert finish([sys.executable, *command(data, tmp_path, "--shards", f"{part}/5")]).returncode == 0
+    assert finish([sys.executable, *command(data, tmp_path, "--shards", "2/2")]).returncode == 0
     early = merge(tmp_path)
     assert early.returncode == 2
-    assert early.stderr == f"vtbench: {NAME}: 5 of 7 shards are not there; start the jobs again that compute them\n"
-    for part in (3, 1, 4):  # shards in any order; the last one merges
-        assert finish([sys.executable, *command(data, tmp_path, "--shards", f"{part}/5")]).returncode == 0
+    assert early.stderr == f"vtbench: {NAME}: 4 of 7 shards are not there; start the jobs again that compute them\n"
+    assert finish([sys.executable, *command(data, tmp_path, "--shards", "1/2")]).returncode == 0  # the last one merges
     assert bytes_of(tmp_path) == whole
     assert "every run there is merged" in merge(tmp_path).stdout
 
