@@ -104,7 +104,9 @@ def main() -> None:
     """Kill, resume, compare; exit code 1 where anything differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="lives that end by SIGKILL")
-    parser.add_argument("--life", type=float, default=6.0, help="the longest life, in seconds")
+    parser.add_argument(
+        "--life", type=float, help="the longest life, in seconds; 0.6 of the undisturbed run's, 10 at most"
+    )
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="few small pictures and cheap metrics")
@@ -126,6 +128,7 @@ def main() -> None:
         expected = final(root / "whole")
         if expected is None:
             sys.exit(f"the undisturbed run failed:\n{log.read_text()}")
+        life = said.life or min(10.0, 0.6 * undisturbed)
         kills = processes = rounds = 0
         kept: list[int] = []
         while True:
@@ -133,7 +136,7 @@ def main() -> None:
             world = draw.choice((1, 2, 3))
             parts = draw.sample(range(1, world + 1), world)
             children = [start(place, root, f"{part}/{world}", log) for part in parts]
-            killed, codes = live(children, draw.uniform(0, said.life) if kills < said.kills else None)
+            killed, codes = live(children, draw.uniform(0, life) if kills < said.kills else None)
             if any(codes):
                 sys.exit(f"a process ended with {codes}:\n{log.read_text()}")
             if killed:
@@ -150,6 +153,8 @@ def main() -> None:
                 if kills >= said.kills:
                     break
         between = sum(0 < one < -(-count // 16) for one in kept)
+        if not between:
+            sys.exit(f"all {kills} kills hit before the first shard or after the last: give another --life")
         print(f"{count} pictures of {size} px, undisturbed {undisturbed:.1f} s; seed {said.seed}")
         print(
             f"{kills} kills of {processes} processes over {rounds} runs and {time.monotonic() - began:.0f} s, "
