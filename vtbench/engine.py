@@ -5,24 +5,27 @@ number of processes. A computed shard is committed atomically; a later start ski
 order. Processes share the work by blocks, whole shards that whole batches fill. So one process, several, or a killed
 and resumed run give the same table.
 
-No process waits for another's work. Each computes the shards that are its own and not there, and ends; the one that
-then finds all of them merges. Shards are named by the digest of the plan, so nothing computed otherwise is mixed in.
+A process by itself waits for nobody's work. It computes the shards that are its own and not there, and ends; the one
+that then finds all of them merges. In a `Team` rank 0 says what is not there, each computes its part, and rank 0 merges
+when all have told it that theirs is committed. Shards are named by the digest of the plan, so nothing that was computed
+otherwise is mixed in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -36,6 +39,7 @@ from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
 from vtbench.task import Task, load_task
+from vtbench.team import Team
 from vtbench.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("vtbench")
@@ -48,6 +52,12 @@ ATTEMPTS = 5
 
 WAIT = 600.0
 """Seconds that a process waits for another one to finish writing a run of the same name."""
+
+RECORD = "plan.json"
+"""What a run leaves in its folder when it begins: its plan, how many shards that has, and the command that made it."""
+
+OVERWRITTEN = "overwritten-by"
+"""Which job of several processes deleted what was in a folder: --overwrite holds once, whatever restarts the job."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,12 @@ class Settings:
     world: int = 1
     wait: float = WAIT
     workers: int | None = None
+    team: Team | None = None
+    """The processes that make the run together, in place of `rank` and `world`."""
+    compute: bool = True
+    """Whether pictures may be computed; without, only shards that are there are merged."""
+    command: Mapping[str, Any] | None = None
+    """What `vtbench run` was asked for, for `vtbench merge`."""
 
     def __post_init__(self) -> None:
         """Refuse what is none of its kind, before anything is loaded."""
@@ -230,7 +246,8 @@ def evaluate_together(
     Raises:
         VtbenchError: as `evaluate`; and if the pairs are of several tasks.
     """
-    rank, world, out, work = how.rank, how.world, how.out, Path(how.work)
+    team, out, work = how.team, how.out, Path(how.work)
+    rank, world = (how.rank, how.world) if team is None else (team.rank, team.world)
     if not (isinstance(rank, int) and isinstance(world, int) and 0 <= rank < world):
         raise VtbenchError(f"rank {rank!r} of world {world!r}: expected whole numbers, 0 <= rank < world")
     if out is None and world > 1:
@@ -263,12 +280,15 @@ def evaluate_together(
     ]
     if out is None:
         return _in_memory(plans, how.workers, progress)
-    folders = [_Folder(made, Path(out), work, wait=how.wait, overwrite=how.overwrite) for made in plans]
+    folders = [_Folder(made, Path(out), work, how) for made in plans]
     with ExitStack() as stack:
+        if team is not None:
+            return list(_with_team(team, folders, how, progress, stack))
         found = [folder.begin(rank, world, stack) for folder in folders]
         left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
-        for group in _alike(left):
-            _compute(group, how.workers, progress)
+        if how.compute:
+            for group in _alike(left):
+                _compute(group, how.workers, progress)
         return [run or folder.end(how.workers, progress) for folder, run in zip(folders, found, strict=True)]
 
 
@@ -359,6 +379,77 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
     return runs
 
 
+def _with_team(
+    team: Team, folders: Sequence[_Folder], how: Settings, progress: Progress | None, stack: ExitStack
+) -> Sequence[Run]:
+    """Compute what is not there with all processes of a team; rank 0 says what that is, and merges."""
+    plans = team.gather([folder.plan.identity for folder in folders])
+
+    def begin() -> list[Run | list[int]]:
+        _check_same(plans or [])
+        found = [folder.begin(0, 1, stack) for folder in folders]
+        return [run or sorted(folder.lacks()) for folder, run in zip(folders, found, strict=True)]
+
+    said = team.announce(begin)
+    lacked = {id(folder): set(one) for folder, one in zip(folders, said, strict=True) if isinstance(one, list)}
+    left = [folder for folder in folders if id(folder) in lacked]
+    groups = _alike(left)
+    in_all = waiting = 0
+    for group in groups:
+        first = group[0].plan
+        lacking = set().union(*(lacked[id(folder)] for folder in group))
+        blocks = sorted({index // first.block for index in lacking})[team.rank :: team.world]
+        own = {index for block in blocks for index in first.shards_of(block)}
+        for folder in group:
+            folder.join(own & lacked[id(folder)], stack, alone=team.rank > 0)
+        in_all += first.count
+        waiting += sum(len(first.indices(index)) for index in lacking)
+
+    def told(pictures: int) -> None:
+        if progress is not None:
+            progress(min(in_all - waiting + pictures, in_all), in_all)
+
+    if left:
+        with team.counting(told):
+            for group in groups:
+                _compute(group, how.workers, _Added(team).set)
+            team.gather(None)
+
+    def merge() -> list[Run]:
+        pairs = zip(folders, said, strict=True)
+        return [one if isinstance(one, Run) else folder.merge(how.workers) for folder, one in pairs]
+
+    return team.announce(merge)
+
+
+def _check_same(plans: Sequence[object]) -> None:
+    """Refuse processes whose machines would compute other numbers.
+
+    Raises:
+        VtbenchError: naming the ranks, and what differs.
+    """
+    for rank, own in enumerate(plans):
+        for first, other in zip(plans[0], own, strict=True):  # type: ignore[call-overload]
+            if found := plan.differences(first, other):
+                raise VtbenchError(
+                    f"rank {rank} would compute other numbers than rank 0, for these differ: {', '.join(found)}; "
+                    "give all processes the same command, versions, files and kind of device"
+                )
+
+
+class _Added:
+    """Reports to a team what a progress bar of this process alone would show."""
+
+    def __init__(self, team: Team) -> None:
+        self._team, self._done = team, 0
+
+    def set(self, done: int, in_all: int) -> None:
+        """Report the pictures that came in since the last call."""
+        del in_all
+        self._team.add(max(0, done - self._done))
+        self._done = max(self._done, done)
+
+
 def _alike(folders: Sequence[_Folder]) -> list[list[_Folder]]:
     """Put those together whose batches are cut alike."""
     windows = dict.fromkeys(folder.plan.window for folder in folders)
@@ -436,43 +527,65 @@ class _Counted:
 class _Folder:
     """The files of one run: its shards while it runs, its table and summary after."""
 
-    def __init__(self, made: Plan, out: Path, work: Path, *, wait: float, overwrite: bool) -> None:
+    def __init__(self, made: Plan, out: Path, work: Path, how: Settings) -> None:
         self.plan = made
         self.summary = out / made.task.card.name / f"{made.name}.json"
         self.folder = work / made.task.card.name / made.name
         self.shards = self.folder / f"shards-{made.digest[:12]}"
-        self.wait = wait
-        self.overwrite = overwrite
-        self.mine: Sequence[int] = ()
+        self.wait = how.wait
+        self.overwrite = how.overwrite
+        self.compute = how.compute
+        self.mine: Collection[int] = ()
         """The shards that this process computes."""
+        self._command = how.command
+        self._job = how.team.job if how.team else None
         files.check_writable(self.summary.parent)
 
     def begin(self, rank: int, world: int, stack: ExitStack) -> Run | None:
         """Make the folder ready; give the finished run, where it is there already."""
         made = self.plan
-        self.mine = [index for block in range(rank, made.blocks, world) for index in made.shards_of(block)]
+        self.mine = {index for block in range(rank, made.blocks, world) for index in made.shards_of(block)}
         self._protect()
+        if not self.compute:
+            self._check_record()
         self._clean(parts=world > 1)
-        held = files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=f"cleaning {self.folder}")
-        stack.enter_context(held)
-        if self.overwrite:
+        self._hold(stack)
+        if self.overwrite and not self._is_overwritten():
             for index in self.mine:
                 self._path(index).unlink(missing_ok=True)
+            self._note_overwritten()
         elif (done := self._finished()) is not None:
             return self._publish(done)
         else:
             self._tell_changes()
+        if self.compute:
+            self._record()
         return None
 
+    def join(self, mine: Collection[int], stack: ExitStack, *, alone: bool) -> None:
+        """Take the shards that are this process's in a team; one that did not begin the folder holds it by itself."""
+        self.mine = mine
+        if alone:
+            self._hold(stack)
+
     def end(self, workers: int | None, progress: Progress | None) -> Run | None:
-        """Merge, where all shards are there; else say how many are not."""
+        """Merge, where all shards are there; else say how many are not.
+
+        Raises:
+            ResultError: if some are not there and none may be computed.
+        """
         missing = [index for index in range(self.plan.shards) if not self._path(index).is_file()]
         if not missing:
-            return self._merge(workers, progress)
+            return self.merge(workers, progress)
+        said = (
+            f"{self.plan.name} on {self.plan.task.card.name}: {len(missing)} of {self.plan.shards} shards are not there"
+        )
+        if not self.compute:
+            raise ResultError(f"{said}; start what computes them again")
         log.warning(
-            "%s on %s: %d of %d shards are not there yet; the process that commits the last one merges. "
+            "%s yet; the process that commits the last one merges. "
             "If none is running any more, start the same command again",
-            *(self.plan.name, self.plan.task.card.name, len(missing), self.plan.shards),
+            said,
         )
         return None
 
@@ -482,9 +595,10 @@ class _Folder:
 
     def claim(self, chosen: Iterable[int], claims: ExitStack, *, polite: bool) -> list[int]:
         """Say which of some shards are this process's to compute now, and keep other processes from them."""
-        lacked = self.lacks()
         found = []
-        for index in sorted(lacked.intersection(chosen)):
+        for index in chosen:
+            if index not in self.mine or self._path(index).is_file():
+                continue
             free = not polite or claims.enter_context(files.try_lock(self._path(index).with_suffix(".lock")))
             if free and not self._path(index).is_file():
                 found.append(index)
@@ -493,6 +607,50 @@ class _Folder:
     def commit(self, index: int, table: pa.Table) -> None:
         """Write a shard."""
         files.write_atomic(self._path(index), _to_bytes(table))
+
+    def _hold(self, stack: ExitStack) -> None:
+        """Keep others from cleaning the folder while this process is at work in it."""
+        purpose = f"cleaning {self.folder}"
+        stack.enter_context(files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=purpose))
+
+    def _is_overwritten(self) -> bool:
+        """Tell whether this job, before it was restarted with other processes, did already what --overwrite means."""
+        with contextlib.suppress(OSError):
+            return self._job is not None and (self.folder / OVERWRITTEN).read_text() == self._job
+        return False
+
+    def _note_overwritten(self) -> None:
+        if self._job is not None:
+            (self.folder / results.RUN).unlink(missing_ok=True)  # what stands there from now on is this job's
+            files.write_atomic(self.folder / OVERWRITTEN, self._job.encode())
+
+    def _record(self) -> None:
+        """Leave what `vtbench merge` needs to know."""
+        said = {
+            "plan": self.plan.digest,
+            "shards": self.plan.shards,
+            "protocol": self.plan.protocol.name,
+            "command": self._command,
+            "identity": self.plan.identity,
+        }
+        content = json.dumps(said, indent=1, sort_keys=True, default=str).encode()
+        files.write_atomic(self.folder / RECORD, content)
+
+    def _check_record(self) -> None:
+        """Refuse to merge, by a plan that gives other numbers, what was computed by another.
+
+        Raises:
+            ResultError: saying what differs.
+        """
+        try:
+            before = json.loads((self.folder / RECORD).read_bytes())["identity"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"{self.folder}: no run was begun there, so there is nothing to merge") from error
+        if found := plan.differences(before, self.plan.identity):
+            raise ResultError(
+                f"{self.folder}: its shards were computed otherwise than would be here: {', '.join(found)}; "
+                "merge on a machine like the one that computed them"
+            )
 
     def _protect(self) -> None:
         """Keep a full result from being replaced by a trial, and one on other pictures from sharing the name."""
@@ -570,7 +728,7 @@ class _Folder:
             return None
         return Shard.of(table, partial(column, self._path(index)))
 
-    def _merge(self, workers: int | None, progress: Progress | None) -> Run:
+    def merge(self, workers: int | None, progress: Progress | None = None) -> Run:
         """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
 
         Raises:
@@ -580,6 +738,8 @@ class _Folder:
         for index in range(self.plan.shards):
             part = self._shard(index)
             if part is None:
+                if not self.compute:
+                    raise ResultError(f"{self._path(index)}: damaged; start what computes it again")
                 self._path(index).unlink(missing_ok=True)
                 log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
                 self.mine = [index]
