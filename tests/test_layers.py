@@ -21,7 +21,7 @@ LAYERS = [
     {"networks", "metrics", "ocr", "data"},
     {"measures", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
-    {"summary", "passes", "shards", "team", "engine", "sheet"},
+    {"summary", "passes", "shards", "team", "workfolder", "engine", "sheet"},
     {"leaderboard", "comparison", "validation"},
     {"cli", "__main__"},
 ]

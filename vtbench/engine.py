@@ -13,25 +13,20 @@ otherwise is mixed in.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import logging
 import math
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import pyarrow as pa
-from pyarrow import parquet
 
 from vtbench import device, files, passes, plan, provenance, results, shards, summary
-from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.errors import DataError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
 from vtbench.published import fed
@@ -41,23 +36,15 @@ from vtbench.summary import Shard
 from vtbench.task import Task, load_task
 from vtbench.team import Team
 from vtbench.tokenizer import Tokenizer, load_tokenizer
+from vtbench.workfolder import Counted, WorkFolder, alike, compute, pictures_of
 
 log = logging.getLogger("vtbench")
 
 BATCHES = "batch-sizes"
 """Folder in the work folder: what `batch_size="auto"` found."""
 
-ATTEMPTS = 5
-"""How often a process computes shards of its own that another one deleted."""
-
 WAIT = 600.0
 """Seconds that a process waits for another one to finish writing a run of the same name."""
-
-RECORD = "plan.json"
-"""What a run leaves in its folder when it begins: its plan, how many shards that has, and the command that made it."""
-
-OVERWRITTEN = "overwritten-by"
-"""Which job of several processes deleted what was in a folder: --overwrite holds once, whatever restarts the job."""
 
 
 @dataclass(frozen=True)
@@ -280,15 +267,27 @@ def evaluate_together(
     ]
     if out is None:
         return _in_memory(plans, how.workers, progress)
-    folders = [_Folder(made, Path(out), work, how) for made in plans]
+    folders = [
+        WorkFolder(
+            made,
+            Path(out),
+            work,
+            wait=how.wait,
+            overwrite=how.overwrite,
+            compute=how.compute,
+            command=how.command,
+            job=team.job if team else None,
+        )
+        for made in plans
+    ]
     with ExitStack() as stack:
         if team is not None:
             return list(_with_team(team, folders, how, progress, stack))
         found = [folder.begin(rank, world, stack) for folder in folders]
         left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
         if how.compute:
-            for group in _alike(left):
-                _compute(group, how.workers, progress)
+            for group in alike(left):
+                compute(group, how.workers, progress)
         return [run or folder.end(how.workers, progress) for folder, run in zip(folders, found, strict=True)]
 
 
@@ -368,9 +367,9 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
             for block in range(first.blocks):
                 chosen = first.shards_of(block)
                 wants = [Want(made, chosen, found.__setitem__) for made, found in group]
-                yield Job(_pictures(first, chosen), wants, lambda: None)
+                yield Job(pictures_of(first, chosen), wants, lambda: None)
 
-        shards.compute_all(jobs(), _Counted(progress, 0, first.count).add, workers)
+        shards.compute_all(jobs(), Counted(progress, 0, first.count).add, workers)
     runs: list[Run | None] = []
     for made, found in zip(plans, tables, strict=True):
         run = summary.finish(made, [Shard.of(found[index]) for index in range(made.shards)])[0]
@@ -380,7 +379,7 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
 
 
 def _with_team(
-    team: Team, folders: Sequence[_Folder], how: Settings, progress: Progress | None, stack: ExitStack
+    team: Team, folders: Sequence[WorkFolder], how: Settings, progress: Progress | None, stack: ExitStack
 ) -> Sequence[Run]:
     """Compute what is not there with all processes of a team; rank 0 says what that is, and merges."""
     plans = team.gather([folder.plan.identity for folder in folders])
@@ -393,7 +392,7 @@ def _with_team(
     said = team.announce(begin)
     lacked = {id(folder): set(one) for folder, one in zip(folders, said, strict=True) if isinstance(one, list)}
     left = [folder for folder in folders if id(folder) in lacked]
-    groups = _alike(left)
+    groups = alike(left)
     in_all = waiting = 0
     for group in groups:
         first = group[0].plan
@@ -412,7 +411,7 @@ def _with_team(
     if left:
         with team.counting(told):
             for group in groups:
-                _compute(group, how.workers, _Added(team).set)
+                compute(group, how.workers, _Added(team).set)
             team.gather(None)
 
     def merge() -> list[Run]:
@@ -448,326 +447,3 @@ class _Added:
         del in_all
         self._team.add(max(0, done - self._done))
         self._done = max(self._done, done)
-
-
-def _alike(folders: Sequence[_Folder]) -> list[list[_Folder]]:
-    """Put those together whose batches are cut alike."""
-    windows = dict.fromkeys(folder.plan.window for folder in folders)
-    return [[folder for folder in folders if folder.plan.window == window] for window in windows]
-
-
-def _pictures(made: Plan, chosen: range) -> range:
-    """Say which pictures some shards in a row hold."""
-    return range(made.indices(chosen[0]).start, made.indices(chosen[-1]).stop)
-
-
-def _compute(folders: Sequence[_Folder], workers: int | None, progress: Progress | None) -> None:
-    """Compute and commit the shards of this process that are not there.
-
-    Raises:
-        ResultError: if they vanish again and again.
-    """
-    for _ in range(ATTEMPTS):  # another process may delete some meanwhile, to compute them again
-        for polite in (True, False):
-            _compute_once(folders, workers, progress, polite=polite)
-        if not any(folder.lacks() for folder in folders):
-            return
-    raise ResultError(f"{folders[0].shards}: shards vanish while they are computed; who deletes them?")
-
-
-def _compute_once(folders: Sequence[_Folder], workers: int | None, progress: Progress | None, *, polite: bool) -> None:
-    """Compute what is not there.
-
-    Two processes that were given the same shards take turns: one that another process has begun is left to it by the
-    polite, and computed by the others.
-    """
-    first = folders[0].plan
-    lacked = set().union(*(folder.lacks() for folder in folders))
-    in_all = sum(len(first.indices(index)) for index in folders[0].mine)
-    done = in_all - sum(len(first.indices(index)) for index in lacked)
-    counted = _Counted(progress, done, in_all)
-    if not lacked:
-        return
-    passes.check_bottleneck(first)
-    passes.warm_up(first)
-    with ExitStack() as all_claims:
-
-        def jobs() -> Iterator[Job]:
-            for block in sorted({index // first.block for index in lacked}):
-                claims = ExitStack()
-                all_claims.callback(claims.close)
-                wants = [
-                    Want(folder.plan, chosen, folder.commit)
-                    for folder in folders
-                    if (chosen := folder.claim(first.shards_of(block), claims, polite=polite))
-                ]
-                if wants:
-                    yield Job(_pictures(first, first.shards_of(block)), wants, claims.close)
-
-        shards.compute_all(jobs(), counted.add, workers)
-
-
-class _Counted:
-    """Counts pictures for a progress bar."""
-
-    def __init__(self, progress: Progress | None, done: int, in_all: int) -> None:
-        self._progress, self._done, self._in_all = progress, done, in_all
-        self.add(0)
-
-    def add(self, pictures: int) -> None:
-        """Count pictures that are done; those that a batch takes along once more count once."""
-        self._done = min(self._done + pictures, self._in_all)
-        if self._progress:
-            self._progress(self._done, self._in_all)
-
-
-# --- the work folder --------------------------------------------------------------------------------------------------
-
-
-class _Folder:
-    """The files of one run: its shards while it runs, its table and summary after."""
-
-    def __init__(self, made: Plan, out: Path, work: Path, how: Settings) -> None:
-        self.plan = made
-        self.summary = out / made.task.card.name / f"{made.name}.json"
-        self.folder = work / made.task.card.name / made.name
-        self.shards = self.folder / f"shards-{made.digest[:12]}"
-        self.wait = how.wait
-        self.overwrite = how.overwrite
-        self.compute = how.compute
-        self.mine: Collection[int] = ()
-        """The shards that this process computes."""
-        self._command = how.command
-        self._job = how.team.job if how.team else None
-        files.check_writable(self.summary.parent)
-
-    def begin(self, rank: int, world: int, stack: ExitStack) -> Run | None:
-        """Make the folder ready; give the finished run, where it is there already."""
-        made = self.plan
-        self.mine = {index for block in range(rank, made.blocks, world) for index in made.shards_of(block)}
-        self._protect()
-        if not self.compute:
-            self._check_record()
-        self._clean(parts=world > 1)
-        self._hold(stack)
-        if self.overwrite and not self._is_overwritten():
-            for index in self.mine:
-                self._path(index).unlink(missing_ok=True)
-            self._note_overwritten()
-        elif (done := self._finished()) is not None:
-            return self._publish(done)
-        else:
-            self._tell_changes()
-        if self.compute:
-            self._record()
-        return None
-
-    def join(self, mine: Collection[int], stack: ExitStack, *, alone: bool) -> None:
-        """Take the shards that are this process's in a team; one that did not begin the folder holds it by itself."""
-        self.mine = mine
-        if alone:
-            self._hold(stack)
-
-    def end(self, workers: int | None, progress: Progress | None) -> Run | None:
-        """Merge, where all shards are there; else say how many are not.
-
-        Raises:
-            ResultError: if some are not there and none may be computed.
-        """
-        missing = [index for index in range(self.plan.shards) if not self._path(index).is_file()]
-        if not missing:
-            return self.merge(workers, progress)
-        said = (
-            f"{self.plan.name} on {self.plan.task.card.name}: {len(missing)} of {self.plan.shards} shards are not there"
-        )
-        if not self.compute:
-            raise ResultError(f"{said}; start what computes them again")
-        log.warning(
-            "%s yet; the process that commits the last one merges. "
-            "If none is running any more, start the same command again",
-            said,
-        )
-        return None
-
-    def lacks(self) -> set[int]:
-        """Say which shards of this process's are not there."""
-        return {index for index in self.mine if not self._path(index).is_file()}
-
-    def claim(self, chosen: Iterable[int], claims: ExitStack, *, polite: bool) -> list[int]:
-        """Say which of some shards are this process's to compute now, and keep other processes from them."""
-        found = []
-        for index in chosen:
-            if index not in self.mine or self._path(index).is_file():
-                continue
-            free = not polite or claims.enter_context(files.try_lock(self._path(index).with_suffix(".lock")))
-            if free and not self._path(index).is_file():
-                found.append(index)
-        return found
-
-    def commit(self, index: int, table: pa.Table) -> None:
-        """Write a shard."""
-        files.write_atomic(self._path(index), _to_bytes(table))
-
-    def _hold(self, stack: ExitStack) -> None:
-        """Keep others from cleaning the folder while this process is at work in it."""
-        purpose = f"cleaning {self.folder}"
-        stack.enter_context(files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=purpose))
-
-    def _is_overwritten(self) -> bool:
-        """Tell whether this job, before it was restarted with other processes, did already what --overwrite means."""
-        with contextlib.suppress(OSError):
-            return self._job is not None and (self.folder / OVERWRITTEN).read_text() == self._job
-        return False
-
-    def _note_overwritten(self) -> None:
-        if self._job is not None:
-            (self.folder / results.RUN).unlink(missing_ok=True)  # what stands there from now on is this job's
-            files.write_atomic(self.folder / OVERWRITTEN, self._job.encode())
-
-    def _record(self) -> None:
-        """Leave what `vtbench merge` needs to know."""
-        said = {
-            "plan": self.plan.digest,
-            "shards": self.plan.shards,
-            "protocol": self.plan.protocol.name,
-            "command": self._command,
-            "identity": self.plan.identity,
-        }
-        content = json.dumps(said, indent=1, sort_keys=True, default=str).encode()
-        files.write_atomic(self.folder / RECORD, content)
-
-    def _check_record(self) -> None:
-        """Refuse to merge, by a plan that gives other numbers, what was computed by another.
-
-        Raises:
-            ResultError: saying what differs.
-        """
-        try:
-            before = json.loads((self.folder / RECORD).read_bytes())["identity"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultError(f"{self.folder}: no run was begun there, so there is nothing to merge") from error
-        if found := plan.differences(before, self.plan.identity):
-            raise ResultError(
-                f"{self.folder}: its shards were computed otherwise than would be here: {', '.join(found)}; "
-                "merge on a machine like the one that computed them"
-            )
-
-    def _protect(self) -> None:
-        """Keep a full result from being replaced by a trial, and one on other pictures from sharing the name."""
-        if self.overwrite:
-            return
-        made = self.plan
-        for path in (self.summary, self.folder / results.RUN):
-            if not path.is_file():
-                continue
-            try:
-                there = results.read_run(path)
-            except ResultError:  # of another version, or damaged: nothing that is worth keeping
-                continue
-            if "@" in made.task.card.name and there.digests.get("data") != made.digests["data"]:
-                other, own = (str(digests.get("data"))[:12] for digests in (there.digests, made.digests))
-                raise ResultError(
-                    f"{path} is on other pictures that go by the same name (data {other}, these are {own}); "
-                    "name these with --data-name, or give --overwrite"
-                )
-            if made.trial and there.limit is None and there.weights != "synthetic":
-                raise ResultError(
-                    f"{path} is a full run, and this one would replace it by {made.trial}; "
-                    "choose another --out and --work, or give --overwrite"
-                )
-
-    def _clean(self, *, parts: bool) -> None:
-        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards.
-
-        Of a run that is computed again in parts, one after another, this plan's shards stay: other parts' are new.
-        """
-        with files.try_lock(self.folder / "in-use") as alone:
-            if not alone:
-                return
-            for part in self.folder.rglob(".*.tmp"):
-                part.unlink(missing_ok=True)
-            keep = None if self._finished() and not (parts and self.overwrite) else self.shards
-            for spent in self.folder.glob("shards-*"):
-                if spent != keep:
-                    shutil.rmtree(spent)
-
-    def _finished(self) -> Run | None:
-        """The run of exactly this plan, where an earlier start completed it and its table is whole."""
-        try:
-            run, _ = results.find_run(self.folder, self.folder)
-        except ResultError:
-            return None
-        return run if run.digests.get("plan") == self.plan.digest else None
-
-    def _tell_changes(self) -> None:
-        try:
-            old = results.read_run(self.folder / results.RUN)
-        except ResultError:
-            return
-        if found := plan.changes(old, self.plan):
-            log.warning("%s on %s: computed anew, for these differ: %s", old.name, old.task, ", ".join(found))
-
-    def _publish(self, run: Run) -> Run:
-        """Put a finished run's summary where it belongs, under the label and step that it goes by now."""
-        run = run.model_copy(update={"label": self.plan.label, "step": self.plan.step})
-        summary.check(run)
-        results.write(run, self.summary)
-        return run
-
-    def _path(self, index: int) -> Path:
-        return self.shards / f"{index:05d}.parquet"
-
-    def _shard(self, index: int) -> Shard | None:
-        """Read a shard whole and keep of it what is not raw; None where it is damaged, gone, or not this plan's."""
-        try:
-            table = parquet.read_table(self._path(index))
-        except (OSError, pa.ArrowException):
-            return None
-        said = (table.schema.metadata or {}).get(b"plan", b"").decode()
-        if said != self.plan.digest or table.column("index").to_pylist() != list(self.plan.indices(index)):
-            return None
-        return Shard.of(table, partial(column, self._path(index)))
-
-    def merge(self, workers: int | None, progress: Progress | None = None) -> Run:
-        """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
-
-        Raises:
-            ResultError: if a shard can't be read though it was computed again.
-        """
-        parts = []
-        for index in range(self.plan.shards):
-            part = self._shard(index)
-            if part is None:
-                if not self.compute:
-                    raise ResultError(f"{self._path(index)}: damaged; start what computes it again")
-                self._path(index).unlink(missing_ok=True)
-                log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
-                self.mine = [index]
-                _compute([self], workers, progress)
-                part = self._shard(index)
-            if part is None:
-                raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
-            parts.append(part)
-        with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
-            if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
-                return done
-            self._protect()
-            run, images = summary.finish(self.plan, parts)
-            content = _to_bytes(images)
-            run = run.model_copy(update={"digests": {**run.digests, "table": results.table_digest(content)}})
-            files.write_atomic(self.folder / results.IMAGES, content)
-            results.write(run, self.folder / results.RUN)
-            summary.check(run)
-            results.write(run, self.summary)
-        return run
-
-
-def column(path: Path, name: str) -> pa.ChunkedArray:
-    """Read one column of a shard."""
-    return parquet.read_table(path, columns=[name]).column(name)
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    parquet.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

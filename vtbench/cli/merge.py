@@ -17,7 +17,7 @@ from vtbench.cli.run import Command, Place, perform
 from vtbench.errors import ResultError, VtbenchError
 
 RECORD = "plan.json"
-"""What a run leaves in its folder when it begins (`engine.RECORD`; the engine loads torch)."""
+"""What a run leaves in its folder when it begins (`workfolder.RECORD`; that module loads torch)."""
 
 
 class Begun(NamedTuple):
