@@ -2,9 +2,9 @@
 
     python benchmarks/published.py --checkouts DIR [NAME...]
 
-DIR holds checkouts of the authors' repositories by their names (1d-tokenizer, maskbit, FlowMo, DnD-Transformer); what
-they import (einops, omegaconf, accelerate, mup) must be installed. Both sides are filled with the same made-up
-weights. A ratio is the published code's CPU time over ours, best of several turns each: above 1 ours is the faster.
+DIR holds checkouts of the authors' repositories by their names (1d-tokenizer, maskbit, DnD-Transformer); what they
+import (einops, omegaconf, accelerate) must be installed. Both sides have the same made-up weights. A ratio is the
+published code's CPU time over ours, best of several turns each: above 1 ours is the faster.
 """
 
 from __future__ import annotations
@@ -80,29 +80,10 @@ def dnd(name: str) -> Published:
     return network, network.get_codes, network.decode_code
 
 
-def flowmo(name: str) -> Published:
-    """FlowMo of kylesargent/FlowMo: its encoder, and one of the decoder's calls that its sampler makes."""
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.load(Path(sys.path[0]) / "flowmo" / "configs" / "base.yaml")
-    config.model.context_dim = {"flowmo-lo": 18, "flowmo-hi": 56}[name]
-    config.model.codebook_size_for_entropy = {"flowmo-lo": 9, "flowmo-hi": 14}[name]
-    torch.compile = lambda call: call  # type: ignore[assignment]  # its methods are compiled for a GPU
-    network = import_module("flowmo.models").FlowMo(width=config.model.mup_width, config=config)
-    return network, lambda x: network.encode(x)[0], lambda code: network._decode(*_step(code))[0]
-
-
-def _step(code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the decoder is given at a step: noise, the code with a channel that says that it is there, the time."""
-    given = torch.cat([code, torch.ones_like(code[..., :1])], -1)
-    return torch.zeros(len(code), 3, 256, 256), given, torch.ones(len(code))
-
-
 FAMILIES: dict[str, tuple[str, Callable[[str], Published]]] = {
     "titok": ("1d-tokenizer", titok),
     "maskbit": ("maskbit", maskbit),
     "dnd": ("DnD-Transformer/src", dnd),
-    "flowmo": ("FlowMo", flowmo),
 }
 """By a card's family: the checkout whose modules are imported, and what builds the network of a card."""
 
@@ -110,8 +91,6 @@ FAMILIES: dict[str, tuple[str, Callable[[str], Published]]] = {
 def own(name: str) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
     """Build ours, and say what does the same work as the published functions."""
     network: Any = load_tokenizer(name, weights="synthetic", device="cpu").network
-    if name.startswith("flowmo"):
-        return network.latent, lambda code: network.velocity(*_step(code)[:2], 1.0)
     return network.encode, network.decode
 
 
