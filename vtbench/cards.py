@@ -209,7 +209,7 @@ class TaskCard(Strict):
     name: Name
     version: int = Field(ge=1)
     """Raised whenever a score could change."""
-    family: Literal["reconstruction", "detail", "text", "stability"]
+    family: Literal["reconstruction", "detail", "text", "stability", "latents"]
     title: str
     description: str = ""
     data: Data

@@ -53,6 +53,10 @@ class Metric:
     """Keyword arguments of the function, and what else its measure asks for."""
     grouped: bool = True
     """Whether it says something of the few pictures of a group."""
+    evidence: str = ""
+    """Of a diagnostic, by which nothing ranks: who showed what by it, on how many models, in one sentence."""
+    warning: str = ""
+    """Of a diagnostic: how it misleads, in one sentence."""
 
     @property
     def arrow(self) -> str:
@@ -119,6 +123,149 @@ def _read(
 def _chart(name: str, title: str, direction: Direction, digits: int, description: str) -> Metric:
     return Metric(name, title, direction, digits, description, "charts")
 
+
+_PAE = "PAE (arXiv 2605.07915), read in summaries alone: "
+_IREPA = "iREPA (arXiv 2512.10794): |r| above .85 with the gFID of REPA over 27 encoders, as targets of the alignment"
+_GRIDS = "Shown of encoders as targets, not of tokenizers; on 16x16 places, others are pooled to them"
+_OFFSET = f"{_GRIDS}; an offset that all places share raises all cosines: read the centred form."
+_ROBUST = (
+    "RobusTok, ImageFolder (arXiv 2509.12474, 2503.08354): claimed over 11 tokenizers and 2 generators; the better one "
+    "was trained for the property."
+)
+_EQ = "EQ-VAE (arXiv 2502.09509) against SD-VAE under SiT-XL/2: gFID 25.9 to 20.8; 2 models, the better trained for it."
+_SPECTRUM = (
+    "Spectrum matching (arXiv 2603.14645) and scale equivariance (arXiv 2502.14831: gFID -19%, FVD -44%): models that "
+    "were trained for the property."
+)
+
+
+def _latent(
+    name: str,
+    title: str,
+    direction: Direction,
+    digits: int,
+    description: str,
+    evidence: str,
+    warning: str,
+    *,
+    of: str,
+    total: str | None = None,
+    needs: tuple[str, ...] = (),
+    minimum: int = 0,
+) -> Metric:
+    options: dict[str, Any] = (
+        {"of": of} | ({"total": total} if total else {}) | ({"minimum": minimum} if minimum else {})
+    )
+    return Metric(
+        *(name, title, direction, digits, description, "latents"),
+        needs=needs,
+        options=options,
+        grouped=False,
+        evidence=evidence,
+        warning=warning,
+    )
+
+
+_LATENTS = (
+    _latent(
+        *("lpc", "LPC", "lower", 4, "LPIPS that noise on the latent moves its decode by; radii 0.1 to 2 of its length"),
+        f"{_PAE}rho .95 with gFID over 8 ablations of one model.",
+        "The radius is a share of the latent's length, so a latent with a large mean gets more noise.",
+        of="lpc",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("token_rise", "nearest codes", "lower", 4),
+        "LPIPS to the original that half of the tokens cost, drawn anew among their nearest codes (1% of the codebook)",
+        _ROBUST,
+        "The nearest code is among the drawn ones, and 1% of a codebook is another distance in each.",
+        of="tokens",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("digit_rise", "least certain digits", "lower", 4),
+        "LPIPS to the original that half of the tokens cost, each with its least certain digit or bit changed",
+        "None published; it stands in for the nearest codes where there is no codebook (LFQ, BSQ, FSQ).",
+        "Another measure than the nearest codes: the two are never compared.",
+        of="tokens",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("spectrum_kl", "spectrum match", "lower", 4),
+        "KL divergence of the latent's DCT rings from the picture's, ring f times f; each channel standardised",
+        _SPECTRUM,
+        "Standardised by each picture's own channels; without that the latent's scale moves it.",
+        of="spectrum",
+    ),
+    _latent(
+        *("spectrum_high", "upper rings", "lower", 4, "share of the latent's spectrum in the upper half of 16 rings"),
+        _SPECTRUM,
+        "White noise has 0.5 of it, and so has a perfect match at delta 1 nearly; read it beside the match.",
+        of="spectrum",
+    ),
+    _latent(
+        *("block_high", "block spectrum", "lower", 4),
+        "mean amplitude of the later 32 coefficients of the latent's 8x8 DCT, over that of the constant one",
+        _SPECTRUM,
+        "The constant coefficient holds the channel's mean, so an offset of a channel lowers it.",
+        of="blocks",
+        total="block_high",
+    ),
+    _latent(
+        *("scale_rise", "scaled", "lower", 4, "LPIPS that decoding a latent scaled by .5 and .75 costs, on average"),
+        _EQ,
+        "A tokenizer that takes one size only has none.",
+        of="scales",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("turn_rise", "turned", "lower", 4, "LPIPS that decoding a latent turned by 90, 180 and 270 degrees costs"),
+        _EQ,
+        "Turned latents are out of the decoder's training distribution.",
+        of="turns",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("lds", "LDS", "higher", 4, "cosine of neighbouring places less that of places six or more apart"),
+        *(f"{_IREPA}.", _OFFSET),
+        of="structure",
+    ),
+    _latent(
+        *("lds_centred", "LDS, centred", "higher", 4, "LDS without each channel's mean over the picture"),
+        "None published in this form.",
+        f"{_GRIDS}.",
+        of="structure",
+    ),
+    _latent(
+        *("cds", "CDS", "higher", 4, "fall of the cosine a step, over distances of 1 to 8 places"),
+        *(f"{_IREPA}.", _OFFSET),
+        of="structure",
+    ),
+    _latent(
+        *("cds_centred", "CDS, centred", "higher", 4, "CDS without each channel's mean over the picture"),
+        "None published in this form.",
+        f"{_GRIDS}.",
+        of="structure",
+    ),
+    _latent(
+        *("rmsc", "RMSC", "higher", 4, "root mean square distance of the normalised places from their mean"),
+        *(f"{_IREPA}.", _OFFSET),
+        of="structure",
+    ),
+    _latent(
+        *("rmsc_centred", "RMSC, centred", "higher", 4, "RMSC without each channel's mean over the picture"),
+        "None published in this form.",
+        "It is close to 1 for any latent that varies, white noise included.",
+        of="structure",
+    ),
+    _latent(
+        *("effective_rank", "effective rank", "higher", 2, "directions that the pooled latents of all pictures use"),
+        f"{_PAE}moderate.",
+        "At most the number of channels and of pictures: compare tokenizers of the same numbers.",
+        of="pooled",
+        total="effective_rank",
+    ),
+)
 
 _BUILT_IN = (
     _pair("psnr", "PSNR (dB)", "higher", 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
@@ -211,6 +358,7 @@ _BUILT_IN = (
         measure="stability",
         cap=PSNR_CAP,
     ),
+    *_LATENTS,
     Metric(
         *("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
         measure="codes",

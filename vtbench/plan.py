@@ -12,6 +12,7 @@ from typing import Any
 
 from vtbench import backbones, cards, measures, ocr, provenance, results
 from vtbench import device as compute
+from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import OCR, find_metric, of_measure
 from vtbench.errors import CardError, DataError, VtbenchError
 from vtbench.measures import Context, Measure
@@ -142,6 +143,7 @@ def make(
         span=tokenizer.span,
         primary=task.card.primary,
         readings=readings,
+        bottleneck=Bottleneck(tokenizer),
     )
     digests: dict[str, str | None] = {
         "tokenizer": cards.digest(tokenizer.card),

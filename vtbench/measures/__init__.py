@@ -21,6 +21,7 @@ import torch
 from pyarrow import compute as arrow
 from torch import Tensor
 
+from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import CardError
 from vtbench.protocols import Protocol
@@ -83,6 +84,10 @@ class Context:
     """The metric that ranks."""
     readings: Path | None
     """Folder that keeps what OCR engines read on originals; None keeps them in memory."""
+    bottleneck: Bottleneck | None = None
+    """The tokenizer's latent laid open, for diagnostics of it; None where floats alone are scored."""
+    foundation: str = ""
+    """The foundation model, or the file of its features, with which latents are compared."""
 
 
 class Table:
