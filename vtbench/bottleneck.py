@@ -6,7 +6,7 @@ A continuous tokenizer shows its latent as it is. A discrete network shows it wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from torch import Tensor
 from vtbench import device as compute
 from vtbench import images
 from vtbench.errors import DataError
+from vtbench.tokenizer import DTYPES, Tokenizer
 from vtbench.types import Codes
-
-if TYPE_CHECKING:
-    from vtbench.tokenizer import Tokenizer
 
 CLOSED = "its network does not show what its codes stand for (`vectors`, see CONTRIBUTING.md)"
 MUTE = "its network does not say which other codes a position might have had (`candidates`, see CONTRIBUTING.md)"
@@ -127,4 +125,4 @@ class Bottleneck:
         x = images.pad_to_multiple(x, tokenizer.card.input.multiple_of)
         network: Open = tokenizer.network  # type: ignore[assignment]
         with compute.exact():
-            return network.candidates(x.to(next(iter(tokenizer.network.parameters())).dtype), count)
+            return network.candidates(x.to(DTYPES[tokenizer.precision]), count)

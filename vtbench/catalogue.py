@@ -200,7 +200,7 @@ _LATENTS = (
     _latent(
         *("spectrum_high", "upper rings", "lower", 4, "share of the latent's spectrum in the upper half of 16 rings"),
         _SPECTRUM,
-        "White noise has 0.5 of it, and so has a perfect match at delta 1 nearly; read it beside the match.",
+        "White noise has half of it, a flat latent none: read it beside the match.",
         of="spectrum",
     ),
     _latent(
@@ -212,14 +212,26 @@ _LATENTS = (
         total="block_high",
     ),
     _latent(
-        *("scale_rise", "scaled", "lower", 4, "LPIPS that decoding a latent scaled by .5 and .75 costs, on average"),
+        *(
+            "scale_rise",
+            "scaled",
+            "lower",
+            4,
+            "LPIPS that scaling the latent by .5 and .75 costs, beyond scaling the reconstruction",
+        ),
         _EQ,
         "A tokenizer that takes one size only has none.",
         of="scales",
         needs=("lpips-alex",),
     ),
     _latent(
-        *("turn_rise", "turned", "lower", 4, "LPIPS that decoding a latent turned by 90, 180 and 270 degrees costs"),
+        *(
+            "turn_rise",
+            "turned",
+            "lower",
+            4,
+            "LPIPS that quarter turns of the latent cost, beyond turning the reconstruction",
+        ),
         _EQ,
         "Turned latents are out of the decoder's training distribution.",
         of="turns",

@@ -6,6 +6,7 @@ value comes from all pictures together. All draws belong to a picture's id. `vtb
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -233,22 +234,18 @@ def _moved(seen: Seen, found: Columns, name: str, transforms: Mapping[str, tuple
     """Both of the equivariances: each transform is a level, their mean the value where all of them can be had."""
     if any(side % seen.bottleneck.tokenizer.card.input.multiple_of for side in seen.size):
         raise DataError("its pictures are padded, and what was added would move too")
-    before = lpips(seen.plain, seen.pictures).cpu()
     total, refused = torch.zeros(len(seen.ids), dtype=torch.float64), ""
     for level, (scale, turns) in transforms.items():
         try:
-            moved = probes.moved_distance(
-                lambda z, scale=scale: seen.decode(z, scale),
-                seen.pictures,
-                seen.grid,
-                lpips,
+            rise = probes.moved_rise(
+                functools.partial(seen.decode, scale=scale),
+                *(seen.pictures, seen.plain, seen.grid, lpips),
                 scale=scale,
                 turns=turns,
-            )
+            ).cpu()
         except DataError as error:
             refused = refused or str(error)
             continue
-        rise = moved.cpu() - before
         found[Key(name, level)] = rise.tolist()
         total += rise / len(transforms)
     if refused:

@@ -86,45 +86,45 @@ def lpc(
     return total
 
 
-def moved_distance(
-    decode: Decode, pictures: Tensor, z: Tensor, distance: Distance, *, scale: float, turns: int
+def moved_rise(
+    decode: Decode, pictures: Tensor, plain: Tensor, z: Tensor, distance: Distance, *, scale: float, turns: int
 ) -> Tensor:
-    """Say how far the decode of a scaled and turned latent is from the picture that was moved so.
+    """Say what moving a latent costs beyond moving its decode: 0 for a decoder that is equivariant.
+
+    The distance of the moved latent's decode to the moved picture, less that of the decode that is moved itself. Both
+    are of pictures of one size and orientation: no network of a distance sees turned pictures as it sees upright ones.
 
     Args:
         decode: the decoder.
         pictures: uint8, (B, 3, H, W); scaled and turned as floats, rounded to levels once.
-        z: (B, C, h, w), their latents.
+        plain: uint8, (B, 3, H, W), the decodes of z.
+        z: (B, C, h, w), the pictures' latents.
         distance: of two batches of pictures.
-        scale: of both sides.
+        scale: of all sides.
         turns: clockwise quarter turns, after the scale.
 
     Returns:
-        float64, (B,).
+        float64, (B,); lower is better.
 
     Raises:
         DataError: if the moved latent decodes to another size than the moved picture has.
     """
-    wanted = images.to_uint8(transform(images.to_float(pictures), scale=scale, turns=turns))
+    wanted, known = (
+        images.to_uint8(transform(images.to_float(x), scale=scale, turns=turns)) for x in (pictures, plain)
+    )
     made = decode(transform(z, scale=scale, turns=turns))
     if made.shape != wanted.shape:
         raise DataError(
             f"a latent scaled by {scale} decodes to {tuple(made.shape)}, its picture is {tuple(wanted.shape)}"
         )
-    return distance(made, wanted).double()
+    return distance(made, wanted).double() - distance(known, wanted).double()
 
 
 def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:
-    """Say how much farther the decode of a moved latent is from the moved picture than the decode is from the picture.
-
-    Arguments and errors are those of `moved_distance`.
-
-    Returns:
-        float64 (B,) by scale and turns, of `TRANSFORMS`; lower is better.
-    """
-    plain = distance(decode(z), pictures).double()
+    """Give `moved_rise` at every scale and turn of `TRANSFORMS`: float64, (B,); arguments and errors are its."""
+    plain = decode(z)
     return {
-        (scale, turns): moved_distance(decode, pictures, z, distance, scale=scale, turns=turns) - plain
+        (scale, turns): moved_rise(decode, pictures, plain, z, distance, scale=scale, turns=turns)
         for scale, turns in TRANSFORMS
     }
 
