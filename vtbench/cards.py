@@ -222,6 +222,8 @@ class TaskCard(Strict):
     protocol: str = "canonical"
     ocr: ModuleName = "easyocr"
     """The engine that reads, where text is measured: `easyocr` means vtbench/ocr/easyocr.py."""
+    foundation: str = "dinov2-base"
+    """The foundation model that latents are compared with: a name, a folder, or a .npz file of its features."""
     normalisation: str = "text"
     """What is done to both texts before they are compared, by a name of `vtbench.metrics.text.NORMALISATIONS`."""
 

@@ -30,6 +30,9 @@ RESERVED = frozenset({"index", "id", "reason", "attribute", "reading"})
 OCR = "ocr"
 """The need of metrics that read text: the OCR engine that the task names."""
 
+FOUNDATION = "foundation"
+"""The need of metrics that compare with a foundation model: the one that the task names."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -165,6 +168,85 @@ def _latent(
         warning=warning,
     )
 
+
+def _set(
+    name: str,
+    title: str,
+    direction: Direction,
+    digits: int,
+    description: str,
+    evidence: str,
+    warning: str,
+    *,
+    minimum: int,
+    needs: tuple[str, ...] = (),
+) -> Metric:
+    return Metric(
+        *(name, title, direction, digits, description, "latent_sets"),
+        needs=needs,
+        options={"minimum": minimum},
+        grouped=False,
+        evidence=evidence,
+        warning=warning,
+    )
+
+
+_VFM = (
+    "VFM-VAE (arXiv 2510.18457), read in summaries alone: of 3 tokenizers clean .004/.202/.188 misorders gFID "
+    "7.13/5.14/3.80, under SE .005/.135/.191 orders it."
+)
+_NULL = "The null is about k / n, not 0; few channels can't align; it depends on the model it is compared with."
+
+_LATENT_SETS = (
+    _set(
+        *("ifid", "iFID", "lower", 3),
+        "FID of decodes half way between a latent of one half and one of its 10 nearest in the other",
+        "arXiv 2603.05630, computed from its README: r .90 over 14 VAEs (SiT-XL), .86 over 13 (SiT-B).",
+        "Not the paper's number, whose reference is ImageNet's train split: it moves with the number of pictures.",
+        minimum=2 * RFID_MINIMUM,
+        needs=("inception",),
+    ),
+    _set(
+        *("pfid", "pFID", "lower", 3),
+        "FID of decodes half of whose tokens are changed: among their nearest codes, or in their least certain digit",
+        _ROBUST,
+        "The published rate and number of codes could not be read: compare within this table alone.",
+        minimum=RFID_MINIMUM,
+        needs=("inception",),
+    ),
+    _set(
+        *("purity", "label purity", "higher", 4, "share of pictures whose nearest other pooled latent has their label"),
+        f"{_PAE}rho -.74 with gFID over 8 ablations of one model.",
+        "The share by chance is one over the number of labels; pooled latents of few channels tell little.",
+        minimum=1000,
+    ),
+    _set(
+        *("token_gain", "token gain (bits)", "higher", 3),
+        "bits a token that knowing the one before it saves, on pictures that were not counted",
+        "None published: theory alone (arXiv 2412.16326 trains for predictability).",
+        "Negative where counting the pairs teaches nothing, as on noise; it grows with the number of pictures.",
+        minimum=2000,
+    ),
+    _set(
+        *("cknna", "CKNNA", "higher", 4),
+        "alignment of pooled latents with a foundation model's features, k = 10 nearest neighbours",
+        *(_VFM, _NULL),
+        minimum=1000,
+        needs=(FOUNDATION,),
+    ),
+    _set(
+        *("cknna_se", "SE-CKNNA", "higher", 4, "CKNNA of pictures turned and scaled, and of noisy ones: mean of five"),
+        *(_VFM, _NULL),
+        minimum=1000,
+        needs=(FOUNDATION,),
+    ),
+    _set(
+        *("cknna_change", "SE change", "higher", 3, "what the changes take of CKNNA: (SE - clean) / clean"),
+        *(_VFM, "A small clean value makes any change look large."),
+        minimum=1000,
+        needs=(FOUNDATION,),
+    ),
+)
 
 _LATENTS = (
     _latent(
@@ -371,6 +453,7 @@ _BUILT_IN = (
         cap=PSNR_CAP,
     ),
     *_LATENTS,
+    *_LATENT_SETS,
     Metric(
         *("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
         measure="codes",

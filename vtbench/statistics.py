@@ -178,7 +178,7 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def jackknife_interval(value: Callable[[Array], float], count: int) -> tuple[float, float] | None:
+def jackknife_interval(value: Callable[[np.ndarray[Any, Any]], float], count: int) -> tuple[float, float] | None:
     """95% interval of a value that comes from all pictures together: a jackknife over ten groups.
 
     Picture i belongs to group i mod 10. The value is computed ten times with one group left out; the interval is the

@@ -74,6 +74,13 @@ def run(
     ] = None,
     step: Annotated[float | None, typer.Option(help="Training step; from the file's name where left out.")] = None,
     ocr: Annotated[str | None, typer.Option(help="The OCR engine that reads, in place of the task's.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="What latents are compared with: dinov2-base, siglip2-base, a folder, or a .npz of ids and features.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Summaries.")] = Path("results"),
     work: WorkOption = Path(".vtbench"),
     metric: Annotated[list[str], typer.Option(help="Measure this too, beside the task's own metrics; repeats.")] = [],  # noqa: B006
@@ -87,7 +94,7 @@ def run(
 ) -> None:
     """Run tokenizers through tasks: the main job."""
     rank, world = _place(shards)
-    task_cards = [_adapted(card, metric, ocr) for card in tasks_of(task, cards_folder)]
+    task_cards = [_adapted(card, metric, ocr, features) for card in tasks_of(task, cards_folder)]
     chosen = tokenizers_of(tokenizer, weights, cards_folder) if tokenizer else []
     folders: dict[str, Mapping[str, Tensor]] = {}
     for place in diffusers:
@@ -237,8 +244,8 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
     return [cards.find_task(name, extra) for name in dict.fromkeys(names)]
 
 
-def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
-    """Add metrics of single pictures that any task can have, and change the engine that reads."""
+def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str | None) -> TaskCard:
+    """Add metrics of single pictures that any task can have, and change the engine that reads and the model."""
     pairs = catalogue.of_measure("pairs")
     for name in names:
         catalogue.find_metric(name)
@@ -249,6 +256,12 @@ def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
 
         ocr.find(engine)  # a name that is no engine's is told before anything is computed
         card = card.model_copy(update={"ocr": engine})
+    if features is not None:
+        from vtbench.backbones import foundation
+
+        if reason := foundation.lacking(features):
+            raise CardError(f"--features {reason}")
+        card = card.model_copy(update={"foundation": features})
     return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *names)))})
 
 
@@ -291,7 +304,7 @@ def _check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
 
     for name in names:
         for card in task_cards:
-            if reason := ocr.lacking(name, card.ocr):
+            if reason := ocr.lacking(name, card.ocr, card.foundation):
                 raise VtbenchError(f"--require {name}: {reason}")
 
 

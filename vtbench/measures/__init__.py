@@ -118,6 +118,19 @@ class Table:
         """Give the arrays of a column, without the pictures that have none."""
         return list(self._table.column(str(key)).drop_null().to_numpy()) if self.has(key) else []
 
+    def together(self, *keys: Key) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+        """Stack columns of arrays over the pictures that have all of them.
+
+        Returns:
+            The places of these pictures, ascending, and one array a column; empty where a column is missing.
+        """
+        if not all(self.has(key) for key in keys):
+            return np.zeros(0, dtype=np.int64), [np.zeros((0, 0)) for _ in keys]
+        columns = [self._table.column(str(key)) for key in keys]
+        there = np.all([arrow.is_valid(column).to_numpy() for column in columns], axis=0)
+        parts = [column.filter(pa.array(there)).to_numpy() for column in columns]
+        return np.flatnonzero(there), [np.stack(part) if len(part) else np.zeros((0, 0)) for part in parts]
+
     def attribute(self, name: str) -> list[Any]:
         """Give an attribute of the pictures; empty where none has it."""
         column = f"attribute/{name}"

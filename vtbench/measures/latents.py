@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from vtbench.statistics import jackknife_interval
 from vtbench.types import Codes, Key
 
 Columns = dict[Key, Column]
+Array = np.ndarray[Any, Any]
 
 NO_GRID = "its tokens are no grid"
 NO_CODES = "continuous latents have no tokens"
@@ -130,7 +132,7 @@ class Measure(measures.Measure):
         for probe in dict.fromkeys(str(metric.options["of"]) for metric in self.metrics if "of" in metric.options):
             names = [metric.name for metric in self.metrics if metric.options.get("of") == probe]
             with device.exact():
-                found |= _each(_PROBES[probe], names, seen)
+                found |= each(_PROBES[probe], names, seen)
         return found
 
     def scores(self, table: Table) -> dict[str, Score]:
@@ -147,7 +149,7 @@ class Measure(measures.Measure):
         return found
 
 
-def _each(probe: Callable[[Seen, Columns], None], names: list[str], seen: Seen) -> Columns:
+def each(probe: Callable[[Seen, Columns], None], names: list[str], seen: Seen) -> Columns:
     """Run a probe on the batch; where it refuses, on each picture alone, to tell which one it was."""
     found: Columns = {}
     try:
@@ -155,13 +157,13 @@ def _each(probe: Callable[[Seen, Columns], None], names: list[str], seen: Seen) 
     except DataError as error:
         if len(seen.ids) == 1:
             return found | {Key(name): [Missing(str(error))] for name in names if Key(name) not in found}
-        parts = [_each(probe, names, seen.at(position)) for position in range(len(seen.ids))]
+        parts = [each(probe, names, seen.at(position)) for position in range(len(seen.ids))]
         keys = dict.fromkeys(key for part in parts for key in part)
         return {key: [value for part in parts for value in part.get(key, [None])] for key in keys}
     return found
 
 
-def _score(metric: Metric, table: Table, key: Key, total: Callable[[np.ndarray], float]) -> Score:  # type: ignore[type-arg]
+def _score(metric: Metric, table: Table, key: Key, total: Callable[[Array], float]) -> Score:
     rows = table.arrays(key)
     if len(rows) < 2:
         reason = table.reason(metric.name) if not rows else f"{metric.title} needs two pictures or more"
@@ -315,14 +317,14 @@ _PROBES: Mapping[str, Callable[[Seen, Columns], None]] = {
 # --- totals: what all pictures together give ----------------------------------------------------------------------
 
 
-def _block_high(amplitudes: np.ndarray) -> float:  # type: ignore[type-arg]
+def _block_high(amplitudes: Array) -> float:
     """Mean over channels and the later half of the coefficients, in zigzag order, of means over pictures."""
     means = amplitudes.mean(0).reshape(-1, BLOCK * BLOCK)
     means = means[means[:, 0] > 0]
     return float((means[:, BLOCK * BLOCK // 2 :] / means[:, :1]).mean()) if len(means) else math.nan
 
 
-_TOTALS: Mapping[str, tuple[Key, Callable[[np.ndarray], float]]] = {  # type: ignore[type-arg]
+_TOTALS: Mapping[str, tuple[Key, Callable[[Array], float]]] = {
     "block_high": (BLOCKS, _block_high),
     "effective_rank": (POOLED, latents.effective_rank),
 }

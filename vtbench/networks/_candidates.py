@@ -30,7 +30,7 @@ def best_few(z: Tensor, table: Tensor, bias: Tensor | None, count: int) -> Tenso
     rows = table.float().mT
     found = []
     with torch.autocast(z.device.type, enabled=False):
-        for part in vectors.split(max(1, SCORES_AT_ONCE // len(table))):
+        for part in torch.split(vectors, max(1, SCORES_AT_ONCE // len(table))):
             scores = part @ rows if bias is None else torch.addmm(bias.float(), part, rows)
             found.append(scores.topk(count, dim=1).indices)
     return torch.cat(found).view(z.shape[0], *z.shape[2:], count)

@@ -131,7 +131,8 @@ class Network(nn.Module):
             signs = 2 * indices - 1
         else:
             signs = index_to_signs(indices, self.config.bits).movedim(1, -1).flip(-1)
-        return signs.to(self.post_quant_embed.weight.dtype).movedim(-1, 1) * self.config.bits**-0.5
+        vectors: Tensor = signs.to(self.post_quant_embed.weight.dtype).movedim(-1, 1) * self.config.bits**-0.5
+        return vectors
 
     def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """The code of each position and the one with its least certain bit changed: the indices' shape and 2."""
