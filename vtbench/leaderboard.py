@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from vtbench.catalogue import find_metric, metrics, of_measure
-from vtbench.results import CANONICAL, Run, Score, run_name
+from vtbench.results import CANONICAL, UNRANKED, Run, Score, run_name
 
 CEILING = "control-identity"
 """The tokenizer that keeps every pixel: its values are those of the originals."""
@@ -204,8 +204,10 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
                 f"{find_metric(name).title} {floor:.{find_metric(name).digits}f}" for name, floor in floors
             )
             parts.append(f"The engine's own floor, on the originals: {said}. What lies above it is the tokenizer's.")
-        if unranked := [f"{cell(shown_name(one.run))} ({cell(one.why)})" for one in standings if one.why]:
+        others = [one for one in standings if one.why and one.why != UNRANKED]
+        if unranked := [f"{cell(shown_name(one.run))} ({cell(one.why)})" for one in others]:
             parts.append(f"Not ranked: {', '.join(unranked)}.")
+        parts += diagnosed(group)
         for attribute in dict.fromkeys(attribute for run in group for attribute in run.groups):
             for name in (first.primary, "legibility"):
                 if labels := _labels(group, attribute, name):
@@ -222,7 +224,8 @@ def ranking(standings: Sequence[Standing]) -> str:
     group = [standing.run for standing in standings]
     names = [name for name in measured(group) if name not in ("bpp", "bpp_entropy", "code_perplexity")]
     primary = _primary(group)
-    heads = [f"**{_head(name)}**" if name == primary else _head(name) for name in names]
+    ranks = any(one.rank is not None for one in standings)
+    heads = [f"**{_head(name)}**" if name == primary and ranks else _head(name) for name in names]
     lines = [
         ["", "tokenizer", "bits/pixel", "tokens", *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]
     ]
@@ -252,13 +255,35 @@ def measured(group: Sequence[Run]) -> list[str]:
 def missing(group: Sequence[Run]) -> list[str]:
     """Say why metrics of a task were not scored; that a codec has no codebook goes without saying."""
     apart = (*of_measure("codes"), "token_agreement")
-    reasons = {
-        f"{name}: {score.reason}"
-        for run in group
-        for name, score in run.scores.items()
-        if score.reason and name not in apart
-    }
-    return sorted(reasons)
+    reasons: dict[str, set[str]] = {}
+    for run in group:
+        for name, score in run.scores.items():
+            if score.reason and name not in apart:
+                reasons.setdefault(score.reason, set()).add(name)
+    found = []
+    for reason, names in reasons.items():
+        together = [name for name in metrics() if name in names and find_metric(name).evidence]
+        if together:  # what a tokenizer has no latent for is said once
+            found.append(f"{', '.join(together)}: {reason}")
+        found += [f"{name}: {reason}" for name in names - {*together}]
+    return sorted(found)
+
+
+def diagnosed(group: Sequence[Run]) -> list[str]:
+    """Say of each diagnostic that a table holds what it is, what is known of it and how it misleads, as a list."""
+    known = [metric for name in measured(group) if (metric := find_metric(name)).evidence]
+    if not known:
+        return []
+    said = [
+        f"* {cell(metric.title)} {metric.arrow}: {cell(metric.description)}. Evidence: {cell(metric.evidence)} "
+        f"Warning: {cell(metric.warning)}"
+        for metric in known
+    ]
+    return [
+        "Nothing ranks by these diagnostics; the rows go by their reconstruction, and arrows say which way is meant to "
+        "be better:",
+        "\n".join(said),
+    ]
 
 
 def by_group(group: Sequence[Run], attribute: str, name: str, labels: Sequence[str]) -> str:
