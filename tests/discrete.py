@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
+
 from vtbench import cards
 from vtbench.cards import Code
 from vtbench.tokenizer import Network, Tokenizer, build_network
@@ -71,4 +73,7 @@ def small(name: str) -> Tokenizer:
     card = card.model_copy(update=update)
     network = build_network(card)
     load_state(network, synthetic_state(network))
-    return Tokenizer(card, cast("Network", network), state="synthetic", digest="0" * 64)
+    tokenizer = Tokenizer(card, cast("Network", network), state="synthetic", digest="0" * 64)
+    sizes_of_codes = tokenizer.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).codebook_sizes
+    tokenizer.card = card.model_copy(update={"code": Code(codebook_sizes=sizes_of_codes)})
+    return tokenizer

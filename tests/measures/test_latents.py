@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from builders import small_task
+from discrete import SMALL, small
 from PIL import Image
 from torch import Tensor, nn
 
@@ -325,3 +326,22 @@ def test_probes_are_the_pure_functions(folder: Path, photographs: Tensor) -> Non
     turned = probes.equivariance(decode, batch, z, lpips)
     assert values(found)["turn_rise/180"] == pytest.approx(float(turned[1.0, 2]), abs=1e-6)
     assert json.loads(json.dumps(values(found)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_discrete_network_is_scored(name: str, folder: Path) -> None:
+    """With made-up weights in a size that a test can run: a value, or a reason that is the network's own."""
+    tokenizer = small(name)
+    found = run(tokenizer, folder, *METRICS, limit=2)
+    got = values(found)
+    changes = Bottleneck(tokenizer).changes
+    assert {"lpc", "effective_rank", "token_rise" if changes == "codes" else "digit_rise"} <= set(got)
+    reasons = {metric: score.reason for metric, score in found.scores.items() if score.reason and metric in METRICS}
+    assert reasons.pop("digit_rise" if changes == "codes" else "token_rise") in measure.OTHER_KIND.values()
+    if name.startswith(("titok", "flowmo")):
+        assert set(reasons.values()) <= {measure.NO_GRID, "it takes pictures of 64 px only"}
+        assert "spectrum_kl" not in got and "lds" not in got
+    else:
+        assert {"spectrum_kl", "turn_rise", "turn_rise/180"} <= set(got)
+        allowed = ("multiples of", "64 px only", "schedule", "takes pictures of", "decodes to", "takes 64x64")
+        assert all(any(part in reason for part in allowed) for reason in reasons.values()), reasons
