@@ -128,7 +128,7 @@ def _chart(name: str, title: str, direction: Direction, digits: int, description
 
 
 _PAE = "PAE (arXiv 2605.07915), read in summaries alone: "
-_IREPA = "iREPA (arXiv 2512.10794): |r| above .85 with the gFID of REPA over 27 encoders, as targets of the alignment"
+_IREPA = "iREPA (arXiv 2512.10794): absolute r above .85 with the gFID of REPA over 27 encoders, as targets of the alignment"
 _GRIDS = "Shown of encoders as targets, not of tokenizers; on 16x16 places, others are pooled to them"
 _OFFSET = f"{_GRIDS}; an offset that all places share raises all cosines: read the centred form."
 _ROBUST = (
