@@ -1,14 +1,19 @@
 """How far the diagnostics of a latent space move with what they should not see: few pictures, scale, offset, sampling.
 
     python benchmarks/latents.py [--write docs/latents.md]
+    python benchmarks/latents.py --cost [--pictures 8]
 
 Prints two Markdown tables: values of noise, by the number of pictures; and values of the embedded pictures' latents
 under the packaged tokenizers, as they are and changed. With --write also puts them between the markers of that file.
+With --cost prints instead what the task `latents` costs beside a plain reconstruction, and CKNNA of 10,000 pictures:
+seconds of a processor, which other work on the machine does not move.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtbench import images, load_tokenizer
+from vtbench import evaluate, images, load_tokenizer
 from vtbench.data import sample
+from vtbench.errors import WeightsError
 from vtbench.metrics import latents
 from vtbench.metrics.latents import probes
 
@@ -27,6 +33,8 @@ COUNTS = (29, 200, 1000, 4000)
 
 TOKENIZERS = {"tiny-fsq-f8": (7, 1.2), "tiny-fsq-f16": (11, 2.2)}
 """Taps and sigma of the spectrum match's blur, as published for f8 and f16; f8 at 256 px has 32 rows and takes none."""
+
+COSTED = ("tiny-fsq-f8", "tiny-fsq-f16", "taef2")
 
 SAMPLING = 0.25
 """Noise that stands for a sampled posterior, in standard deviations of the channel."""
@@ -126,13 +134,49 @@ def latent_of(name: str, pictures: Tensor) -> Tensor:
     return network.quantizer(network.latent(pictures))
 
 
+def cost(count: int) -> None:
+    """Print seconds of a processor a picture, of the task and of what it is compared with, and CKNNA's in all."""
+    print("| tokenizer | encode, decode | task reconstruction | task latents | times the first | times the second |")
+    print("| :-- | --: | --: | --: | --: | --: |")
+    for name in COSTED:
+        try:
+            tokenizer = load_tokenizer(name, device="cpu")
+        except WeightsError as error:
+            print(f"{name}: {error}")
+            continue
+        source = sample.Source(size=256)
+        pictures = torch.stack([source.read(index).image for index in range(count)])
+        tokenizer.reconstruct(pictures[:1])
+        spent = [seconds(lambda: [tokenizer.reconstruct(part) for part in pictures.split(8)])]  # noqa: B023
+        for task in ("reconstruction", "latents"):
+            evaluate(tokenizer, task, out=None, limit=1)  # loads LPIPS
+            spent.append(seconds(lambda: evaluate(tokenizer, task, out=None, limit=count)))  # noqa: B023
+        cells = [f"{one / count:.2f}" for one in spent] + [f"{spent[2] / one:.1f}" for one in spent[:2]]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    generator = np.random.default_rng(0)
+    a, b = generator.standard_normal((10_000, 32)), generator.standard_normal((10_000, 768))
+    spent_on_it = seconds(lambda: latents.cknna(a, b, clip=0.95))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"CKNNA, 10,000 pictures, 32 and 768 values: {spent_on_it:.0f} s, {peak:.1f} GiB at most in all")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Seconds that this process spends on a processor."""
+    before = time.process_time()
+    call()
+    return time.process_time() - before
+
+
 def main() -> None:
     """Print the tables, and write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=29, help="of the embedded ones, for the second table")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--cost", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.cost:
+        return cost(options.pictures)
     for marker, table in ((NOISE, noise_table()), (CHANGES, change_table(options.pictures))):
         print(table, end="\n\n")
         if options.write:

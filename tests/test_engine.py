@@ -602,7 +602,7 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
     assert (scores["rfid"].low is None) == (scores["kid"].low is None) == (count < 20)
 
 
-@pytest.mark.parametrize("name", ["reconstruction", "detail", "text", "stability"])
+@pytest.mark.parametrize("name", ["reconstruction", "detail", "text", "stability", "latents"])
 def test_every_column_of_a_table_has_a_name_of_its_own(name: str) -> None:
     task = load_task(name)
     attributes = {key for index in range(len(task)) for key in task.read(index).attributes}

@@ -19,7 +19,7 @@ LAYERS = [
     {"device"},
     {"images", "pictures", "geometry", "checkpoints", "states", "weights", "backbones"},
     {"networks", "metrics", "ocr", "data"},
-    {"measures", "published", "scoring", "tokenizer", "live", "task"},
+    {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
     {"summary", "passes", "shards", "team", "workfolder", "engine", "sheet"},
     {"leaderboard", "comparison", "validation"},

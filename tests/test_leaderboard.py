@@ -7,7 +7,7 @@ import math
 import pytest
 from builders import make_run
 
-from vtbench import leaderboard
+from vtbench import leaderboard, results
 from vtbench.results import Run, Score
 
 
@@ -169,3 +169,23 @@ def test_nearest_to_one_is_best() -> None:
     (standings,) = leaderboard.tables(runs).values()
     assert [one.run.tokenizer for one in standings] == ["b", "a"]
     assert "energy ratio →1" in leaderboard.to_markdown(runs)
+
+
+def test_diagnostics_stand_beside_each_other_without_a_rank() -> None:
+    def run(name: str, lpips: float, lds: Score, **change: object) -> Run:
+        scores = {"lpips": Score(value=lpips, scored=32, expected=32), "lds": lds, "cds": lds}
+        return make_run(name, task="latents", task_family="latents", scores=scores, **change)
+
+    known = Score(value=0.4, scored=32, expected=32)
+    none = Score(value=None, reason="codecs have no latent", scored=0, expected=32)
+    runs = [run("jpeg-q5", 0.3, none), run("taef2", 0.1, known, kind="continuous")]
+    standings = leaderboard.tables(runs)["latents", "canonical"]
+    assert [(one.run.tokenizer, one.rank, one.why) for one in standings] == [
+        ("taef2", None, results.UNRANKED),
+        ("jpeg-q5", None, results.UNRANKED),
+    ]
+    text = leaderboard.to_markdown(runs)
+    assert text.count("codecs have no latent") == 1
+    assert "Not scored: lds, cds: codecs have no latent." in text
+    assert "Not ranked" not in text and "**LPIPS" not in text
+    assert "* LDS ↑: cosine of neighbouring places" in text and "Evidence: iREPA" in text

@@ -238,7 +238,7 @@ class TaskCard(Strict):
     name: Name
     version: int = Field(ge=1)
     """Raised whenever a score could change."""
-    family: Literal["reconstruction", "detail", "text", "stability", "tokens"]
+    family: Literal["reconstruction", "detail", "text", "stability", "tokens", "latents"]
     title: str
     description: str = ""
     data: Data
@@ -251,6 +251,8 @@ class TaskCard(Strict):
     protocol: str = "canonical"
     ocr: ModuleName = "easyocr"
     """The engine that reads, where text is measured: `easyocr` means vtbench/ocr/easyocr.py."""
+    foundation: str = "dinov2-base"
+    """The foundation model that latents are compared with: a name, a folder, or a .npz file of its features."""
     normalisation: str = "text"
     """What is done to both texts before they are compared, by a name of `vtbench.metrics.text.NORMALISATIONS`."""
 

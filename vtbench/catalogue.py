@@ -30,6 +30,9 @@ RESERVED = frozenset({"index", "id", "reason", "attribute", "reading"})
 OCR = "ocr"
 """The need of metrics that read text: the OCR engine that the task names."""
 
+FOUNDATION = "foundation"
+"""The need of metrics that compare with a foundation model: the one that the task names."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -57,6 +60,10 @@ class Metric:
     """Keyword arguments of the function, and what else its measure asks for."""
     grouped: bool = True
     """Whether it says something of the few pictures of a group."""
+    evidence: str = ""
+    """Of a diagnostic, by which nothing ranks: who showed what by it, on how many models, in one sentence."""
+    warning: str = ""
+    """Of a diagnostic: how it misleads, in one sentence."""
 
     @property
     def arrow(self) -> str:
@@ -146,6 +153,242 @@ def _curve(
         function=None if pair == "bpp" else f"{_HERE}:{pair}",
     )
 
+
+_PAE = "PAE (arXiv 2605.07915), read in summaries alone: "
+_IREPA = (
+    "iREPA (arXiv 2512.10794): absolute r above .85 with the gFID of REPA over 27 encoders, as targets of the alignment"
+)
+_GRIDS = "Shown of encoders as targets, not of tokenizers; on 16x16 places, others are pooled to them"
+_OFFSET = f"{_GRIDS}; an offset that all places share raises all cosines: read the centred form."
+_ROBUST = (
+    "RobusTok, ImageFolder (arXiv 2509.12474, 2503.08354): claimed over 11 tokenizers and 2 generators; the better one "
+    "was trained for the property."
+)
+_EQ = "EQ-VAE (arXiv 2502.09509) against SD-VAE under SiT-XL/2: gFID 25.9 to 20.8; 2 models, the better trained for it."
+_SPECTRUM = (
+    "Spectrum matching (arXiv 2603.14645) and scale equivariance (arXiv 2502.14831: gFID -19%, FVD -44%): models that "
+    "were trained for the property."
+)
+
+
+def _latent(
+    name: str,
+    title: str,
+    direction: Direction,
+    digits: int,
+    description: str,
+    evidence: str,
+    warning: str,
+    *,
+    of: str,
+    total: str | None = None,
+    needs: tuple[str, ...] = (),
+    minimum: int = 0,
+) -> Metric:
+    options: dict[str, Any] = (
+        {"of": of} | ({"total": total} if total else {}) | ({"minimum": minimum} if minimum else {})
+    )
+    return Metric(
+        *(name, title, direction, digits, description, "latents"),
+        needs=needs,
+        options=options,
+        grouped=False,
+        evidence=evidence,
+        warning=warning,
+    )
+
+
+def _set(
+    name: str,
+    title: str,
+    direction: Direction,
+    digits: int,
+    description: str,
+    evidence: str,
+    warning: str,
+    *,
+    minimum: int,
+    needs: tuple[str, ...] = (),
+) -> Metric:
+    return Metric(
+        *(name, title, direction, digits, description, "latent_sets"),
+        needs=needs,
+        options={"minimum": minimum},
+        grouped=False,
+        evidence=evidence,
+        warning=warning,
+    )
+
+
+_VFM = (
+    "VFM-VAE (arXiv 2510.18457), read in summaries alone: of 3 tokenizers clean .004/.202/.188 misorders gFID "
+    "7.13/5.14/3.80, under SE .005/.135/.191 orders it."
+)
+_NULL = "The null is about k / n, not 0; few channels can't align; it depends on the model it is compared with."
+
+_LATENT_SETS = (
+    _set(
+        *("ifid", "iFID", "lower", 3),
+        "FID of decodes half way between a latent of one half and one of its 10 nearest in the other",
+        "arXiv 2603.05630, computed from its README: r .90 over 14 VAEs (SiT-XL), .86 over 13 (SiT-B).",
+        "Not the paper's number, whose reference is ImageNet's train split: it moves with the number of pictures.",
+        minimum=2 * RFID_MINIMUM,
+        needs=("inception",),
+    ),
+    _set(
+        *("pfid", "pFID", "lower", 3),
+        "FID of decodes half of whose tokens are changed: among their nearest codes, or in their least certain digit",
+        _ROBUST,
+        "The published rate and number of codes could not be read: compare within this table alone.",
+        minimum=RFID_MINIMUM,
+        needs=("inception",),
+    ),
+    _set(
+        *("purity", "label purity", "higher", 4, "share of pictures whose nearest other pooled latent has their label"),
+        f"{_PAE}rho -.74 with gFID over 8 ablations of one model.",
+        "The share by chance is one over the number of labels; pooled latents of few channels tell little.",
+        minimum=1000,
+    ),
+    _set(
+        *("token_gain", "token gain (bits)", "higher", 3),
+        "bits a token that knowing the one before it saves, on pictures that were not counted",
+        "None published: theory alone (arXiv 2412.16326 trains for predictability).",
+        "Negative where counting the pairs teaches nothing, as on noise; it grows with the number of pictures.",
+        minimum=2000,
+    ),
+    _set(
+        *("cknna", "CKNNA", "higher", 4),
+        "alignment of pooled latents with a foundation model's features, k = 10 nearest neighbours",
+        *(_VFM, _NULL),
+        minimum=1000,
+        needs=(FOUNDATION,),
+    ),
+    _set(
+        *("cknna_se", "SE-CKNNA", "higher", 4, "CKNNA of pictures turned and scaled, and of noisy ones: mean of five"),
+        *(_VFM, _NULL),
+        minimum=1000,
+        needs=(FOUNDATION,),
+    ),
+    _set(
+        *("cknna_change", "SE change", "higher", 3, "what the changes take of CKNNA: (SE - clean) / clean"),
+        *(_VFM, "A small clean value makes any change look large."),
+        minimum=1000,
+        needs=(FOUNDATION,),
+    ),
+)
+
+_LATENTS = (
+    _latent(
+        *("lpc", "LPC", "lower", 4, "LPIPS that noise on the latent moves its decode by; radii 0.1 to 2 of its length"),
+        f"{_PAE}rho .95 with gFID over 8 ablations of one model.",
+        "The radius is a share of the latent's length, so a latent with a large mean gets more noise.",
+        of="lpc",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("token_rise", "nearest codes", "lower", 4),
+        "LPIPS to the original that half of the tokens cost, drawn anew among their nearest codes (1% of the codebook)",
+        _ROBUST,
+        "The nearest code is among the drawn ones, and 1% of a codebook is another distance in each.",
+        of="tokens",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("digit_rise", "least certain digits", "lower", 4),
+        "LPIPS to the original that half of the tokens cost, each with its least certain digit or bit changed",
+        "None published; it stands in for the nearest codes where there is no codebook (LFQ, BSQ, FSQ).",
+        "Another measure than the nearest codes: the two are never compared.",
+        of="tokens",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("spectrum_kl", "spectrum match", "lower", 4),
+        "KL divergence of the latent's DCT rings from the picture's, ring f times f; each channel standardised",
+        _SPECTRUM,
+        "Standardised by each picture's own channels; without that the latent's scale moves it.",
+        of="spectrum",
+    ),
+    _latent(
+        *("spectrum_high", "upper rings", "lower", 4, "share of the latent's spectrum in the upper half of 16 rings"),
+        _SPECTRUM,
+        "White noise has half of it, a flat latent none: read it beside the match.",
+        of="spectrum",
+    ),
+    _latent(
+        *("block_high", "block spectrum", "lower", 4),
+        "mean amplitude of the later 32 coefficients of the latent's 8x8 DCT, over that of the constant one",
+        _SPECTRUM,
+        "The constant coefficient holds the channel's mean, so an offset of a channel lowers it.",
+        of="blocks",
+        total="block_high",
+    ),
+    _latent(
+        *(
+            "scale_rise",
+            "scaled",
+            "lower",
+            4,
+            "LPIPS that scaling the latent by .5 and .75 costs, beyond scaling the reconstruction",
+        ),
+        _EQ,
+        "A tokenizer that takes one size only has none.",
+        of="scales",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *(
+            "turn_rise",
+            "turned",
+            "lower",
+            4,
+            "LPIPS that quarter turns of the latent cost, beyond turning the reconstruction",
+        ),
+        _EQ,
+        "Turned latents are out of the decoder's training distribution.",
+        of="turns",
+        needs=("lpips-alex",),
+    ),
+    _latent(
+        *("lds", "LDS", "higher", 4, "cosine of neighbouring places less that of places six or more apart"),
+        *(f"{_IREPA}.", _OFFSET),
+        of="structure",
+    ),
+    _latent(
+        *("lds_centred", "LDS, centred", "higher", 4, "LDS without each channel's mean over the picture"),
+        "None published in this form.",
+        f"{_GRIDS}.",
+        of="structure",
+    ),
+    _latent(
+        *("cds", "CDS", "higher", 4, "fall of the cosine a step, over distances of 1 to 8 places"),
+        *(f"{_IREPA}.", _OFFSET),
+        of="structure",
+    ),
+    _latent(
+        *("cds_centred", "CDS, centred", "higher", 4, "CDS without each channel's mean over the picture"),
+        "None published in this form.",
+        f"{_GRIDS}.",
+        of="structure",
+    ),
+    _latent(
+        *("rmsc", "RMSC", "higher", 4, "root mean square distance of the normalised places from their mean"),
+        *(f"{_IREPA}.", _OFFSET),
+        of="structure",
+    ),
+    _latent(
+        *("rmsc_centred", "RMSC, centred", "higher", 4, "RMSC without each channel's mean over the picture"),
+        "None published in this form.",
+        "It is close to 1 for any latent that varies, white noise included.",
+        of="structure",
+    ),
+    _latent(
+        *("effective_rank", "effective rank", "higher", 2, "directions that the pooled latents of all pictures use"),
+        f"{_PAE}moderate.",
+        "At most the number of channels and of pictures: compare tokenizers of the same numbers.",
+        of="pooled",
+        total="effective_rank",
+    ),
+)
 
 _BUILT_IN = (
     _pair("psnr", "PSNR (dB)", "higher", 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
@@ -253,6 +496,8 @@ _BUILT_IN = (
     _curve("curve_ssim", "SSIM by step", "higher", 4, "SSIM from the first depths or scales of the codes"),
     _curve("curve_lpips", "LPIPS by step", "lower", 4, "LPIPS (AlexNet) from them", needs=("lpips-alex",)),
     _curve("curve_bpp", "bits/pixel by step", "lower", 4, "bits of those depths or scales, divided by the pixels"),
+    *_LATENTS,
+    *_LATENT_SETS,
     Metric(
         *("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
         measure="codes",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.data import HINTS
-from vtbench.results import CANONICAL, Run, Score, run_name
+from vtbench.results import CANONICAL, UNRANKED, Run, Score, run_name
 
 CEILING = "control-identity"
 """The tokenizer that keeps every pixel: its values are those of the originals."""
@@ -206,8 +206,10 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
                 f"{find_metric(name).title} {floor:.{find_metric(name).digits}f}" for name, floor in floors
             )
             parts.append(f"The engine's own floor, on the originals: {said}. What lies above it is the tokenizer's.")
-        if unranked := [f"{cell(shown_name(one.run))} ({cell(one.why)})" for one in standings if one.why]:
+        others = [one for one in standings if one.why and one.why != UNRANKED]
+        if unranked := [f"{cell(shown_name(one.run))} ({cell(one.why)})" for one in others]:
             parts.append(f"Not ranked: {', '.join(unranked)}.")
+        parts += diagnosed(group)
         for attribute in dict.fromkeys(attribute for run in group for attribute in run.groups):
             for name in (first.primary, "legibility"):
                 if labels := _labels(group, attribute, name):
@@ -224,7 +226,8 @@ def ranking(standings: Sequence[Standing]) -> str:
     group = [standing.run for standing in standings]
     names = [name for name in measured(group) if name not in ("bpp", "bpp_entropy", "code_perplexity")]
     primary = _primary(group)
-    heads = [f"**{_head(name)}**" if name == primary else _head(name) for name in names]
+    ranks = any(one.rank is not None for one in standings)
+    heads = [f"**{_head(name)}**" if name == primary and ranks else _head(name) for name in names]
     lines = [
         ["", "tokenizer", "bits/pixel", "tokens", *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]
     ]
@@ -300,6 +303,23 @@ def _fewer(run: Run) -> str:
             fewer.setdefault(score.scored, []).append(name)
     said = [f"{', '.join(names)} of {count} of the {run.pictures.scored} scored" for count, names in fewer.items()]
     return f"{'; '.join(said)} (images.parquet says why, picture by picture)" if said else ""
+
+
+def diagnosed(group: Sequence[Run]) -> list[str]:
+    """Say of each diagnostic that a table holds what it is, what is known of it and how it misleads, as a list."""
+    known = [metric for name in measured(group) if (metric := find_metric(name)).evidence]
+    if not known:
+        return []
+    said = [
+        f"* {cell(metric.title)} {metric.arrow}: {cell(metric.description)}. Evidence: {cell(metric.evidence)} "
+        f"Warning: {cell(metric.warning)}"
+        for metric in known
+    ]
+    return [
+        "Nothing ranks by these diagnostics; the rows go by their reconstruction, and arrows say which way is meant to "
+        "be better:",
+        "\n".join(said),
+    ]
 
 
 def by_group(group: Sequence[Run], attribute: str, name: str, labels: Sequence[str]) -> str:

@@ -12,7 +12,10 @@ from typing import Any
 
 from vtbench import backbones, cards, measures, ocr, provenance, results
 from vtbench import device as compute
-from vtbench.catalogue import OCR, find_metric, of_measure
+from vtbench.backbones import foundation
+from vtbench.bottleneck import Bottleneck
+from vtbench.cards import TaskCard
+from vtbench.catalogue import FOUNDATION, OCR, find_metric, of_measure
 from vtbench.errors import CardError, DataError, VtbenchError
 from vtbench.measures import Context, Measure
 from vtbench.protocols import Protocol, find_protocol
@@ -148,7 +151,7 @@ def make(
         tokenizer.check_size(task.size)
     count = len(task) if limit is None else min(limit, len(task))
     metrics = _metrics(task, rule)
-    unavailable = _unavailable(metrics, count, task.card.ocr)
+    unavailable = _unavailable(metrics, count, task.card)
     for name in require:
         find_metric(name)
         if name not in metrics:
@@ -169,8 +172,9 @@ def make(
     wanted = [name for name in metrics if name not in unavailable]
     needs = sorted({need for name in wanted for need in find_metric(name).needs})
     for need in needs:
-        own = task.card.ocr if need == OCR else need
-        digests |= {f"{own}/{file}": value for file, value in _files_of(own, need).items()}
+        own = {OCR: task.card.ocr, FOUNDATION: task.card.foundation}.get(need, need)
+        said_as = need if need == FOUNDATION else own  # where it lies is no matter
+        digests |= {f"{said_as}/{file}": value for file, value in _files_of(own, need).items()}
     place = compute.for_metrics(tokenizer.device)
     apart = ("tokenizer", "task", "weights", "data", "network")
     context = Context(
@@ -193,6 +197,8 @@ def make(
         ),
         regions=tokenizer.regions,
         curve=tokenizer.curve,
+        bottleneck=Bottleneck(tokenizer),
+        foundation=task.card.foundation,
     )
     said = {
         "metrics": metrics,
@@ -253,13 +259,13 @@ def _measures(names: Sequence[str], context: Context) -> list[Measure]:
     return [Published(own, context), *measures.build(codes, context)]
 
 
-def _unavailable(names: Sequence[str], expected: int, engine: str) -> dict[str, str]:
+def _unavailable(names: Sequence[str], expected: int, card: TaskCard) -> dict[str, str]:
     """Say which metrics can't be scored here and why, each with the command that mends it."""
     reasons = {}
     for name in names:
         metric = find_metric(name)
         minimum = metric.options.get("minimum", 0)
-        if reason := ocr.lacking(name, engine):
+        if reason := ocr.lacking(name, card.ocr, card.foundation):
             reasons[name] = reason
         elif expected < minimum:
             reasons[name] = f"{metric.title} needs at least {minimum} pictures, the task has {expected}"
@@ -268,6 +274,8 @@ def _unavailable(names: Sequence[str], expected: int, engine: str) -> dict[str, 
 
 def _files_of(own: str, need: str) -> Mapping[str, str | None]:
     """sha256 of the files behind a need; of an OCR engine also its name and version, which read differently."""
+    if need == FOUNDATION:
+        return foundation.digests(own)
     if need != OCR:
         return backbones.digests(own)
     return {**ocr.digests(own), "version": ocr.version(own)}

@@ -39,6 +39,9 @@ WeightsOrigin = Literal["published", "packaged", "local", "synthetic", "none"]
 """published: the card's own file; packaged: one that ships inside vtbench; local: a file, mapping or live model of the
 user's; synthetic: made up; none: there is nothing to load."""
 
+UNRANKED = "nothing ranks by diagnostics"
+"""Why no run of the family `latents` has a rank."""
+
 CANONICAL = "canonical"
 """The suite's own protocol, which a run's name does not say."""
 
@@ -205,7 +208,9 @@ class Run(Strict):
         score = self.scores.get(self.primary)
         if score is None or score.value is None:
             return f"{self.primary} was not scored"
-        return "local weights" if self.weights == "local" else None
+        if self.weights == "local":
+            return "local weights"
+        return UNRANKED if self.task_family == "latents" else None
 
     def flat(self) -> dict[str, float]:
         """Give every score by "task/metric", as loggers want them; what was not scored is left out."""

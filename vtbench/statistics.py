@@ -15,6 +15,12 @@ RESAMPLES = 9999
 BOOTSTRAP_LIMIT = 5000
 """Above this many values the bootstrap of a mean is its normal approximation to three digits, at no cost."""
 
+GROUPS = 10
+"""Groups of pictures that a jackknife leaves out in turn."""
+
+_T_95 = 2.2621571627982053
+"""Student's t at 97.5% with 9 degrees of freedom."""
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -170,6 +176,29 @@ def holm(pvalues: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(pvalues) - position) * pvalues[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def jackknife_interval(value: Callable[[np.ndarray[Any, Any]], float], count: int) -> tuple[float, float] | None:
+    """95% interval of a value that comes from all pictures together: a jackknife over ten groups.
+
+    Picture i belongs to group i mod 10. The value is computed ten times with one group left out; the interval is the
+    value of all plus and minus t(9 degrees of freedom) times sqrt(9 / 10 * sum of squared deviations of the ten from
+    their mean). A bias that hangs on the number of pictures is neither removed nor covered.
+
+    Args:
+        value: of the pictures with these numbers, int64.
+        count: of pictures.
+
+    Returns:
+        Low and high end; None for fewer than 20 pictures.
+    """
+    if count < 2 * GROUPS:
+        return None
+    numbers = np.arange(count)
+    left = np.array([value(numbers[numbers % GROUPS != group]) for group in range(GROUPS)])
+    error = _T_95 * float(np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean()) ** 2)))
+    whole = value(numbers)
+    return whole - error, whole + error
 
 
 def _by_cluster(values: Array, clusters: Sequence[Hashable] | None) -> tuple[Array, Array]:

@@ -64,7 +64,8 @@ class Codes:
     """Discrete codes: int64, batch first, one tensor a scale; a depth axis comes last."""
 
     latent: Tensor | None = None
-    """Continuous codes: float, (B, C, h, w) or (B, tokens, C). Discrete networks decode from the indices alone."""
+    """Continuous codes: float, (B, C, h, w) or (B, tokens, C). Discrete networks encode to indices alone; where their
+    bottleneck can be looked into (`vtbench.bottleneck.Open`), they also decode the vectors that indices stand for."""
 
     bitstream: tuple[bytes, ...] = ()
     """Codecs: one complete file a picture."""

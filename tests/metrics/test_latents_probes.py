@@ -65,29 +65,3 @@ def test_centred_tokens_forget_an_offset(tiny):
     assert (latents.lds(probes.grid_tokens(z + 9, center=False), **at) < plain).all()
     with pytest.raises(DataError, match="multiples of 16"):
         probes.grid_tokens(z[..., :8, :8], center=True)
-
-
-def test_the_least_certain_digit_crosses_its_nearest_boundary():
-    bounded = torch.tensor([[0.1, 2.9, -0.45], [0.7, 0.45, 0.9]]).view(1, 2, 3, 1)  # three positions of two channels
-    changed = probes.flip_least_certain(bounded, (4, 2), torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1), 0.5)
-    assert changed[0, :, :, 0].tolist() == [[0, 3, 0], [0, 1, 1]]
-    # Below the lowest level there is none: the last position's first digit is certain, its second is not.
-    everywhere = probes.flip_least_certain(bounded, (4, 2), torch.zeros(1, 3, 1), 1.0)
-    assert everywhere[0, :, :, 0].tolist() == [[0, 3, 0], [0, 1, 0]]
-    with pytest.raises(DataError, match="outside their levels"):
-        probes.flip_least_certain(bounded + 3, (4, 2), torch.zeros(1, 3, 1), 1.0)
-
-
-def test_more_changed_tokens_are_farther_off(tiny):
-    network = load_tokenizer("tiny-fsq-f8", device="cpu").network
-    decode, pictures, _ = tiny
-    half = (network.quantizer.levels // 2).view(1, -1, 1, 1)
-    with torch.inference_mode():
-        bounded = network.quantizer.bound(network.latent(images.to_float(pictures))) + half
-    coin = torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(0))
-    levels = network.quantizer.levels.tolist()
-    made = [(probes.flip_least_certain(bounded, levels, coin, a) - half) / half for a in (0.0, 0.25, 0.5, 0.9)]
-    plain = decode(made[0])
-    assert torch.equal(made[0], tiny[2])
-    rises = [distance(decode(z.float()), plain) for z in made]
-    assert all((low < high).all() for low, high in pairwise(rises))

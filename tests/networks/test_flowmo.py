@@ -43,7 +43,7 @@ def test_every_variant_agrees_with_the_published_implementation(variant):
     tokens = golden["tokens"].long().view(found.shape)
     assert (found == tokens).float().mean() >= 0.999
     noise = torch.from_numpy(fill_values("flowmo.noise", (1, 3, 64, 64)) * np.float32((3 * 64 * 64) ** 0.5))
-    decoded = network.sample(tokens, noise)
+    decoded = network.sample(network.vectors(Codes(indices=(tokens,))), noise)
     torch.testing.assert_close(decoded.flatten()[::7], golden["reconstruction"], rtol=0, atol=5e-5)
 
 

@@ -53,6 +53,7 @@ class Command(Strict):
     name: str | None
     step: float | None
     ocr: str | None
+    features: str | None
     metric: list[str]
     require: str
     cards_folder: Path | None
@@ -124,6 +125,13 @@ def run(
     ] = None,
     step: Annotated[float | None, typer.Option(help="Training step; from the file's name where left out.")] = None,
     ocr: Annotated[str | None, typer.Option(help="The OCR engine that reads, in place of the task's.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="What latents are compared with: dinov2-base, siglip2-base, a folder, or a .npz of ids and features.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Summaries.")] = Path("results"),
     work: WorkOption = Path(".vtbench"),
     metric: Annotated[list[str], typer.Option(help="Measure this too, beside the task's own metrics; repeats.")] = [],  # noqa: B006
@@ -161,6 +169,7 @@ def run(
         name=name,
         step=step,
         ocr=ocr,
+        features=features,
         metric=metric,
         require=require,
         cards_folder=cards_folder,
@@ -177,7 +186,9 @@ def perform(command: Command, place: Place) -> None:
         VtbenchError: if the user can mend something.
     """
     weights, extra, team = command.weights, command.cards_folder, place.team
-    task_cards = [_adapted(card, command.metric, command.ocr) for card in tasks_of(command.task, extra)]
+    task_cards = [
+        _adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)
+    ]
     chosen = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
     folders: dict[str, Mapping[str, Tensor]] = {}
     named = {card.name: {"tokenizer": [card.name]} for card in chosen}
@@ -389,8 +400,8 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
     return [cards.find_task(name, extra) for name in dict.fromkeys(names)]
 
 
-def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
-    """Add metrics of single pictures that any task can have, and change the engine that reads."""
+def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str | None) -> TaskCard:
+    """Add metrics of single pictures that any task can have, and change the engine that reads and the model."""
     anywhere = [name for measure in ("pairs", "curve", "tokens") for name in catalogue.of_measure(measure)]
     for name in names:
         catalogue.find_metric(name)
@@ -401,6 +412,12 @@ def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
 
         ocr.find(engine)  # a name that is no engine's is told before anything is computed
         card = card.model_copy(update={"ocr": engine})
+    if features is not None:
+        from vtbench.backbones import foundation
+
+        if reason := foundation.lacking(features):
+            raise CardError(f"--features {reason}")
+        card = card.model_copy(update={"foundation": features})
     return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *names)))})
 
 
@@ -443,7 +460,7 @@ def _check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
 
     for name in names:
         for card in task_cards:
-            if reason := ocr.lacking(name, card.ocr):
+            if reason := ocr.lacking(name, card.ocr, card.foundation):
                 raise VtbenchError(f"--require {name}: {reason}")
 
 

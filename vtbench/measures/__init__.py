@@ -22,6 +22,7 @@ import torch
 from pyarrow import compute as arrow
 from torch import Tensor
 
+from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import CardError
 from vtbench.protocols import Protocol
@@ -95,6 +96,10 @@ class Context:
     """Says of uint8 pictures and their codes which token each pixel belongs to (`Tokenizer.regions`)."""
     curve: Callable[[Codes, tuple[int, int]], Iterator[tuple[str, float, Tensor]]] | None = None
     """Decodes from the first of the codes, and from more and more of them (`Tokenizer.curve`)."""
+    bottleneck: Bottleneck | None = None
+    """The tokenizer's latent laid open, for diagnostics of it; None where floats alone are scored."""
+    foundation: str = ""
+    """The foundation model, or the file of its features, with which latents are compared."""
 
 
 RawColumns = Mapping[str, Callable[[], Iterator[Any]]]
@@ -149,14 +154,33 @@ class Table:
 
     def arrays(self, key: Key) -> Iterator[np.ndarray[Any, Any]]:
         """Give the arrays of a column one by one, without the pictures that have none."""
+        yield from (array for array in self._each(key) if array is not None)
+
+    def _each(self, key: Key) -> Iterator[Any]:
         if str(key) in self._raw:
-            yield from (array for array in self._read(key) if array is not None)
+            yield from self._read(key)
         elif self.has(key):
-            yield from self._table.column(str(key)).drop_null().to_numpy()
+            yield from self._table.column(str(key)).to_numpy()
 
     def _read(self, key: Key) -> Iterator[Any]:
         found = self._raw[str(key)]()
         return found if self._chosen is None else compress(found, self._chosen)
+
+    def together(self, *keys: Key) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+        """Stack columns of arrays over the pictures that have all of them.
+
+        Returns:
+            The places of these pictures, ascending, and one array a column; empty where a column is missing.
+        """
+        if not all(self.has(key) for key in keys):
+            return np.zeros(0, dtype=np.int64), [np.zeros((0, 0)) for _ in keys]
+        places, rows = [], []
+        for place, row in enumerate(zip(*(self._each(key) for key in keys), strict=True)):
+            if all(array is not None for array in row):
+                places.append(place)
+                rows.append(row)
+        parts = [np.stack(part) for part in zip(*rows, strict=True)] or [np.zeros((0, 0)) for _ in keys]
+        return np.array(places, dtype=np.int64), parts
 
     def attribute(self, name: str) -> list[Any]:
         """Give an attribute of the pictures; empty where none has it."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.errors import DataError
+from vtbench.networks._candidates import other_digits
 from vtbench.networks._gaussian import Posterior, code
 from vtbench.types import Codes
 
@@ -217,12 +218,19 @@ class Quantizer(nn.Module):
 
     def indices(self, z: Tensor) -> Tensor:
         """(B, h, w, C) -> one index for every len(levels) channels, int64 (B, h, w, C / len(levels))."""
+        return ((self._bounded(z).round().long() + self.levels // 2) * self.places).sum(-1)
+
+    def others(self, z: Tensor) -> Tensor:
+        """The indices with the least certain digit of each changed, of the shape of `indices`."""
+        return (other_digits(self._bounded(z) + self.levels // 2, self.levels) * self.places).sum(-1)
+
+    def _bounded(self, z: Tensor) -> Tensor:
+        """Squash (B, h, w, C) so that rounding gives the levels: (B, h, w, tokens, len(levels))."""
         half = (self.levels - 1) * 1.001 / 2  # a little more than the outermost level, so that tanh reaches it
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         # In float32 whatever the precision: a latent near a border would fall on another side.
         channels = z.float().reshape(*z.shape[:-1], -1, len(self.levels))
-        bounded = torch.tanh(channels + torch.atanh(offset / half)) * half - offset
-        return ((bounded.round().long() + self.levels // 2) * self.places).sum(-1)
+        return torch.tanh(channels + torch.atanh(offset / half)) * half - offset
 
     def values(self, indices: Tensor) -> Tensor:
         """What the indices stand for, in [-1, 1]: the inverse of the shapes of `indices`, float32."""
@@ -233,6 +241,8 @@ class Quantizer(nn.Module):
 
 class Network(nn.Module):
     """One latent vector for every 16x16 pixels, at any size that is a multiple of 16."""
+
+    changes = "digits"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -264,12 +274,20 @@ class Network(nn.Module):
         return Codes(indices=(indices,), codebook_sizes=(self.quantizer.codes,))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Codes -> (B, 3, H, W), unclamped."""
-        if self.quantizer is not None:
-            z = self.quantizer.values(codes.indices[0])
-        elif codes.latent is not None:
-            z = codes.latent.movedim(1, -1)
-        else:
-            raise DataError("a continuous AToken decodes a latent and these codes have none; encode with the same card")
-        out: Tensor = self.decoder(z.to(self.proj.weight.dtype))
+        """Codes -> (B, 3, H, W), unclamped; of a discrete variant also from what its indices stand for."""
+        z = self.vectors(codes) if codes.latent is None else codes.latent
+        out: Tensor = self.decoder(z.movedim(1, -1).to(self.proj.weight.dtype))
         return out
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """What the indices stand for, in [-1, 1]: (B, latent_channels, h, w)."""
+        if self.quantizer is None:
+            raise DataError("a continuous AToken decodes a latent and these codes have none; encode with the same card")
+        return self.quantizer.values(codes.indices[0]).movedim(-1, 1)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Each index, and the one with its least certain digit changed: (B, h, w, tokens, 2)."""
+        if self.quantizer is None:
+            return ()
+        z = self.latent(x).movedim(1, -1)
+        return (torch.stack([self.quantizer.indices(z), self.quantizer.others(z)], dim=-1),)

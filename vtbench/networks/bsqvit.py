@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.errors import DataError
+from vtbench.networks._candidates import other_bits
 from vtbench.networks._transformer import Block
 from vtbench.networks.magvit2 import index_to_signs, signs_to_index
 from vtbench.types import Codes, Strict
@@ -90,6 +91,8 @@ class Decoder(Half):
 class Network(nn.Module):
     """One token for every 8x8 pixels; the quantizer has no weights."""
 
+    changes = "digits"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -111,18 +114,34 @@ class Network(nn.Module):
         size, side = self.config.size, self.config.size // self.config.patch
         if tuple(x.shape[2:]) != (size, size):
             raise DataError(f"BSQ-ViT takes {size}x{size} pixels only, got {x.shape[3]}x{x.shape[2]}")
-        signs = torch.unflatten(self.latent(x), 1, (side, side))  # (B, h, w, bits)
-        if self.config.tokens == "bits":
-            return Codes(indices=((signs > 0).long(),), codebook_sizes=(2,))
-        return Codes(indices=(signs_to_index(signs.flip(-1).movedim(-1, 1)),), codebook_sizes=(2**self.config.bits,))
+        bits = torch.unflatten(self.latent(x), 1, (side, side)) > 0  # (B, h, w, bits)
+        codes = 2 if self.config.tokens == "bits" else 2**self.config.bits
+        return Codes(indices=(self._indices(bits.long()),), codebook_sizes=(codes,))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices as `encode` gives them -> (B, 3, size, size), unclamped."""
+        """Indices as `encode` gives them, or what they stand for -> (B, 3, size, size), unclamped."""
+        z = self.vectors(codes) if codes.latent is None else codes.latent
+        out: Tensor = self.decoder(self.post_quant_embed(z.movedim(1, -1).flatten(1, 2)))
+        return out
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The vectors of length 1 that indices stand for: (B, bits, h, w)."""
         (indices,) = codes.indices
         if self.config.tokens == "bits":
             signs = 2 * indices - 1
         else:
             signs = index_to_signs(indices, self.config.bits).movedim(1, -1).flip(-1)
-        vectors = signs.to(self.post_quant_embed.weight.dtype) * self.config.bits**-0.5
-        out: Tensor = self.decoder(self.post_quant_embed(vectors.flatten(1, 2)))
-        return out
+        vectors: Tensor = signs.to(self.post_quant_embed.weight.dtype).movedim(-1, 1) * self.config.bits**-0.5
+        return vectors
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The code of each position and the one with its least certain bit changed: the indices' shape and 2."""
+        side = self.config.size // self.config.patch
+        z = torch.unflatten(self.latent(x), 1, (side, side))
+        return (torch.stack([self._indices((z > 0).long()), self._indices(other_bits(z))], dim=-1),)
+
+    def _indices(self, bits: Tensor) -> Tensor:
+        """Bits (B, h, w, bits) -> the indices of `encode`."""
+        if self.config.tokens == "bits":
+            return bits
+        return signs_to_index((2 * bits - 1).flip(-1).movedim(-1, 1))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vtbench import files, weights
 from vtbench.cards import Code, Input, Output, TokenizerCard, WeightsSource
 from vtbench.errors import CardError, WeightsError
+from vtbench.networks._candidates import best_few
 from vtbench.networks._diffusers import FACTS, ClassName, Values, build, complete, library_class
 from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.types import Codes
@@ -67,6 +68,7 @@ class Network(nn.Module):
         self.posterior: Posterior = config
         self.class_name = config.class_name
         self.codes = facts.codes(entries)
+        self.changes = "codes" if config.class_name == "VQModel" else "digits"
         self.frames = facts.frames(entries) if facts.frames else None
         self.output_size = facts.side(entries) if facts.side else None
         """Side of the square pictures that `decode` gives, whatever was encoded; None where it is the input's."""
@@ -100,18 +102,35 @@ class Network(nn.Module):
         Raises:
             DataError: if a continuous class is given codes without a latent.
         """
-        if self.class_name == "VQModel":
+        if self.class_name == "VQModel" and codes.latent is None:
             indices = codes.indices[0]
             # The class's forward pass decodes z + (row - z) instead of the codebook's row, equal but for float32 noise.
             shape = (*indices.shape, self.model.quantize.vq_embed_dim)
             decoded = self.model.decode(indices.flatten(), force_not_quantize=True, shape=shape)
-        elif self.codes is not None:
-            values = self.model.indices_to_latent(codes.indices[0].unsqueeze(1))  # (B, channels, 1, h, w)
-            decoded = self.model.decode(values.to(self.model.dtype))
-        else:
+        elif self.class_name == "VQModel":  # what its `decode` does with the rows; it takes none itself
             z = latent_of(codes, self.class_name)
+            modulated = self.model.config.norm_type == "spatial"
+            decoded = self.model.decoder(self.model.post_quant_conv(z), z if modulated else None)
+        else:
+            z = self.vectors(codes) if codes.indices else latent_of(codes, self.class_name)
             decoded = self.model.decode(z if self.frames is None else z.unsqueeze(2))
         return self._still(decoded if isinstance(decoded, Tensor) else decoded.sample)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """What the indices of a discrete class stand for: (B, h, w) -> (B, channels, h, w)."""
+        (indices,) = codes.indices
+        if self.class_name == "VQModel":
+            shape = (*indices.shape, self.model.quantize.vq_embed_dim)
+            rows: Tensor = self.model.quantize.get_codebook_entry(indices.flatten(), shape)
+            return rows
+        return self._still(self.model.indices_to_latent(indices.unsqueeze(1)).to(self.model.dtype))
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The nearest codes of VQModel, (B, h, w, count), nearest first; VidTok's digits are not looked into."""
+        if self.class_name != "VQModel":
+            return ()
+        table = self.model.quantize.embedding.weight
+        return (best_few(self.model.encode(x).latents, table, -table.float().square().sum(1) / 2, count),)
 
     def _still(self, x: Tensor) -> Tensor:
         """The one frame (B, C, H, W) of a video class's tensor (B, C, 1, H, W)."""

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Autoencoder, Layout, best_codes
 from vtbench.types import Codes
 
@@ -57,6 +58,8 @@ class Quantizer(nn.Module):
 class Network(Autoencoder):
     """A few tokens for every 16x16 pixels in the published layout, coarse to fine."""
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.code_channels)
         self.config = config
@@ -64,19 +67,31 @@ class Network(Autoencoder):
 
     def encode(self, x: Tensor) -> Codes:
         """(B, 3, H, W) in [-1, 1] -> indices (B, h, w, depth)."""
+        chosen = [best_codes(*given) for given in self._coded(x)]
+        return Codes(indices=(torch.stack(chosen, dim=-1),), codebook_sizes=(self.config.codebook_size,))
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The nearest codes to what each depth is given, those before unchanged: (B, h, w, depth, count)."""
+        return (torch.stack([best_few(*given, count) for given in self._coded(x)], dim=-2),)
+
+    def _coded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What each depth codes, (B, C, h, w), with its codebook and the bias that makes the best row the nearest."""
         residual = self.latent(x).float()  # in half precision the later depths would code rounding
-        chosen = []
         for depth in range(self.config.depth or self.config.depths):
             table = self.quantizer.table(depth).float()
             # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every row.
-            chosen.append(best_codes(residual, table, -table.square().sum(1) / 2))
-            residual = residual - F.embedding(chosen[-1], table).movedim(-1, 1)
-        return Codes(indices=(torch.stack(chosen, dim=-1),), codebook_sizes=(self.config.codebook_size,))
+            given = residual, table, -table.square().sum(1) / 2
+            yield given
+            residual = residual - F.embedding(best_codes(*given), table).movedim(-1, 1)
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices (B, h, w, depth) -> (B, 3, H, W), unclamped; from the first few depths too."""
+        """Indices (B, h, w, depth) or what they add up to -> (B, 3, H, W), unclamped; from the first few depths too."""
+        return self.pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """What the codes of each position add up to: (B, C, h, w)."""
         *_, (_, _, z) = self._sums(codes)
-        return self.pixels(z)
+        return z
 
     def curve(self, codes: Codes) -> Iterator[tuple[str, float, Tensor]]:
         """Decode from the first depth, the first two and so on: label, bits of a picture so far, (B, 3, H, W).

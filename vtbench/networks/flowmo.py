@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.errors import DataError
+from vtbench.networks._candidates import other_bits
 from vtbench.networks._patches import from_patches, to_patches
 from vtbench.types import Codes, Strict
 
@@ -247,6 +248,8 @@ class TwoStreams(nn.Module):
 class Network(nn.Module):
     """A fixed number of codes for a picture; decoding starts from noise of a fixed seed."""
 
+    changes = "digits"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -268,29 +271,49 @@ class Network(nn.Module):
 
         Bit k of code f is the sign of channel k * codes + f and weighs 2^k; a zero counts as negative.
         """
-        bits = torch.unflatten(self.latent(x), -1, (self.config.bits, self.config.codes)) > 0
-        places = torch.arange(self.config.bits, device=x.device)[:, None]
         size = (x.shape[-2], x.shape[-1])
-        return Codes(indices=((bits.long() << places).sum(2),), codebook_sizes=(2**self.config.bits,), size=size)
+        indices = _packed((self._coded(x) > 0).long())
+        return Codes(indices=(indices,), codebook_sizes=(2**self.config.bits,), size=size)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Each code, and the one with its least certain bit changed: (B, positions, codes, 2)."""
+        z = self._coded(x)
+        return (torch.stack([_packed((z > 0).long()), _packed(other_bits(z))], dim=-1),)
+
+    def _coded(self, x: Tensor) -> Tensor:
+        """What the signs are taken of: (B, positions, codes, bits)."""
+        return torch.unflatten(self.latent(x), -1, (self.config.bits, self.config.codes)).mT
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices (B, positions, codes) and the size -> (B, 3, H, W), unclamped.
+        """Indices (B, positions, codes) or their signs (B, positions, channels), and the size -> (B, 3, H, W).
+
+        The pictures are unclamped.
 
         Raises:
             DataError: if the codes hold no size, which the number of codes doesn't tell.
         """
         if codes.size is None:
             raise DataError("the codes hold no size; FlowMo has as many codes for every size and needs it told")
-        (indices,) = codes.indices
         generator = torch.Generator().manual_seed(self.config.seed)  # on the CPU: the same noise on every device
         noise = torch.randn((3, *codes.size), generator=generator).to(self.decoder.img_in.weight)
-        return self.sample(indices, noise.expand(len(indices), -1, -1, -1))
+        z = self.vectors(codes) if codes.latent is None else codes.latent
+        return self.sample(z, noise.expand(len(z), -1, -1, -1))
 
-    def sample(self, indices: Tensor, noise: Tensor) -> Tensor:
-        """Follow the flow from noise (B, 3, H, W), unit normal, to pictures of the same shape, unclamped."""
+    def vectors(self, codes: Codes) -> Tensor:
+        """The signs that the indices stand for: (B, positions, codes) -> (B, positions, channels) of -1 and 1."""
+        (indices,) = codes.indices
         places = torch.arange(self.config.bits, device=indices.device)[:, None]
         signs = (indices[:, :, None] >> places & 1) * 2 - 1  # (B, positions, bits, codes)
-        tokens = F.pad(signs.flatten(2).to(noise), (0, 1), value=1.0)
+        return signs.flatten(2).to(self.decoder.img_in.weight)
+
+    def sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Follow the flow from noise (B, 3, H, W), unit normal, to pictures of the same shape, unclamped.
+
+        Args:
+            z: signs, (B, positions, channels).
+            noise: where the flow begins.
+        """
+        tokens = F.pad(z, (0, 1), value=1.0)
         blank = torch.zeros_like(tokens)
         low, high = (sigma / (1 + sigma) for sigma in self.config.guided)
         x = noise
@@ -309,3 +332,8 @@ class Network(nn.Module):
         patches = self.decoder.final_layer_img(h, when).mT
         side = self.config.patch
         return from_patches(patches.unflatten(2, (x.shape[2] // side, x.shape[3] // side)), side)
+
+
+def _packed(bits: Tensor) -> Tensor:
+    """Read bits (B, positions, codes, bits) as indices (B, positions, codes); bit k weighs 2^k."""
+    return (bits << torch.arange(bits.shape[-1], device=bits.device)).sum(-1)

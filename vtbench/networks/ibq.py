@@ -16,6 +16,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Autoencoder, Layout, best_codes, lookup
 from vtbench.types import Codes
 
@@ -39,6 +40,8 @@ class Quantizer(nn.Module):
 class Network(Autoencoder):
     """One token for every 16x16 pixels in the published layout."""
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.code_channels)
         self.quantize = Quantizer(config.codebook_size, config.code_channels)
@@ -52,5 +55,13 @@ class Network(Autoencoder):
         return Codes(indices=(best_codes(self.latent(x), table),), codebook_sizes=(len(table),))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices (B, h, w) -> (B, 3, H, W), unclamped."""
-        return self.pixels(lookup(codes.indices[0], self.quantize.embedding.weight))
+        """Indices (B, h, w) or their rows (B, code_channels, h, w) -> (B, 3, H, W), unclamped."""
+        return self.pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The rows of the indices: (B, h, w) -> (B, code_channels, h, w)."""
+        return lookup(codes.indices[0], self.quantize.embedding.weight)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The codes of the largest inner products: (B, h, w, count), best first."""
+        return (best_few(self.latent(x), self.quantize.embedding.weight, None, count),)

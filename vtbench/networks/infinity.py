@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.networks import _scales
+from vtbench.networks._candidates import other_bits
 from vtbench.networks._taming import Decoder, Encoder, Layout
 from vtbench.types import Codes
 
@@ -56,6 +58,8 @@ class Config(Layout):
 class Network(nn.Module):
     """Seven maps for 256x256 pixels, ten for 512x512, thirteen for 1024x1024; the quantizer has no weights."""
 
+    changes = "digits"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -76,20 +80,34 @@ class Network(nn.Module):
         Raises:
             DataError: if the authors have no sides of maps for the picture's size.
         """
+        maps = tuple((left > 0).long() for left in self._coded(x))
+        return Codes(indices=maps, codebook_sizes=(2,) * len(maps), size=(x.shape[2], x.shape[3]))
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The bits and those with each token's least certain one changed, maps before unchanged: (B, s, t, bits, 2)."""
+        return tuple(torch.stack([(left > 0).long(), other_bits(left)], dim=-1) for left in self._coded(x))
+
+    def _coded(self, x: Tensor) -> Iterator[Tensor]:
+        """What each map codes, (B, s, t, bits), whose signs are its bits."""
         steps = self._steps((x.shape[2] // self.patch, x.shape[3] // self.patch))
         residual = self.latent(x).float()  # in half precision the later maps would code rounding
-        maps: list[Tensor] = []
         for sides in steps[: self.config.scales]:
             left = F.interpolate(residual, size=sides, mode="area") if sides != steps[-1] else residual
-            maps.append((left > 0).movedim(1, -1).long())
-            residual = residual - self._spread(maps[-1], steps[-1]).float()
-        return Codes(indices=tuple(maps), codebook_sizes=(2,) * len(maps), size=(x.shape[2], x.shape[3]))
+            yield left.movedim(1, -1)
+            residual = residual - self._spread((left > 0).movedim(1, -1).long(), steps[-1]).float()
 
     def decode(self, codes: Codes) -> Tensor:
-        """Maps of bits -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`."""
-        *_, z = self._sums(codes)
-        out: Tensor = self.decoder(z)
+        """Maps of bits -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`.
+
+        Also from what they add up to, (B, bits, h, w).
+        """
+        out: Tensor = self.decoder(self.vectors(codes) if codes.latent is None else codes.latent)
         return out
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """What the maps add up to: (B, bits, h, w)."""
+        *_, z = self._sums(codes)
+        return z
 
     def curve(self, codes: Codes) -> Iterator[tuple[str, float, Tensor]]:
         """Decode from the first map, the first two and so on: label, bits of a picture so far, (B, 3, H, W) unclamped.

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Autoencoder, Layout, best_codes, lookup, name_in_running_order
 from vtbench.types import Codes
 
@@ -39,6 +40,8 @@ class Quantizer(nn.Module):
 class Network(Autoencoder):
     """One token for every 16x16 or 8x8 pixels, by the number of levels."""
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.code_channels)
         self.quantize = Quantizer(config.codebook_size, config.code_channels)
@@ -53,9 +56,16 @@ class Network(Autoencoder):
         return Codes(indices=(best_codes(self.latent(x), table),), codebook_sizes=(len(table),))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices (B, h, w) -> (B, 3, H, W), unclamped; the decoder is given the normalised rows."""
-        z = lookup(codes.indices[0], self._directions())
-        return self.pixels(z.to(self.quantize.embedding.weight.dtype))
+        """Indices (B, h, w) or their normalised rows (B, code_channels, h, w) -> (B, 3, H, W), unclamped."""
+        return self.pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The normalised rows of the indices: (B, h, w) -> (B, code_channels, h, w)."""
+        return lookup(codes.indices[0], self._directions()).to(self.quantize.embedding.weight.dtype)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The codes nearest in direction: (B, h, w, count), best first."""
+        return (best_few(self.latent(x), self._directions(), None, count),)
 
     def published_name(self, own: str) -> str:
         """Name a tensor as the published checkpoint does, which numbers the decoder's levels in the order they run."""

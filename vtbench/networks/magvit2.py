@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.errors import DataError
+from vtbench.networks._candidates import other_bits
 from vtbench.networks._taming import norm
 from vtbench.types import Codes, Strict
 
@@ -183,6 +184,8 @@ class Decoder(nn.Module):
 class Network(nn.Module):
     """One token for every 16x16 pixels, or 8x8 in the 128 px variant; the quantizer has no weights."""
 
+    changes = "digits"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.bits = config.bits
@@ -199,17 +202,26 @@ class Network(nn.Module):
         return Codes(indices=(signs_to_index(self.latent(x)),), codebook_sizes=(2**self.bits,))
 
     def decode(self, codes: Codes) -> Tensor:
-        """One index of (B, h, w) -> (B, 3, H, W), unclamped.
+        """One index of (B, h, w), or its signs (B, bits, h, w) -> (B, 3, H, W), unclamped.
 
         Raises:
             DataError: for a single token, whose bits have no variance; the published decoder answers with NaN.
         """
-        (indices,) = codes.indices
-        if indices[0].numel() < 2:
+        z = self.vectors(codes) if codes.latent is None else codes.latent
+        if z.shape[-1] * z.shape[-2] < 2:
             raise DataError("Open-MAGVIT2 decodes from two tokens up, this picture has one; choose a larger size")
-        weight = self.decoder.conv_in.weight
-        out: Tensor = self.decoder(index_to_signs(indices, self.bits).to(weight))
+        out: Tensor = self.decoder(z)
         return out
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The signs that the indices stand for: (B, h, w) -> (B, bits, h, w) of -1 and 1."""
+        return index_to_signs(codes.indices[0], self.bits).to(self.decoder.conv_in.weight)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The code of each position and the one with its least certain bit changed: (B, h, w, 2)."""
+        z = self.latent(x)
+        other = 2 * other_bits(z.movedim(1, -1)).movedim(-1, 1) - 1
+        return (torch.stack([signs_to_index(z), signs_to_index(other)], dim=-1),)
 
 
 def signs_to_index(z: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ Licence: Apache-2.0
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import other_bits
 from vtbench.networks._maskgit import Widths, residual_blocks
 from vtbench.networks._taming import norm
 from vtbench.networks.magvit2 import index_to_signs, signs_to_index
@@ -120,6 +122,8 @@ class Decoder(nn.Module):
 class Network(nn.Module):
     """One token for every 16x16 pixels in the published layout; the quantizer has no weights."""
 
+    changes = "digits"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.bits = config.bits
@@ -136,7 +140,17 @@ class Network(nn.Module):
         return Codes(indices=(signs_to_index(self.latent(x)),), codebook_sizes=(2**self.bits,))
 
     def decode(self, codes: Codes) -> Tensor:
-        """One index of (B, h, w) -> (B, 3, H, W), unclamped."""
-        (indices,) = codes.indices
-        out: Tensor = self.decoder(index_to_signs(indices, self.bits).to(self.decoder.conv_in.weight))
+        """One index of (B, h, w), or its signs (B, bits, h, w) -> (B, 3, H, W), unclamped."""
+        z = self.vectors(codes) if codes.latent is None else codes.latent
+        out: Tensor = self.decoder(z)
         return out
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The signs that the indices stand for: (B, h, w) -> (B, bits, h, w) of -1 and 1."""
+        return index_to_signs(codes.indices[0], self.bits).to(self.decoder.conv_in.weight)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The code of each position and the one with its least certain bit changed: (B, h, w, 2)."""
+        z = self.latent(x)
+        other = 2 * other_bits(z.movedim(1, -1)).movedim(-1, 1) - 1
+        return (torch.stack([signs_to_index(z), signs_to_index(other)], dim=-1),)

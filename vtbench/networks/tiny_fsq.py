@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import other_digits
 from vtbench.types import Codes, Strict
 
 
@@ -145,6 +146,11 @@ class Quantizer(nn.Module):
         digits = self.bound(z).round().long() + (self.levels // 2).view(1, -1, 1, 1)
         return (digits * self.basis.view(1, -1, 1, 1)).sum(1)
 
+    def others(self, z: Tensor) -> Tensor:
+        """The numbers with the least certain digit changed, of the shape of `indices`."""
+        bounded = self.bound(z).movedim(1, -1) + self.levels // 2
+        return (other_digits(bounded, self.levels) * self.basis).sum(-1)
+
     def values(self, indices: Tensor) -> Tensor:
         """Code values in [-1, 1], float (B, channels, h, w), from the numbers of `indices`."""
         half = (self.levels // 2).view(1, -1, 1, 1)
@@ -154,6 +160,8 @@ class Quantizer(nn.Module):
 
 class Network(nn.Module):
     """A tiny FSQ tokenizer for pictures in [-1, 1] whose sides are multiples of the downsampling factor."""
+
+    changes = "digits"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -185,6 +193,14 @@ class Network(nn.Module):
         return Codes(indices=(self.quantizer.indices(self.latent(x)),), codebook_sizes=(self.codebook_size,))
 
     def decode(self, codes: Codes) -> Tensor:
-        """The reconstruction (B, 3, H, W), unclamped, from the indices alone."""
-        values = self.quantizer.values(codes.indices[0])
-        return self.pixels(values.to(self.decoder.stem.weight.dtype))
+        """The reconstruction (B, 3, H, W), unclamped, from the indices or from what they stand for."""
+        return self.pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The code values that the indices stand for: (B, channels, h, w)."""
+        return self.quantizer.values(codes.indices[0]).to(self.decoder.stem.weight.dtype)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The code of each position and the one with its least certain digit changed: (B, h, w, 2)."""
+        z = self.latent(x)
+        return (torch.stack([self.quantizer.indices(z), self.quantizer.others(z)], dim=-1),)

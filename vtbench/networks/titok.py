@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.networks._maskgit import Widths, residual_blocks
 from vtbench.networks._patches import from_patches
@@ -189,6 +190,8 @@ class Quantizer(nn.Module):
 class Network(nn.Module):
     """A fixed number of tokens for a picture of the one size that the positions were learned for."""
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.posterior: Posterior = config
@@ -220,27 +223,38 @@ class Network(nn.Module):
         if self.quantize is None:
             mean, log_variance = z.chunk(2, dim=1)
             return Codes(latent=code(mean, log_variance, self.posterior, limits=(-30.0, 20.0)))
-        table = self._table(self.quantize)
+        given = self._compared(z, self.quantize)
+        return Codes(indices=(best_codes(*given).squeeze(1),), codebook_sizes=(len(given[1]),))
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The codes nearest to each token: (B, tokens, count), nearest first; none where the latent is continuous."""
+        if self.quantize is None:
+            return ()
+        return (best_few(*self._compared(self.latent(x), self.quantize), count).squeeze(1),)
+
+    def _compared(self, z: Tensor, quantize: Quantizer) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What is compared, the codebook, and the bias that makes the best row the nearest."""
+        table = self._table(quantize)
         if self.by_angle:
-            indices = best_codes(F.normalize(z.float(), dim=1), table)
-        else:
-            indices = best_codes(z, table, -0.5 * table.float().square().sum(1))
-        return Codes(indices=(indices.squeeze(1),), codebook_sizes=(len(table),))
+            return F.normalize(z.float(), dim=1), table, None
+        return z, table, -0.5 * table.float().square().sum(1)
 
     def decode(self, codes: Codes) -> Tensor:
         """Indices (B, tokens) or latent (B, token_channels, 1, tokens) -> (B, 3, size, size), unclamped."""
-        if self.quantize is None:
-            z = latent_of(codes, "a continuous TiTok")
-        else:
-            weight = self.quantize.embedding.weight
-            z = F.embedding(codes.indices[0], self._table(self.quantize)).mT.unsqueeze(2).to(weight)
-        out: Tensor = self.decoder(z)
+        out: Tensor = self.decoder(self.vectors(codes) if codes.latent is None else codes.latent)
         if self.pixel_quantize is None or self.pixel_decoder is None:
             return out
         # The expected row, not the likeliest one.
         rows = torch.einsum("bkhw,kc->bchw", out.softmax(1), self.pixel_quantize.embedding.weight)
         pixels: Tensor = self.pixel_decoder(rows.contiguous())
         return pixels
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The rows of the indices: (B, tokens) -> (B, token_channels, 1, tokens)."""
+        if self.quantize is None:
+            return latent_of(codes, "a continuous TiTok")
+        rows = F.embedding(codes.indices[0], self._table(self.quantize)).mT.unsqueeze(2)
+        return rows.to(self.quantize.embedding.weight)
 
     def _table(self, quantize: Quantizer) -> Tensor:
         """Return the codebook as tokens are compared with it and decoded: of unit rows in the first generation."""

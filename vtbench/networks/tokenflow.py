@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.errors import DataError
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Decoder, Encoder, Layout, best_codes, name_in_running_order
 from vtbench.types import Codes, Strict
 
@@ -155,6 +156,8 @@ class Quantizer(nn.Module):
 class Network(nn.Module):
     """Index maps of rising sides, each of what the ones before left over; 224x224 has eight of them, 256x256 nine."""
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -181,6 +184,16 @@ class Network(nn.Module):
             DataError: if the picture is no square, or its side in patches is neither that of the table of positions nor
                 that of a finer map.
         """
+        codes = [best_codes(*given) for given in self._coded(x)]
+        size = self.config.codebook_size
+        return Codes(indices=tuple(codes), codebook_sizes=(size,) * len(codes), size=(x.shape[2], x.shape[3]))
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The nearest codes to what each map is given, those before unchanged: (B, s, s, count), nearest first."""
+        return tuple(best_few(*given, None, count) for given in self._coded(x))
+
+    def _coded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What each map codes, both halves of unit length, and the codebook of unit rows."""
         height, width = x.shape[2] // PATCH, x.shape[3] // PATCH
         known = [side for side in self.config.sides if side >= self.config.grid]
         if height != width or height not in known:
@@ -190,21 +203,27 @@ class Network(nn.Module):
         semantic, pixel = self.quantize.semantic(), self.quantize.pixel()
         both = torch.cat([semantic, pixel], dim=1)
         border = semantic.shape[1]
-        maps: list[Tensor] = []
         for side in self.config.sides[: self.config.scales]:
             if side > height:
                 break
             left = F.interpolate(residual, size=side, mode="area")
             # Both parts have the length 1, so the nearest pair of rows is the one with the largest sum of products.
             parts = [F.normalize(left[:, :border]), F.normalize(left[:, border:])]
-            maps.append(best_codes(torch.cat(parts, dim=1), both))
-            residual = residual - _spread(maps[-1], both, height)
-        return Codes(indices=tuple(maps), codebook_sizes=(len(both),) * len(maps), size=(x.shape[2], x.shape[3]))
+            given = torch.cat(parts, dim=1), both
+            yield given
+            residual = residual - _spread(best_codes(*given), both, height)
 
     def decode(self, codes: Codes) -> Tensor:
-        """Index maps -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`."""
+        """Index maps -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`.
+
+        Also from the pixels' half of what they add up to, (B, pixel_channels, h, w).
+        """
+        return self._pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The pixels' half of what the maps add up to: (B, pixel_channels, h, w)."""
         *_, (_, _, z) = self._sums(codes)
-        return self._pixels(z)
+        return z.to(self.post_quant_conv.weight.dtype)
 
     def curve(self, codes: Codes) -> Iterator[tuple[str, float, Tensor]]:
         """Decode from the first map, the first two and so on: label, bits of a picture so far, (B, 3, H, W) unclamped.

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Decoder, Encoder, Layout, best_codes, lookup
 from vtbench.types import Codes
 
@@ -44,7 +45,15 @@ class Quantizer(nn.Module):
         return self.get_buffer("embedding") * (self.length * self.get_buffer("llm_len_l2norm").mean())
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) -> indices (B, h, w) of the nearest vectors, once the map is shortened.
+        """(B, C, h, w) -> indices (B, h, w) of the nearest vectors, once the map is shortened."""
+        return best_codes(*self._compared(z))
+
+    def few(self, z: Tensor, count: int) -> Tensor:
+        """(B, C, h, w) -> the nearest vectors, (B, h, w, count), nearest first."""
+        return best_few(*self._compared(z), count)
+
+    def _compared(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The shortened map in the codebook's scale, the codebook and the bias that makes the best row the nearest.
 
         The published code shortens a batch by its common mean, so that a picture's codes hang on the others; here each
         picture has its own, as if it came alone.
@@ -54,11 +63,13 @@ class Quantizer(nn.Module):
         z = torch.where(mean >= self.length, z / mean * self.length, z)
         table = self.get_buffer("embedding").float()
         scale = self.length * self.get_buffer("llm_len_l2norm").float().mean()
-        return best_codes(z / scale, table, -table.square().sum(1) / 2)  # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2)
+        return z / scale, table, -table.square().sum(1) / 2  # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2)
 
 
 class Network(nn.Module):
     """One token for every 32x32 pixels, then one for every 16x16."""
+
+    changes = "codes"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -80,15 +91,29 @@ class Network(nn.Module):
 
     def encode(self, x: Tensor) -> Codes:
         """(B, 3, H, W) in [-1, 1] -> indices (B, h / 2, w / 2) and (B, h, w)."""
+        _, top, fine = self._coded(x)
+        return Codes(indices=(top, self.quantize_b(fine)), codebook_sizes=(self.codebook_size,) * 2)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The nearest codes of both maps, the first unchanged for the second: (B, h, w, count), nearest first."""
+        coarse, _, fine = self._coded(x)
+        return self.quantize_t.few(coarse, count), self.quantize_b.few(fine, count)
+
+    def _coded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the first map codes, its codes, and what the second codes."""
         z = self.latent(x)
-        top = self.quantize_t(F.pixel_unshuffle(z, 2))
-        bottom = self.quantize_b(self.up_conv(z - self._top(top)))
-        return Codes(indices=(top, bottom), codebook_sizes=(self.codebook_size,) * 2)
+        coarse = F.pixel_unshuffle(z, 2)
+        top = self.quantize_t(coarse)
+        return coarse, top, self.up_conv(z - self._top(top))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Both maps of indices -> (B, 3, H, W), unclamped."""
+        """Both maps of indices, or what they stand for -> (B, 3, H, W), unclamped."""
+        return self._pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """What both maps stand for, beside each other: (B, code_channels / 2, h, w)."""
         top, bottom = codes.indices
-        return self._pixels(self._top(top), self.down_conv(lookup(bottom, self.quantize_b.table())))
+        return torch.cat([self._top(top), self.down_conv(lookup(bottom, self.quantize_b.table()))], dim=1)
 
     def curve(self, codes: Codes) -> Iterator[tuple[str, float, Tensor]]:
         """Decode from the first map, then from both: label, bits of a picture so far, (B, 3, H, W) unclamped.
@@ -97,7 +122,8 @@ class Network(nn.Module):
         """
         (top, _), (size, _) = codes.indices, codes.codebook_sizes
         coarse = self._top(top)
-        yield "scales=1", top[0].numel() * math.log2(size), self._pixels(coarse, torch.zeros_like(coarse))
+        alone = torch.cat([coarse, torch.zeros_like(coarse)], dim=1)
+        yield "scales=1", top[0].numel() * math.log2(size), self._pixels(alone)
         bits = sum(part[0].numel() * math.log2(size) for part in codes.indices)
         yield "scales=2", bits, self.decode(codes)
 
@@ -105,6 +131,6 @@ class Network(nn.Module):
         """What the first map stands for: (B, h / 2, w / 2) -> (B, code_channels / 4, h, w)."""
         return F.pixel_shuffle(lookup(indices, self.quantize_t.table()), 2)
 
-    def _pixels(self, top: Tensor, bottom: Tensor) -> Tensor:
-        out: Tensor = self.decoder(self.post_quant_conv_b(torch.cat([top, bottom], dim=1)))
+    def _pixels(self, z: Tensor) -> Tensor:
+        out: Tensor = self.decoder(self.post_quant_conv_b(z))
         return out

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Upsample, best_codes, conv3
 from vtbench.types import Codes, Strict
 
@@ -291,9 +292,16 @@ class Quantizer(nn.Module):
 
     def indices(self, z: Tensor) -> Tensor:
         """(B, h, w, vector) -> int64 (B, h, w, codebooks)."""
+        return torch.stack([best_codes(*pair) for pair in self._pairs(z)], dim=-1)
+
+    def few(self, z: Tensor, count: int) -> Tensor:
+        """(B, h, w, vector) -> the codes nearest in direction, int64 (B, h, w, codebooks, count), nearest first."""
+        return torch.stack([best_few(*pair, None, count) for pair in self._pairs(z)], dim=-2)
+
+    def _pairs(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
         runs = z.movedim(-1, 1).chunk(len(self.codebooks), dim=1)
         # The length of a run scales all its scores alike, so it need not be normalised.
-        return torch.stack([best_codes(*pair) for pair in zip(runs, self._directions(), strict=True)], dim=-1)
+        return list(zip(runs, self._directions(), strict=True))
 
     def vectors(self, indices: Tensor) -> Tensor:
         """The normalised rows that indices stand for: (B, h, w, codebooks) -> float32 (B, h, w, vector)."""
@@ -340,6 +348,8 @@ class Network(nn.Module):
     Nothing in it depends on the size, but the published decoder takes squares alone, and only 256x256 was trained.
     """
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.codes = config.codebook_size
@@ -360,10 +370,16 @@ class Network(nn.Module):
         return Codes(indices=(self.quantizer.indices(self.latent(x)),), codebook_sizes=(self.codes,))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices (B, h, w, codebooks) -> (B, 3, H, W), unclamped."""
-        (indices,) = codes.indices
-        vectors = self.quantizer.vectors(indices).to(self.quant_proj.proj.weight.dtype)
-        tokens = self.post_quant_proj(vectors.flatten(1, 2))
-        height, width = indices.shape[1:3]
-        out: Tensor = self.decoder(tokens, (height, width))
+        """Indices (B, h, w, codebooks), or their rows (B, vector, h, w) -> (B, 3, H, W), unclamped."""
+        z = self.vectors(codes) if codes.latent is None else codes.latent
+        tokens = self.post_quant_proj(z.movedim(1, -1).flatten(1, 2))
+        out: Tensor = self.decoder(tokens, (z.shape[2], z.shape[3]))
         return out
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The normalised rows of the indices: (B, h, w, codebooks) -> (B, vector, h, w)."""
+        return self.quantizer.vectors(codes.indices[0]).to(self.quant_proj.proj.weight.dtype).movedim(-1, 1)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The codes of each codebook nearest in direction: (B, h, w, codebooks, count), nearest first."""
+        return (self.quantizer.few(self.latent(x), count),)

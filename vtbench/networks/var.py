@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.networks import _scales
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Decoder, Encoder, Layout, best_codes
 from vtbench.types import Codes
 
@@ -75,6 +76,8 @@ class Quantizer(nn.Module):
 class Network(nn.Module):
     """Ten maps, 680 tokens for 256x256 pixels and 2,240 for 512x512."""
 
+    changes = "codes"
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -97,22 +100,39 @@ class Network(nn.Module):
         Raises:
             DataError: if no schedule ends with the picture's size in patches.
         """
+        maps = tuple(chosen for _, chosen in self._coded(x))
+        sizes = (self.config.codebook_size,) * len(maps)
+        return Codes(indices=maps, codebook_sizes=sizes, size=(x.shape[2], x.shape[3]))
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The nearest codes to what each map is given, those before it unchanged: (B, s, s, count), nearest first."""
+        return tuple(best_few(left, *self._rows(), count) for left, _ in self._coded(x))
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        table = self.quantize.embedding.weight.float()
+        return table, -table.square().sum(1) / 2  # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2)
+
+    def _coded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What each map codes, (B, z_channels, s, s), and its codes (B, s, s)."""
         steps = self._steps((x.shape[2] // self.patch, x.shape[3] // self.patch))
         residual = self.latent(x).float()  # in half precision the later maps would code rounding
-        table = self.quantize.embedding.weight.float()
-        bias = -table.square().sum(1) / 2  # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2)
-        maps: list[Tensor] = []
         for scale, sides in enumerate(steps[: self.config.scales]):
             left = F.interpolate(residual, size=sides, mode="area") if scale < len(steps) - 1 else residual
-            maps.append(best_codes(left, table, bias))
-            residual = residual - self.quantize.spread(maps[-1], scale, steps)
-        sizes = (self.config.codebook_size,) * len(maps)
-        return Codes(indices=tuple(maps), codebook_sizes=sizes, size=(x.shape[2], x.shape[3]))
+            chosen = best_codes(left, *self._rows())
+            yield left, chosen
+            residual = residual - self.quantize.spread(chosen, scale, steps)
 
     def decode(self, codes: Codes) -> Tensor:
-        """Index maps -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`."""
+        """Index maps -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`.
+
+        Also from what they add up to, (B, z_channels, h, w).
+        """
+        return self._pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """What the maps add up to: (B, z_channels, h, w)."""
         *_, z = self._sums(codes)
-        return self._pixels(z)
+        return z
 
     def curve(self, codes: Codes) -> Iterator[tuple[str, float, Tensor]]:
         """Decode from the first map, the first two and so on: label, bits of a picture so far, (B, 3, H, W) unclamped.

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from vtbench.networks._candidates import best_few
 from vtbench.networks._taming import Autoencoder, Layout, best_codes, lookup
 from vtbench.types import Codes
 
@@ -44,8 +45,15 @@ class Nearest(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, C, h, w) -> indices (B, h, w)."""
+        return best_codes(z, *self._rows())
+
+    def few(self, z: Tensor, count: int) -> Tensor:
+        """(B, C, h, w) -> the nearest rows, (B, h, w, count), nearest first."""
+        return best_few(z, *self._rows(), count)
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
         # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every row.
-        return best_codes(z, self.table, -self.table.float().square().sum(1) / 2)
+        return self.table, -self.table.float().square().sum(1) / 2
 
 
 class Gumbel(nn.Module):
@@ -69,9 +77,15 @@ class Gumbel(nn.Module):
         """(B, C, h, w) -> indices (B, h, w)."""
         return best_codes(z, self.proj.weight.flatten(1), self.proj.bias)  # the 1x1 convolution, never held at once
 
+    def few(self, z: Tensor, count: int) -> Tensor:
+        """(B, C, h, w) -> the largest logits, (B, h, w, count), largest first."""
+        return best_few(z, self.proj.weight.flatten(1), self.proj.bias, count)
+
 
 class Network(Autoencoder):
     """One token for every 16x16 pixels (8x8 in the Gumbel variant)."""
+
+    changes = "codes"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.code_channels)
@@ -83,5 +97,13 @@ class Network(Autoencoder):
         return Codes(indices=(self.quantize(self.latent(x)),), codebook_sizes=(len(self.quantize.table),))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Indices (B, h, w) -> (B, 3, H, W), unclamped."""
-        return self.pixels(lookup(codes.indices[0], self.quantize.table))
+        """Indices (B, h, w) or their rows (B, code_channels, h, w) -> (B, 3, H, W), unclamped."""
+        return self.pixels(self.vectors(codes) if codes.latent is None else codes.latent)
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """The rows of the indices: (B, h, w) -> (B, code_channels, h, w)."""
+        return lookup(codes.indices[0], self.quantize.table)
+
+    def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The codes that the quantizer would choose first: (B, h, w, count)."""
+        return (self.quantize.few(self.latent(x), count),)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vtbench import backbones
-from vtbench.catalogue import OCR, find_metric
+from vtbench.backbones import foundation
+from vtbench.catalogue import FOUNDATION, OCR, find_metric
 from vtbench.errors import DataError, WeightsError
 
 if TYPE_CHECKING:
@@ -255,12 +256,13 @@ def _loaded(name: str, device: str) -> Engine:
     return file.Engine(device, *languages)
 
 
-def lacking(metric: str, engine: str) -> str | None:
+def lacking(metric: str, engine: str, model: str = "dinov2-base") -> str | None:
     """Say what a metric lacks on this machine and the command that mends it; None where it can be scored.
 
     Args:
         metric: as `catalogue.metrics` calls it.
         engine: the OCR engine that reads, where the metric needs one.
+        model: the foundation model that latents are compared with, where the metric needs one.
 
     Raises:
         CardError: if there is no such metric.
@@ -270,6 +272,9 @@ def lacking(metric: str, engine: str) -> str | None:
         if need == OCR:
             if find(engine) is None:
                 return missing(engine)
+        elif need == FOUNDATION:
+            if reason := foundation.lacking(model):
+                return reason
         elif backbones.find(need) is None:
             return backbones.missing(need)
     return None

@@ -17,7 +17,7 @@ from vtbench.metrics.latents.continuity import (
 from vtbench.metrics.latents.distribution import effective_rank, label_purity, uniformity
 from vtbench.metrics.latents.equivariance import transform
 from vtbench.metrics.latents.spatial import cds, lds, rmsc, srss
-from vtbench.metrics.latents.spectrum import block_spectrum, radial_spectrum, spectrum_match
+from vtbench.metrics.latents.spectrum import block_amplitudes, block_spectrum, radial_spectrum, spectrum_match
 from vtbench.metrics.latents.tokens import (
     conditional_entropy,
     heldout_bits,
@@ -28,6 +28,7 @@ from vtbench.metrics.latents.tokens import (
 from vtbench.metrics.latents.transforms import se_apply, se_noise, se_transforms
 
 __all__ = [
+    "block_amplitudes",
     "block_spectrum",
     "cds",
     "cka",

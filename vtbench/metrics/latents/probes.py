@@ -34,13 +34,15 @@ SIDE = 16
 """The grid on which LDS, CDS and RMSC are defined."""
 
 
+def generator(name: str, purpose: str) -> np.random.Generator:
+    """Give the random numbers that belong to one picture and one purpose."""
+    digest = hashlib.sha256(f"{purpose}:{name}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
 def seeded_noise(ids: Sequence[str], shape: Sequence[int], *, purpose: str) -> Tensor:
     """Draw standard normal noise for each picture from its id and the purpose: float64 (B, *shape), on the CPU."""
-    made = []
-    for name in ids:
-        seed = int.from_bytes(hashlib.sha256(f"{purpose}:{name}".encode()).digest()[:8], "little")
-        made.append(np.random.default_rng(seed).standard_normal(tuple(shape)))
-    return torch.from_numpy(np.stack(made))
+    return torch.from_numpy(np.stack([generator(name, purpose).standard_normal(tuple(shape)) for name in ids]))
 
 
 def lpc(
@@ -51,6 +53,7 @@ def lpc(
     *,
     rhos: Sequence[float] = RHOS,
     center: bool = False,
+    plain: Tensor | None = None,
 ) -> Tensor:
     """Local perceptual continuity with one direction a picture: 1 + 2 decodes a radius.
 
@@ -64,6 +67,7 @@ def lpc(
         distance: of two batches of pictures.
         rhos: radii, above 0.
         center: as for `perturb_latent`; PAE does not.
+        plain: the decode of z, where it is there already.
 
     Returns:
         float64, (B,).
@@ -74,7 +78,7 @@ def lpc(
     if len(ids) != len(z):
         raise DataError(f"{len(ids)} ids of {len(z)} latents: expected one each")
     noise = seeded_noise(ids, z.shape[1:], purpose="lpc")
-    plain = decode(z)
+    plain = decode(z) if plain is None else plain
     total = torch.zeros(len(z), dtype=torch.float64, device=plain.device)
     for rho, weight in zip(rhos, lpc_weights(rhos), strict=True):
         pair = [distance(decode(perturb_latent(z, noise, sign * rho, center=center)), plain) for sign in (1, -1)]
@@ -82,32 +86,47 @@ def lpc(
     return total
 
 
-def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:
-    """Say how much farther the decode of a moved latent is from the moved picture than the decode is from the picture.
+def moved_rise(
+    decode: Decode, pictures: Tensor, plain: Tensor, z: Tensor, distance: Distance, *, scale: float, turns: int
+) -> Tensor:
+    """Say what moving a latent costs beyond moving its decode: 0 for a decoder that is equivariant.
+
+    The distance of the moved latent's decode to the moved picture, less that of the decode that is moved itself. Both
+    are of pictures of one size and orientation: no network of a distance sees turned pictures as it sees upright ones.
 
     Args:
         decode: the decoder.
         pictures: uint8, (B, 3, H, W); scaled and turned as floats, rounded to levels once.
-        z: (B, C, h, w), their latents.
+        plain: uint8, (B, 3, H, W), the decodes of z.
+        z: (B, C, h, w), the pictures' latents.
         distance: of two batches of pictures.
+        scale: of all sides.
+        turns: clockwise quarter turns, after the scale.
 
     Returns:
-        float64 (B,) by scale and turns, of `TRANSFORMS`; lower is better.
+        float64, (B,); lower is better.
 
     Raises:
-        DataError: if a moved latent decodes to another size than the moved picture has.
+        DataError: if the moved latent decodes to another size than the moved picture has.
     """
-    plain = distance(decode(z), pictures).double()
-    found = {}
-    for scale, turns in TRANSFORMS:
-        wanted = images.to_uint8(transform(images.to_float(pictures), scale=scale, turns=turns))
-        made = decode(transform(z, scale=scale, turns=turns))
-        if made.shape != wanted.shape:
-            raise DataError(
-                f"a latent scaled by {scale} decodes to {tuple(made.shape)}, its picture is {tuple(wanted.shape)}"
-            )
-        found[scale, turns] = distance(made, wanted).double() - plain
-    return found
+    wanted, known = (
+        images.to_uint8(transform(images.to_float(x), scale=scale, turns=turns)) for x in (pictures, plain)
+    )
+    made = decode(transform(z, scale=scale, turns=turns))
+    if made.shape != wanted.shape:
+        raise DataError(
+            f"a latent scaled by {scale} decodes to {tuple(made.shape)}, its picture is {tuple(wanted.shape)}"
+        )
+    return distance(made, wanted).double() - distance(known, wanted).double()
+
+
+def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:
+    """Give `moved_rise` at every scale and turn of `TRANSFORMS`: float64, (B,); arguments and errors are its."""
+    plain = decode(z)
+    return {
+        (scale, turns): moved_rise(decode, pictures, plain, z, distance, scale=scale, turns=turns)
+        for scale, turns in TRANSFORMS
+    }
 
 
 def grid_tokens(z: Tensor, *, center: bool) -> Tensor:
@@ -126,42 +145,3 @@ def grid_tokens(z: Tensor, *, center: bool) -> Tensor:
     if center:
         pooled = pooled - pooled.mean((-2, -1), keepdim=True)
     return pooled.flatten(2).transpose(1, 2)
-
-
-def flip_least_certain(bounded: Tensor, levels: Sequence[int], coin: Tensor, alpha: float) -> Tensor:
-    """Change the least certain digit of scalar-quantised tokens to the level beyond its nearest decision boundary.
-
-    This is another measure than the nearest codes of a learned codebook: say which one it is.
-
-    Args:
-        bounded: (B, C, h, w), each channel in steps of its levels: rounding gives the digit, 0 .. levels - 1.
-        levels: of each channel.
-        coin: (B, h, w), uniform in [0, 1); a position is changed where it does not exceed alpha.
-        alpha: share of the positions to change.
-
-    Returns:
-        int64 digits, (B, C, h, w).
-
-    Raises:
-        DataError: if shapes do not fit, or a digit is outside its levels.
-    """
-    if bounded.ndim != 4 or bounded.shape[1] != len(levels) or coin.shape != bounded[:, 0].shape:
-        raise DataError(
-            f"digits of {tuple(bounded.shape)}, {len(levels)} channels of levels, coins of {tuple(coin.shape)}: "
-            "expected (B, C, h, w), one number a channel, (B, h, w)"
-        )
-    top = torch.tensor(levels, device=bounded.device).view(1, -1, 1, 1) - 1
-    digits = bounded.round().long()
-    if bool(((digits < 0) | (digits > top)).any()):
-        raise DataError("digits outside their levels; expected each to round to 0 .. levels - 1")
-    offset = bounded.double() - digits
-    margins = torch.stack(
-        [
-            torch.where(digits > 0, offset + 0.5, torch.inf),  # to the boundary below, where there is a level there
-            torch.where(digits < top, 0.5 - offset, torch.inf),
-        ]
-    )
-    margin, side = margins.min(0)
-    least = margin.argmin(1, keepdim=True)
-    step = torch.zeros_like(digits).scatter_(1, least, (2 * side - 1).gather(1, least))
-    return torch.where((coin <= alpha)[:, None], digits + step, digits)

@@ -40,6 +40,23 @@ def block_spectrum(z: ArrayT, *, block: int = 8) -> ArrayT:
     Raises:
         DataError: if it is no such latent.
     """
+    means = floats(block_amplitudes(z, block=block), "amplitudes", "(B, C, N)").mean(0)
+    return same_kind(means / means[:, :1], z)
+
+
+def block_amplitudes(z: ArrayT, *, block: int = 8) -> ArrayT:
+    """Mean amplitude of each block-DCT coefficient of each picture: what `block_spectrum` averages over pictures.
+
+    Args:
+        z: (B, C, H, W), H and W multiples of the block.
+        block: side of a block.
+
+    Returns:
+        float64, (B, C, block^2), in JPEG's zigzag order.
+
+    Raises:
+        DataError: if it is no such latent.
+    """
     x = floats(z, "latent", "(B, C, H, W)")
     batch, channels, height, width = x.shape
     block = whole(block, "side of a block", 1)
@@ -47,9 +64,8 @@ def block_spectrum(z: ArrayT, *, block: int = 8) -> ArrayT:
         raise DataError(f"block spectrum of a {height}x{width} latent: expected sides in multiples of {block}")
     basis = _dct(block, x)
     tiles = x.view(batch, channels, height // block, block, width // block, block)
-    found = torch.einsum("ui,bcyixj,vj->bcyxuv", basis, tiles, basis).abs().mean((0, 2, 3)).flatten(1)
-    ordered = found[:, torch.tensor(_zigzag(block), device=x.device)]
-    return same_kind(ordered / ordered[:, :1], z)
+    found = torch.einsum("ui,bcyixj,vj->bcyxuv", basis, tiles, basis).abs().mean((2, 3)).flatten(2)
+    return same_kind(found[..., torch.tensor(_zigzag(block), device=x.device)], z)
 
 
 def radial_spectrum(z: ArrayT, *, bins: int = 16, center: bool = True, remove_dc: bool = True) -> ArrayT:

@@ -1,0 +1,314 @@
+"""Diagnostics of a latent space that need thousands of pictures: iFID, pFID, label purity, token gain, CKNNA.
+
+Of pictures that are compared as two sets the odd ones are the second. All draws belong to a picture's id.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtbench import device, images, measures
+from vtbench.backbones import foundation
+from vtbench.errors import DataError
+from vtbench.measures import Column, Missing, Outcome, Table, function
+from vtbench.measures.latents import NO_CODES, RATES, Columns, Seen, changed, each, pooled
+from vtbench.measures.sets import INCEPTION
+from vtbench.metrics import latents
+from vtbench.metrics.frechet import frechet_distance
+from vtbench.metrics.latents import probes
+from vtbench.results import Score
+from vtbench.statistics import jackknife_interval
+from vtbench.types import Key
+
+Array = np.ndarray[Any, Any]
+
+NEIGHBOURS = 10
+"""k of iFID and of CKNNA."""
+
+CLIP = 0.95
+"""Quantile to which features are clipped before CKNNA, as published."""
+
+NOISE = (0.05, 0.1, 0.15, 0.2)
+
+MOVED = "turned and scaled"
+
+LABELS = ("class", "label")
+"""Attributes that may say what is on a picture; else the folder that it lies in."""
+
+AT_ONCE = 8
+"""Pictures that are decoded together where all of them are here."""
+
+POOLED, LATENT, SHAPE = (Key("latent_sets", name, "raw") for name in ("pooled", "latent", "shape"))
+SEEN = Key("latent_sets", "foundation", "raw")
+
+REFERENCE = Key("features", f"{INCEPTION.replace(':', '.')}/reference", "raw")
+"""Inception's features of the originals, which the measure `sets` keeps."""
+
+
+class Measure(measures.Measure):
+    """Keeps of every picture what the totals are made of."""
+
+    _features: foundation.Features | None = None
+
+    @functools.cached_property
+    def _inception(self) -> Callable[[Tensor], Array]:
+        network: Callable[[Tensor], Array] = function(INCEPTION)(self.context.device)
+        return network
+
+    def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
+        """Give what totals are made of; nothing has a value of its own."""
+        bottleneck = self.context.bottleneck
+        if bottleneck is None or bottleneck.closed:
+            return {}
+        seen = Seen(
+            bottleneck=bottleneck,
+            ids=tuple(sample.id for sample in outcome.samples),
+            pictures=outcome.reference.to(self.context.device),
+            plain=outcome.reconstruction.to(self.context.device),
+            codes=outcome.codes,
+            z=bottleneck.latent(outcome.codes),
+        )
+        found: Columns = {POOLED: list(pooled(seen.z).cpu().numpy())}
+        if "ifid" in self.names:
+            found[LATENT] = list(seen.z.float().flatten(1).cpu().numpy())
+            found[SHAPE] = [np.array(seen.z.shape[1:])] * len(seen.ids)
+        if "pfid" in self.names:
+            found |= each(self._perturbed, ["pfid"], seen)
+        if "cknna" in self.names:
+            found |= self._foundation(seen)
+        if {"cknna_se", "cknna_change"} & {*self.names} and not self._is_file:
+            for change in (MOVED, *(f"noise {level:g}" for level in NOISE)):
+                found |= each(functools.partial(self._changed, change), ["cknna_se"], seen)
+        return found
+
+    @property
+    def _is_file(self) -> bool:
+        return self.context.foundation.endswith(".npz")
+
+    def _perturbed(self, seen: Seen, found: Columns) -> None:
+        if seen.bottleneck.changes is None:
+            raise DataError(NO_CODES)
+        for rate, codes in zip(RATES, changed(seen, RATES), strict=True):
+            found[Key("pfid", f"{rate:g}", "raw")] = list(self._inception(seen.decode(codes)))
+
+    def _foundation(self, seen: Seen) -> Columns:
+        place = self.context.foundation
+        if self._is_file:
+            if self._features is None:
+                self._features = foundation.read(place)
+            rows = self._features.rows
+            return {
+                SEEN: [rows.get(name) for name in seen.ids],
+                Key("cknna"): [
+                    None if name in rows else Missing(f"the file of features has no picture {name}")
+                    for name in seen.ids
+                ],
+            }
+        model = foundation.load(place, self.context.device)
+        return {SEEN: list(model.features(seen.pictures).cpu().numpy())}
+
+    def _changed(self, change: str, seen: Seen, found: Columns) -> None:
+        """Show tokenizer and foundation model the same changed pictures, each by itself."""
+        model = foundation.load(self.context.foundation, self.context.device)
+        sides: tuple[list[Array], list[Array]] = ([], [])
+        for name, picture in zip(seen.ids, seen.pictures, strict=True):
+            scale, altered = 1.0, _altered(picture, name, change)
+            if change == MOVED:
+                turn, scale = latents.se_transforms(1, seed=_number(name))[0]
+                moved = latents.se_apply(picture.permute(1, 2, 0), turn, scale)
+                altered = images.to_uint8(moved)
+            if scale != 1.0:
+                seen.bottleneck.check_any_size()
+            z = seen.bottleneck.latent(seen.bottleneck.tokenizer.encode(altered[None]))
+            sides[0].append(pooled(z)[0].cpu().numpy())
+            sides[1].append(model.features(altered[None], scale=scale)[0].cpu().numpy())
+        found[Key("cknna_se", f"{change}, latent", "raw")] = sides[0]
+        found[Key("cknna_se", f"{change}, foundation", "raw")] = sides[1]
+
+    def scores(self, table: Table) -> dict[str, Score]:
+        """Make each value of all pictures together."""
+        bottleneck = self.context.bottleneck
+        closed = bottleneck.closed if bottleneck else None
+        ways: Mapping[str, Callable[[Table], dict[str, Score]]] = {
+            "ifid": self._ifid,
+            "pfid": self._pfid,
+            "purity": self._purity,
+            "token_gain": self._gain,
+            "cknna": self._cknna,
+            "cknna_se": self._cknna_se,
+            "cknna_change": lambda table: {},
+        }
+        found: dict[str, Score] = {}
+        for metric in self.metrics:
+            if closed and (metric.name != "token_gain" or self.context.kind != "discrete"):  # its codes are seen
+                found[metric.name] = _missing(table, closed)
+                continue
+            try:
+                with device.exact():
+                    found |= ways[metric.name](table)
+            except DataError as error:
+                found[metric.name] = _missing(table, str(error))
+        if "cknna_change" in self.names and not closed:
+            found["cknna_change"] = _change(found, table)
+        return found
+
+    def _ifid(self, table: Table) -> dict[str, Score]:
+        places, (flat, shapes, features) = table.together(LATENT, SHAPE, REFERENCE)
+        if len(places) < 2 * (NEIGHBOURS + 1):
+            raise DataError(_no(table, "ifid", "rfid's features of the originals too"))
+        bottleneck = self.context.bottleneck
+        assert bottleneck is not None
+        names = [str(name) for name in table.values(Key("id"))]
+        asked, others = np.arange(0, len(places), 2), np.arange(1, len(places), 2)
+        z = torch.from_numpy(flat)
+        nearest, weights = latents.interpolation_partners(z[asked], z[others], k=NEIGHBOURS)
+        shares = weights.cumsum(1)
+        size = (self.context.side, self.context.side)
+        made = []
+        for start in range(0, len(asked), AT_ONCE):
+            part = range(start, min(start + AT_ONCE, len(asked)))
+            drawn = []
+            for row in part:
+                coin = probes.generator(names[places[asked[row]]], "partner").random()
+                rank = min(int((shares[row] <= coin).sum()), NEIGHBOURS - 1)
+                drawn.append(others[int(nearest[row, rank])])
+            pair = z[asked[part.start : part.stop]], z[np.array(drawn)]
+            between = latents.slerp(*pair, 0.5).view(len(part), *shapes[0].tolist())
+            pictures, reasons = bottleneck.decode(between.to(bottleneck.tokenizer.device), size)  # type: ignore[arg-type]
+            if reason := next((one for one in reasons if one), None):
+                raise DataError(reason)
+            made.append(self._inception(pictures.to(self.context.device)))
+        value = frechet_distance(features[asked], np.concatenate(made))
+        return {"ifid": Score(value=float(value), scored=len(asked), expected=table.expected)}
+
+    def _pfid(self, table: Table) -> dict[str, Score]:
+        found = {}
+        for rate in RATES:
+            places, (features, made) = table.together(REFERENCE, Key("pfid", f"{rate:g}", "raw"))
+            if len(places) < 2:
+                raise DataError(_no(table, "pfid", "rfid's features of the originals too"))
+            value = float(frechet_distance(features, made))
+            found[f"pfid/{rate:g}"] = Score(value=value, scored=len(places), expected=table.expected)
+        return {"pfid": found[f"pfid/{RATES[1]:g}"], **found}
+
+    def _purity(self, table: Table) -> dict[str, Score]:
+        said = _labels(table)
+        places, (features,) = table.together(POOLED)
+        if len(places) < 2:
+            raise DataError(_no(table, "purity"))
+        known = {label: number for number, label in enumerate(dict.fromkeys(said))}
+        labels = np.array([known[said[place]] for place in places])
+        return {"purity": _total(lambda at: latents.label_purity(features[at], labels[at]), len(places), table)}
+
+    def _gain(self, table: Table) -> dict[str, Score]:
+        if self.context.kind != "discrete":
+            raise DataError(NO_CODES)
+        maps = table.levels("codes", "raw")
+        last = max(maps, key=int) if maps else ""
+        places, (tokens,) = table.together(Key("codes", last, "raw"))
+        if len(places) < 4 or tokens.shape[1] < 2:
+            raise DataError(_no(table, "token_gain"))
+        sizes = self.context.codebook_sizes or (int(tokens.max()) + 1,)
+        size = sizes[min(int(last), len(sizes) - 1)]
+
+        def gain(at: Array) -> float:
+            fit, rest = tokens[at[::2]], tokens[at[1::2]]
+            # Both forms code the same tokens: those that have one before them.
+            alone = latents.heldout_bits(fit, rest[:, 1:], size)
+            return alone - latents.heldout_bits(fit, rest, size, context="previous")
+
+        return {"token_gain": _total(gain, len(places), table)}
+
+    def _cknna(self, table: Table) -> dict[str, Score]:
+        places, (mine, theirs) = table.together(POOLED, SEEN)
+        value = self._aligned(mine, theirs, table, "cknna")
+        null = NEIGHBOURS / len(places)
+        return {
+            "cknna": Score(value=value, scored=len(places), expected=table.expected),
+            "cknna/null": Score(value=null, scored=len(places), expected=table.expected),
+        }
+
+    def _cknna_se(self, table: Table) -> dict[str, Score]:
+        if self._is_file:
+            raise DataError("a file of features knows no changed pictures; name a model with --features")
+        found: dict[str, Score] = {}
+        refused = ""
+        for change in (MOVED, *(f"noise {level:g}" for level in NOISE)):
+            keys = [Key("cknna_se", f"{change}, {side}", "raw") for side in ("latent", "foundation")]
+            places, (mine, theirs) = table.together(*keys)
+            try:
+                value = self._aligned(mine, theirs, table, "cknna_se")
+            except DataError as error:
+                refused = refused or str(error)
+                continue
+            found[f"cknna_se/{change}"] = Score(value=value, scored=len(places), expected=table.expected)
+        if refused:
+            return {"cknna_se": _missing(table, refused), **found}
+        scored = min(score.scored for score in found.values())
+        mean = math.fsum(score.value or 0.0 for score in found.values()) / len(found)
+        return {"cknna_se": Score(value=mean, scored=scored, expected=table.expected), **found}
+
+    def _aligned(self, mine: Array, theirs: Array, table: Table, name: str) -> float:
+        if len(mine) <= NEIGHBOURS + 1:
+            raise DataError(_no(table, name))
+        value = latents.cknna(mine, theirs, k=NEIGHBOURS, clip=CLIP)
+        if math.isnan(value):
+            raise DataError("it is not a number: the self-similarities have a negative product")
+        return value
+
+
+def _altered(picture: Tensor, name: str, change: str) -> Tensor:
+    """Add the noise that belongs to a picture, or none."""
+    if change == MOVED:
+        return picture
+    level = float(change.removeprefix("noise "))
+    return latents.se_noise(picture.permute(1, 2, 0), level, index=0, seed=_number(name)).permute(2, 0, 1)
+
+
+def _number(name: str) -> int:
+    """The number of a picture for its draws; published code counts the pictures, here it follows from the id."""
+    return int.from_bytes(hashlib.sha256(f"se:{name}".encode()).digest()[:4], "little")
+
+
+def _labels(table: Table) -> list[str]:
+    for name in LABELS:
+        said = table.attribute(name)
+        if said and None not in said:
+            return [str(label) for label in said]
+    folders = [str(name).rpartition("/")[0] for name in table.values(Key("id"))]
+    if all(folders) and len(set(folders)) > 1:
+        return folders
+    raise DataError("labels are not known: a column `class` of metadata.csv, or a folder a class, says them")
+
+
+def _change(found: Mapping[str, Score], table: Table) -> Score:
+    clean, moved = (found.get(name) for name in ("cknna", "cknna_se"))
+    if clean is None or moved is None or clean.value is None or moved.value is None:
+        reasons = [score.reason for score in (moved, clean) if score and score.reason]
+        return _missing(table, reasons[0] if reasons else "cknna and cknna_se are not measured")
+    if clean.value == 0:
+        return _missing(table, "CKNNA of the clean pictures is 0")
+    value = (moved.value - clean.value) / abs(clean.value)
+    return Score(value=value, scored=moved.scored, expected=table.expected)
+
+
+def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:
+    ends = jackknife_interval(value, count) or (None, None)
+    return Score(value=value(np.arange(count)), low=ends[0], high=ends[1], scored=count, expected=table.expected)
+
+
+def _missing(table: Table, reason: str) -> Score:
+    return Score(value=None, reason=reason, scored=0, expected=table.expected)
+
+
+def _no(table: Table, name: str, also: str = "") -> str:
+    said = table.reason(name)
+    return said if said != measures.NO_PICTURE else f"too few pictures{f', or it needs {also}' if also else ''}"
