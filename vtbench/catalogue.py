@@ -155,9 +155,7 @@ def _curve(
 
 
 _PAE = "PAE (arXiv 2605.07915), read in summaries alone: "
-_IREPA = (
-    "iREPA (arXiv 2512.10794): absolute r above .85 with the gFID of REPA over 27 encoders, as targets of the alignment"
-)
+_IREPA = "iREPA (arXiv 2512.10794): absolute r above .85 with the gFID of REPA, 27 encoders as targets of the alignment"
 _GRIDS = "Shown of encoders as targets, not of tokenizers; on 16x16 places, others are pooled to them"
 _OFFSET = f"{_GRIDS}; an offset that all places share raises all cosines: read the centred form."
 _ROBUST = (
@@ -323,26 +321,16 @@ _LATENTS = (
         total="block_high",
     ),
     _latent(
-        *(
-            "scale_rise",
-            "scaled",
-            "lower",
-            4,
-            "LPIPS that scaling the latent by .5 and .75 costs, beyond scaling the reconstruction",
-        ),
+        *("scale_rise", "scaled", "lower", 4),
+        "LPIPS that scaling the latent by .5 and .75 costs, beyond scaling the reconstruction",
         _EQ,
         "A tokenizer that takes one size only has none.",
         of="scales",
         needs=("lpips-alex",),
     ),
     _latent(
-        *(
-            "turn_rise",
-            "turned",
-            "lower",
-            4,
-            "LPIPS that quarter turns of the latent cost, beyond turning the reconstruction",
-        ),
+        *("turn_rise", "turned", "lower", 4),
+        "LPIPS that quarter turns of the latent cost, beyond turning the reconstruction",
         _EQ,
         "Turned latents are out of the decoder's training distribution.",
         of="turns",

@@ -261,7 +261,12 @@ def missing(group: Sequence[Run]) -> list[str]:
         for name, score in run.scores.items():
             if score.reason and name not in apart:
                 names.setdefault(score.reason, set()).add(name)
-    return sorted(f"{', '.join(sorted(names[reason]))}: {reason}" for reason in names)
+    place = {name: position for position, name in enumerate(metrics())}
+
+    def listed(own: set[str]) -> str:
+        return ", ".join(sorted(own, key=lambda name: (place.get(name.partition("/")[0], len(place)), name)))
+
+    return sorted(f"{listed(own)}: {reason}" for reason, own in names.items())
 
 
 def pictures(group: Sequence[Run]) -> list[str]:

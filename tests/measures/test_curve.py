@@ -112,10 +112,10 @@ def test_the_pictures_of_a_step_are_those_of_the_network() -> None:
 
 def test_any_task_takes_it_on_the_command_line() -> None:
     own = cards.find_task("stability")
-    adapted = _adapted(own, ["curve_psnr", "curve_bpp", "homogeneity"], None)
+    adapted = _adapted(own, ["curve_psnr", "curve_bpp", "homogeneity"], None, None)
     assert adapted.metrics == (*own.metrics, "curve_psnr", "curve_bpp", "homogeneity")
     with pytest.raises(CardError, match="--metric mtf: belongs to certain tasks"):
-        _adapted(own, ["mtf"], None)
+        _adapted(own, ["mtf"], None, None)
 
 
 def test_a_tokenizer_without_steps_says_so() -> None:
