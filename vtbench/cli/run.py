@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vtbench import cards, catalogue, files, protocols
+from vtbench import cards, catalogue, files, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
 from vtbench.errors import CardError, VtbenchError
@@ -83,10 +83,19 @@ def run(
         str | None, typer.Option(metavar="I/N", help="Compute the I-th of N parts, from 1; the last one merges.")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a process that writes the same run.")] = 600,
+    keep_pictures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="worst:N|all",
+            help="Keep originals and reconstructions losslessly beside the per-image table: the N worst by the metric "
+            "that ranks, with the median and the best, or all. `vtbench report` shows them.",
+        ),
+    ] = None,
     cards_folder: CardsOption = None,
 ) -> None:
     """Run tokenizers through tasks: the main job."""
     rank, world = _place(shards)
+    wish = kept.parse(keep_pictures) if keep_pictures is not None else None
     task_cards = [_adapted(card, metric, ocr) for card in tasks_of(task, cards_folder)]
     chosen = tokenizers_of(tokenizer, weights, cards_folder) if tokenizer else []
     folders: dict[str, Mapping[str, Tensor]] = {}
@@ -154,6 +163,8 @@ def run(
                             progress=bar.update,
                         )
                     done += [found] if found is not None else []
+                    if found is not None and wish is not None:
+                        kept.keep(loaded, its_task, found, work / found.task / found.name, wish)
             except VtbenchError:
                 raise
             except Exception as error:
