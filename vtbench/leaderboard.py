@@ -58,7 +58,7 @@ def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
     eligible = [run for run in group if why[id(run)] is None]
     for run in eligible:
         why[id(run)] = _unlike(run, eligible)
-    primary = _primary(group)
+    primary = primary_of(group)
     ceiling = [_badness(run, primary) for run in group if run.tokenizer == CEILING and why[id(run)] is None]
 
     def place(run: Run) -> tuple[bool, float, float, str]:
@@ -96,7 +96,8 @@ def _majority(values: Iterable[object]) -> object:
     return max(Counter(values).items(), key=lambda item: (item[1], str(item[0])))[0]
 
 
-def _primary(group: Sequence[Run]) -> str:
+def primary_of(group: Sequence[Run]) -> str:
+    """Name the metric that ranks in a table."""
     return str(_majority(run.primary for run in group))
 
 
@@ -221,7 +222,7 @@ def ranking(standings: Sequence[Standing]) -> str:
     """Draw the runs of one table as Markdown, best first."""
     group = [standing.run for standing in standings]
     names = [name for name in measured(group) if name not in ("bpp", "bpp_entropy", "code_perplexity")]
-    primary = _primary(group)
+    primary = primary_of(group)
     heads = [f"**{_head(name)}**" if name == primary else _head(name) for name in names]
     lines = [
         ["", "tokenizer", "bits/pixel", "tokens", *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from vtbench import __version__
-from vtbench.cli import judge, look, machine, run, sheet
+from vtbench.cli import judge, look, machine, report, run, sheet
 from vtbench.cli._terminal import app, complaints, console, one_line, prepare
 from vtbench.errors import VtbenchError
 
-__all__ = ["app", "judge", "look", "machine", "main", "run", "sheet"]
+__all__ = ["app", "judge", "look", "machine", "main", "report", "run", "sheet"]
 
 
 def main() -> None:
