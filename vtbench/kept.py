@@ -144,8 +144,11 @@ def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish) -
     _, path = results.find_run(folder, folder)
     table = results.read_images(path)
     name = ranking_column(run, table.columns)
-    rows = by_badness(table, name) if name else list(range(len(table)))
-    chosen = rows if wish.worst is None else list(dict.fromkeys((*rows[: wish.worst], *best_median_worst(rows))))
+    if wish.worst is None or name is None:
+        chosen = [row for row, reason in enumerate(table["reason"]) if not isinstance(reason, str)]
+    else:
+        rows = by_badness(table, name)
+        chosen = list(dict.fromkeys((*rows[: wish.worst], *best_median_worst(rows))))
     wanted = sorted(int(table["index"][row]) for row in chosen)
     there = {picture.index for picture in read(folder, run)}
     if set(wanted) <= there:

@@ -64,11 +64,13 @@ def named(run: Run) -> str:
 
 
 def columns(group: Sequence[Run]) -> list[Json]:
-    """Say which metrics a table shows, the rate first, each with the scale that its whiskers share."""
+    """Say which metrics a table shows, each with the scale that its whiskers share: first the rate and what ranks."""
     found = []
-    for name in _in_order(leaderboard.measured(group)):
+    for name in _in_order(leaderboard.measured(group), leaderboard.primary_of(group)):
         metric = find_metric(name)
-        known = [score for run in group if (score := run.scores.get(name)) is not None]
+        # The ceiling and the bottom would squeeze all others into a corner.
+        between = [run for run in group if run.family != rates.CONTROLS] or group
+        known = [score for run in between if (score := run.scores.get(name)) is not None]
         ends = [end for score in known for end in (score.value, score.low, score.high)]
         finite = [end for end in ends if end is not None and math.isfinite(end)]
         found.append(
@@ -78,14 +80,13 @@ def columns(group: Sequence[Run]) -> list[Json]:
                 "arrow": metric.arrow,
                 "description": metric.description,
                 "scale": (min(finite), max(finite)) if finite else (0.0, 0.0),
-                "whiskers": any(score.low is not None for score in known),
             }
         )
     return found
 
 
-def _in_order(names: Sequence[str]) -> list[str]:
-    first = [name for name in ("bpp", "latent_values") if name in names]
+def _in_order(names: Sequence[str], primary: str) -> list[str]:
+    first = [name for name in ("bpp", "latent_values", primary) if name in names]
     return [*first, *(name for name in names if name not in first)]
 
 
@@ -106,7 +107,7 @@ def cell(score: Score | None, column: Json) -> Json:
         said["interval"] = f"{low} to {high}"
         said["low"], said["high"] = number(score.low, 9), number(score.high, 9)
         start, end = column["scale"]
-        if all(map(math.isfinite, (score.low, score.value, score.high))) and end > start:
+        if start <= score.low and score.high <= end and end > start:
             places = [2 + (WIDTH - 4) * (at - start) / (end - start) for at in (score.low, score.value, score.high)]
             said["whisker"] = [round(place, 1) for place in places]
     if score.scored != score.expected:

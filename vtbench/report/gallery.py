@@ -64,7 +64,7 @@ def gallery(run: Run, path: Path, shelf: Shelf) -> Json:
         shelf: where the pictures go; one inside the page takes the best, the median and the worst alone.
 
     Returns:
-        None where the table has no value of a single picture.
+        None where the table has no value of a single picture. Pictures stand in it worst first.
 
     Raises:
         ResultError: if the table or the list of kept pictures is damaged.
@@ -74,13 +74,14 @@ def gallery(run: Run, path: Path, shelf: Shelf) -> Json:
     order = kept.ranking_column(run, names)
     if order is None or "id" not in table.columns or "index" not in table.columns:
         return None
-    rows = kept.by_badness(table, order)
+    ordered = kept.by_badness(table, order)
+    rows = [*ordered, *sorted(set(range(len(table))) - set(ordered))]  # those without a value last
     chosen = _thinned(rows)
     pictures = {picture.index: picture for picture in kept.read(path.parent, run)}
     indices = [int(value) for value in table["index"]]
     shown = [row for row in rows if indices[row] in pictures]
     if shelf.folder is None:
-        shown = kept.best_median_worst(shown)
+        shown = kept.best_median_worst([row for row in shown if row in set(ordered)])
     chosen += [row for row in shown if row not in set(chosen)]
     return {
         "order": order,

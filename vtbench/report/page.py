@@ -91,11 +91,11 @@ def _table(run: Run, work: Path) -> Path | None:
 
 
 def _metrics(runs: Sequence[Run]) -> Json:
-    names = {name.partition("/")[0] for run in runs for name in run.scores} & set(metrics())
+    names = {name.partition("/")[0] for run in runs for name in run.scores}
     return {
         name: [metric.title, metric.direction, metric.digits, metric.arrow]
-        for name in sorted(names)
-        for metric in (find_metric(name),)
+        for name, metric in metrics().items()
+        if name in names
     }
 
 

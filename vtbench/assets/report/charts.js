@@ -52,13 +52,20 @@ function shorter(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-// spec: {title, x: {label, log, words}, y: {label}, series: [{name, line, points: [{x, y, low, high, name, hollow}]}],
+function ticks(chart, splits, axis, space, step) {
+  const decimals = Math.max(0, Math.min(8, -Math.floor(Math.log10(step) + 1e-9)));
+  const places = Math.abs(step * 10 ** decimals - Math.round(step * 10 ** decimals)) > 1e-6 ? decimals + 1 : decimals; // 2.5, 0.25
+  return splits.map((value) => value.toFixed(places));
+}
+
+// spec: {title, note, x: {label, log, words}, y: {label}, series: [{name, line, points: [{x, y, low, high, name, hollow}]}],
 //        lines: [y], frontier: [[x, y]], pick(point), labels}
 function drawChart(place, spec) {
   place.chart?.destroy();
   place.chart = null;
   place.replaceChildren();
   if (spec.title) place.append(element("h4", {}, spec.title));
+  if (spec.note) place.append(element("p", { class: "note" }, spec.note));
   const series = spec.series
     .map((one) => ({ ...one, points: one.points.filter((p) => Number.isFinite(p.x) && Number.isFinite(p.y) && (!spec.x.log || p.x > 0)) }))
     .filter((one) => one.points.length);
@@ -125,6 +132,7 @@ function drawChart(place, spec) {
     context.save();
     context.font = `${11 * ratio}px system-ui, "Liberation Sans", sans-serif`;
     context.textBaseline = "middle";
+    context.textAlign = "left";
     for (const level of spec.lines ?? []) {
       context.strokeStyle = faint;
       context.setLineDash([5 * ratio, 4 * ratio]);
@@ -186,11 +194,10 @@ function drawChart(place, spec) {
       axis(spec.x.label, {
         ...(words ? { splits: () => words.map((_, at) => at), values: () => words } : {
           space: 55,
-          values: (u, splits) => splits.map((value) => (value === null ? "" : shorter(value))),
-          ...(spec.x.log ? { splits: () => logSplits(xs), filter: (u, splits) => splits } : {}),
+          ...(spec.x.log ? { splits: () => logSplits(xs), filter: (u, splits) => splits, values: (u, splits) => splits.map(shorter) } : { values: ticks }),
         }),
       }),
-      axis(spec.y.label, { size: 62, values: (u, splits) => splits.map((value) => shorter(value)) }),
+      axis(spec.y.label, { size: 66, values: ticks }),
     ],
     series: [{}, ...series.map((one) => ({ label: one.name, paths, points: { show: false } }))],
     hooks: { drawClear: [() => { taken = []; }], draw: [finish] },
@@ -219,7 +226,7 @@ function drawChart(place, spec) {
     chart.over.style.cursor = p && spec.pick ? "pointer" : "";
     if (!p) return;
     const interval = Number.isFinite(p.low) && p.low !== null ? ` (${shorter(p.low)} to ${shorter(p.high)})` : "";
-    tip.textContent = `${p.name}\n${spec.x.label}: ${words ? words[p.x] : shorter(p.x)}\n${spec.y.label}: ${shorter(p.y)}${interval}`;
+    tip.textContent = `${p.name}\n${spec.x.label}: ${words ? words[Math.round(p.x)] : shorter(p.x)}\n${spec.y.label}: ${shorter(p.y)}${interval}`;
     const [x, y] = [chart.over.offsetLeft + chart.valToPos(p.x, "x"), chart.over.offsetTop + chart.valToPos(p.y, "y")];
     tip.style.left = `${Math.min(x + 10, box.clientWidth - tip.offsetWidth - 2)}px`;
     tip.style.top = `${Math.max(0, y - tip.offsetHeight - 8)}px`;
@@ -280,7 +287,7 @@ function valuesTable(spec, series, words) {
     const body = element("tbody");
     for (const one of series) {
       for (const p of one.points) {
-        const cells = [words ? words[p.x] : shorter(p.x), shorter(p.y), Number.isFinite(p.low) && p.low !== null ? `${shorter(p.low)} to ${shorter(p.high)}` : ""];
+        const cells = [words ? words[Math.round(p.x)] : shorter(p.x), shorter(p.y), Number.isFinite(p.low) && p.low !== null ? `${shorter(p.low)} to ${shorter(p.high)}` : ""];
         const row = element("tr", {}, element("th", { scope: "row" }, one.line && !spec.whole ? `${one.name}: ${p.name}` : p.name));
         cells.forEach((cell) => row.append(element("td", { class: "num" }, cell)));
         body.append(row);
@@ -289,7 +296,7 @@ function valuesTable(spec, series, words) {
     const head = element("tr");
     for (const title of ["", spec.x.label, spec.y.label, "95% interval"]) head.append(element(title ? "th" : "td", title ? { scope: "col" } : {}, title));
     const table = element("table", {}, element("thead", {}, head), body);
-    details.append(element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Values of the chart" }, table));
+    details.append(element("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Values of the chart" }, table));
   });
   return details;
 }

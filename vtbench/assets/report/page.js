@@ -191,23 +191,25 @@
       section.querySelector(".pick summary").textContent = `Runs in the curves: ${chosen.length} of ${table.runs.length}`;
       const xs = Object.values(one.series).flat().map(([x]) => x);
       const log = !one.labels.length && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) >= 6;
-      const series = chosen.filter((run) => one.series[run]).map((run) => ({
+      const drawn = chosen.filter((run) => one.series[run]);
+      const series = drawn.map((run, at) => ({
         name: data.runs[run].name, line: !one.labels.length,
         points: one.series[run].map(([x, ...ends]) => {
           const [y, low, high] = ends.map(number);
-          return { x, y, low, high, name: data.runs[run].name };
+          const aside = one.labels.length ? (0.5 * (at - (drawn.length - 1) / 2)) / drawn.length : 0; // words: beside each other
+          return { x: x + aside, y, low, high, name: data.runs[run].name };
         }),
       }));
-      const threshold = one.line !== null ? legibility(chosen) : "";
       drawChart(section.querySelector(".chart"), {
-        title: one.line === null ? one.title : `${one.title}; under the dashed line, at ${one.line}, text is legible${threshold}`,
+        title: one.title, note: one.line === null ? "" : `Under the dashed line, at ${one.line}, text is legible${legibility(chosen)}`,
         x: { label: one.axis, log, words: one.labels }, y: { label: headed(one.metric) }, series, lines: one.line === null ? [] : [one.line], whole: true,
       });
     }
 
     function legibility(chosen) {
       const known = chosen.map((run) => [run, score(run, "legibility")]).filter(([, value]) => value);
-      return known.length ? `. Legible from: ${known.map(([run, value]) => `${data.runs[run].name} ${digits("legibility", value[0])} px`).join(", ")}` : "";
+      const shown = ([run, value]) => `${data.runs[run].name} ${digits("legibility", value[0])}${value[1] === null ? "" : ` (${digits("legibility", value[1])} to ${digits("legibility", value[2])})`}`;
+      return known.length ? `. Legible from, in px with 95% interval: ${known.map(shown).join(", ")}.` : ".";
     }
     select.addEventListener("input", redraw);
     picked.addEventListener("input", redraw);
@@ -401,9 +403,9 @@
       panel.querySelector(".result").replaceChildren(
         element("h3", {}, "Surroundings"),
         ...(one.task === other.task ? [] : [element("p", {}, "These are runs of two tasks: their scores are of other pictures.")]),
-        facts.length ? table(["", one.name, other.name], facts.map((name) => [name, one.facts[name] ?? "–", other.facts[name] ?? "–"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
+        facts.length ? table(["what", one.name, other.name], facts.map((name) => [name, one.facts[name] ?? "–", other.facts[name] ?? "–"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
         element("h3", {}, "Scores"),
-        table(["", one.name, other.name, "second − first"], rows, "Scores"),
+        table(["metric", one.name, other.name, "second − first"], rows, "Scores"),
       );
     }
     first.addEventListener("input", redraw);
