@@ -64,7 +64,7 @@ def photographs() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def report_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with results/ and work/ of some tokenizers on four pictures of two tasks, three pictures kept of each."""
+    """A folder with results/ and work/ of some tokenizers on four pictures of two tasks; three pictures kept."""
     from vtbench.cli import run
 
     place = tmp_path_factory.mktemp("report")

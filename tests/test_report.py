@@ -107,7 +107,9 @@ def test_gallery_has_the_values_of_single_pictures(report_demo: Path) -> None:
         assert shown["of"] == len(table) == len(shown["ids"])
         for name in shown["metrics"]:
             wanted = [table[name][picture] for picture in shown["ids"]]
-            got = [math.nan if one is None else float(str(one).replace("Infinity", "inf")) for one in shown["values"][name]]
+            got = [
+                math.nan if one is None else float(str(one).replace("Infinity", "inf")) for one in shown["values"][name]
+            ]
             assert got == pytest.approx(wanted, rel=1e-5, nan_ok=True)
 
 
@@ -134,7 +136,10 @@ CURVE = [at("jpeg-q5", 0.2, 0.5), at("jpeg-q30", 0.5, 0.3), at("jpeg-q60", 0.9, 
 
 
 def test_a_curve_of_half_the_bits_saves_half() -> None:
-    half = [at(f"half-{i}", (run.scores["bpp"].value or 0) / 2, run.scores["lpips"].value or 0, "half") for i, run in enumerate(CURVE)]
+    half = [
+        at(f"half-{i}", (run.scores["bpp"].value or 0) / 2, run.scores["lpips"].value or 0, "half")
+        for i, run in enumerate(CURVE)
+    ]
     saving = rates.saving(rates.Curve(half, "lpips"), rates.Curve(CURVE, "lpips"))
     assert saving.percent == pytest.approx(-50.0)
     assert (saving.low, saving.high) == (-0.5, -0.1)
@@ -147,7 +152,9 @@ def test_rate_difference_is_that_of_a_numeric_integral() -> None:
     found = rates.saving(rates.Curve(other, "lpips"), rates.Curve(CURVE, "lpips"))
     quality = np.linspace(-0.45, -0.15, 200_001)
     logs = [
-        PchipInterpolator([-(r.scores["lpips"].value or 0) for r in runs], np.log([r.scores["bpp"].value for r in runs]))(quality)
+        PchipInterpolator(
+            [-(r.scores["lpips"].value or 0) for r in runs], np.log([r.scores["bpp"].value for r in runs])
+        )(quality)
         for runs in (other, CURVE)
     ]
     assert found.percent == pytest.approx(100 * np.expm1(np.trapezoid(logs[0] - logs[1], quality) / 0.3), rel=1e-6)
@@ -174,30 +181,73 @@ def test_outside_the_overlap_no_rate_is_given() -> None:
 
 
 def test_frontier_leaves_out_what_is_beaten_and_what_has_no_bits() -> None:
-    runs = [*CURVE, at("beaten", 0.6, 0.4, "x"), at("cheap", 0.1, 0.6, "x"), at("floats", None, 0.01, "x"), at("control-identity", 24.0, 0.0, "control")]
-    assert [run.tokenizer for run in rates.frontier(runs, "lpips")] == ["cheap", "jpeg-q5", "jpeg-q30", "jpeg-q60", "jpeg-q75"]
-    assert [run.tokenizer for run in rates.frontier(runs[::-1], "lpips")] == ["cheap", "jpeg-q5", "jpeg-q30", "jpeg-q60", "jpeg-q75"]
+    runs = [
+        *CURVE,
+        at("beaten", 0.6, 0.4, "x"),
+        at("cheap", 0.1, 0.6, "x"),
+        at("floats", None, 0.01, "x"),
+        at("control-identity", 24.0, 0.0, "control"),
+    ]
+    assert [run.tokenizer for run in rates.frontier(runs, "lpips")] == [
+        "cheap",
+        "jpeg-q5",
+        "jpeg-q30",
+        "jpeg-q60",
+        "jpeg-q75",
+    ]
+    assert [run.tokenizer for run in rates.frontier(runs[::-1], "lpips")] == [
+        "cheap",
+        "jpeg-q5",
+        "jpeg-q30",
+        "jpeg-q60",
+        "jpeg-q75",
+    ]
 
 
 def test_rate_classes_never_mix_bits_and_floats() -> None:
     floats = at("floats", None, 0.1)
-    floats = floats.model_copy(update={"scores": {**floats.scores, "latent_values": Score(value=0.25, scored=1, expected=1)}})
-    named = [rates.rate_class(run) for run in (at("a", 0.25, 0.1), floats, at("b", 0.3, 0.1), at("c", 0.001, 0.1), at("d", 24.0, 0.1), at("e", None, 0.1))]
-    assert named == ["0.1 to 0.3 bits/pixel", "0.1 to 0.3 values/pixel", "0.3 to 1 bits/pixel", "under 0.03 bits/pixel", "from 3 bits/pixel", "no rate"]
+    floats = floats.model_copy(
+        update={"scores": {**floats.scores, "latent_values": Score(value=0.25, scored=1, expected=1)}}
+    )
+    named = [
+        rates.rate_class(run)
+        for run in (
+            at("a", 0.25, 0.1),
+            floats,
+            at("b", 0.3, 0.1),
+            at("c", 0.001, 0.1),
+            at("d", 24.0, 0.1),
+            at("e", None, 0.1),
+        )
+    ]
+    assert named == [
+        "0.1 to 0.3 bits/pixel",
+        "0.1 to 0.3 values/pixel",
+        "0.3 to 1 bits/pixel",
+        "under 0.03 bits/pixel",
+        "from 3 bits/pixel",
+        "no rate",
+    ]
 
 
 def test_ties_lie_inside_each_others_interval() -> None:
     runs = [at("a", 0.1, 0.10), at("b", 0.1, 0.11), at("c", 0.1, 0.125), at("d", 0.1, 0.5)]
     (standings,) = leaderboard.tables(runs).values()
     assert content.ties(standings, "lpips") == {0: "2", 1: "1, 3", 2: "2"}
-    wide = at("a", 0.1, 0.10).model_copy(update={"scores": {"lpips": Score(value=0.1, scored=9, expected=9, low=0.0, high=0.9)}})
+    wide = at("a", 0.1, 0.10).model_copy(
+        update={"scores": {"lpips": Score(value=0.1, scored=9, expected=9, low=0.0, high=0.9)}}
+    )
     (standings,) = leaderboard.tables([wide, at("d", 0.1, 0.5)]).values()
     assert content.ties(standings, "lpips") == {}  # the one holds the other, but not the other way round
 
 
 def test_reported_stands_beside_what_the_same_protocol_measured() -> None:
     scores = {"psnr": Score(value=22.0, scored=29, expected=29)}
-    card = next(card for card in page.content.cards.tokenizers().values() if any(r.protocol == "seed-voken" and r.metric == "psnr" for r in card.reported))
+    card = next(
+        card
+        for card in page.content.cards.tokenizers().values()
+        if any(r.protocol == "seed-voken" and r.metric == "psnr" for r in card.reported)
+    )
     same = make_run(card.name, scores=scores, primary="psnr", protocol="seed-voken")
     other = make_run(card.name, scores=scores, primary="psnr")
     own = make_run(card.name, scores=scores, primary="psnr", protocol="seed-voken", label="mine", weights="local")
@@ -210,17 +260,30 @@ def test_reported_stands_beside_what_the_same_protocol_measured() -> None:
 
 def test_levels_and_groups_become_curves() -> None:
     scores = {f"contrast/{level}": Score(value=level, scored=1, expected=1) for level in (0.5, 0.25)}
-    groups = {"plain_height": {h: {"cer": Score(value=0.1, scored=1, expected=1, low=0.05, high=0.2)} for h in ("12", "8")}, "strings": {"random": {"cer": Score(value=0.3, scored=1, expected=1)}}}
-    found = {one["key"]: one for one in content.curves([make_run(scores={**make_run().scores, **scores}, groups=groups)])}
+    groups = {
+        "plain_height": {h: {"cer": Score(value=0.1, scored=1, expected=1, low=0.05, high=0.2)} for h in ("12", "8")},
+        "strings": {"random": {"cer": Score(value=0.3, scored=1, expected=1)}},
+    }
+    found = {
+        one["key"]: one for one in content.curves([make_run(scores={**make_run().scores, **scores}, groups=groups)])
+    }
     assert found["contrast/level"]["series"][0] == [[0.25, 0.25, None, None], [0.5, 0.5, None, None]]
     assert found["cer/plain_height"]["series"][0] == [[8.0, 0.1, 0.05, 0.2], [12.0, 0.1, 0.05, 0.2]]
     assert found["cer/plain_height"]["line"] == content.LEGIBLE
     assert found["cer/strings"]["labels"] == ["random"]
-    assert [content.position(label) for label in ("scales=3", "0.25", "depth=2", "red-green", "1e-3")] == [3.0, 0.25, 2.0, None, 0.001]
+    assert [content.position(label) for label in ("scales=3", "0.25", "depth=2", "red-green", "1e-3")] == [
+        3.0,
+        0.25,
+        2.0,
+        None,
+        0.001,
+    ]
 
 
 def test_steps_need_two_of_one_tokenizer() -> None:
-    runs = [make_run("a", label=f"s{step}", step=float(step), weights="local") for step in (20, 10)] + [make_run("b", step=1.0)]
+    runs = [make_run("a", label=f"s{step}", step=float(step), weights="local") for step in (20, 10)] + [
+        make_run("b", step=1.0)
+    ]
     assert content.steps(runs) == [{"name": "a", "points": [[10.0, 1], [20.0, 0]]}]
 
 
@@ -234,11 +297,18 @@ def test_kept_pictures_are_those_that_were_scored(report_demo: Path) -> None:
         table = pd.read_parquet(folder / "images.parquet").set_index("index")
         pictures = kept.read(folder, run)
         order = kept.by_badness(table.reset_index(), run.primary)
-        assert {picture.index for picture in pictures} == {int(table.index[row]) for row in {order[0], order[len(order) // 2], order[-1]}}
+        assert {picture.index for picture in pictures} == {
+            int(table.index[row]) for row in {order[0], order[len(order) // 2], order[-1]}
+        }
         for one in pictures:
-            pair = [np.asarray(Image.open(folder / kept.FOLDER / name), dtype=np.float64) for name in (one.original, one.reconstruction)]
+            pair = [
+                np.asarray(Image.open(folder / kept.FOLDER / name), dtype=np.float64)
+                for name in (one.original, one.reconstruction)
+            ]
             error = np.mean((pair[0] - pair[1]) ** 2)
-            assert (math.inf if error == 0 else 10 * math.log10(255**2 / error)) == pytest.approx(table["psnr"][one.index], abs=1e-4)
+            assert (math.inf if error == 0 else 10 * math.log10(255**2 / error)) == pytest.approx(
+                table["psnr"][one.index], abs=1e-4
+            )
             assert bool(one.text) == (run.task == "text")
 
 
@@ -253,7 +323,9 @@ def test_pictures_of_another_table_are_not_shown(report_demo: Path) -> None:
 def test_what_is_kept_is_said_in_one_way(said: str, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"expected all, or worst:N"):
         kept.parse(said)
-    assert "expected all, or worst:N" in one_line(vtbench("run", "-t", "jpeg", "--task", "reconstruction", "--keep-pictures", said, cwd=tmp_path))
+    assert "expected all, or worst:N" in one_line(
+        vtbench("run", "-t", "jpeg", "--task", "reconstruction", "--keep-pictures", said, cwd=tmp_path)
+    )
 
 
 def test_folder_mode_writes_every_kept_picture(report_demo: Path, tmp_path: Path) -> None:
@@ -278,7 +350,15 @@ def test_edits_lead_from_the_one_text_to_the_other() -> None:
         parts = gallery.edits(expected, read)
         assert "".join(text for mark, text in parts if mark in "=-") == expected
         assert "".join(text for mark, text in parts if mark in "=+") == read
-    assert gallery.edits("kitten", "sitting") == [["-", "k"], ["+", "s"], ["=", "itt"], ["-", "e"], ["+", "i"], ["=", "n"], ["+", "g"]]
+    assert gallery.edits("kitten", "sitting") == [
+        ["-", "k"],
+        ["+", "s"],
+        ["=", "itt"],
+        ["-", "e"],
+        ["+", "i"],
+        ["=", "n"],
+        ["+", "g"],
+    ]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -286,7 +366,12 @@ def test_edits_lead_from_the_one_text_to_the_other() -> None:
 
 def test_runs_are_named_or_found(report_demo: Path, tmp_path: Path) -> None:
     places = ("--results", report_demo / "results", "--work", report_demo / "work", "--out", tmp_path / "r.html")
-    for name in ("jpeg-q5", "text/jpeg-q5", report_demo / "results" / "text" / "jpeg-q5.json", report_demo / "work" / "text" / "jpeg-q5"):
+    for name in (
+        "jpeg-q5",
+        "text/jpeg-q5",
+        report_demo / "results" / "text" / "jpeg-q5.json",
+        report_demo / "work" / "text" / "jpeg-q5",
+    ):
         assert vtbench("report", name, *places).returncode == 0
         data = data_of((tmp_path / "r.html").read_text())
         assert {run["name"] for run in data["runs"]} == {"jpeg-q5"}  # type: ignore[attr-defined]
@@ -306,7 +391,9 @@ def test_damaged_lists_of_pictures_are_passed_over_and_said(report_demo: Path, t
     shutil.copytree(report_demo / "work", tmp_path / "work")
     (tmp_path / "work" / "text" / "jpeg-q5" / kept.FOLDER / kept.INDEX).write_text("{}")
     (tmp_path / "work" / "text" / "jpeg-q10" / "images.parquet").write_bytes(b"PAR1 not")
-    done = vtbench("report", "--results", report_demo / "results", "--work", tmp_path / "work", "--out", tmp_path / "r.html")
+    done = vtbench(
+        "report", "--results", report_demo / "results", "--work", tmp_path / "work", "--out", tmp_path / "r.html"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1 and "not a list of kept pictures" in done.stderr
     assert "Of 1 runs no per-image table was found" in (tmp_path / "r.html").read_text()
@@ -318,9 +405,22 @@ ATTACK = "\"'><img src=x onerror=hacked=1></script><script>hacked=1</script><!--
 
 
 def hostile_runs() -> list[results.Run]:
-    score = {"lpips": Score(value=0.3, scored=2, expected=2, low=0.2, high=0.4), "bpp": Score(value=0.3, scored=2, expected=2), "psnr": Score(value=None, reason=ATTACK, scored=0, expected=2)}
+    score = {
+        "lpips": Score(value=0.3, scored=2, expected=2, low=0.2, high=0.4),
+        "bpp": Score(value=0.3, scored=2, expected=2),
+        "psnr": Score(value=None, reason=ATTACK, scored=0, expected=2),
+    }
     groups = {ATTACK: {ATTACK: {"lpips": Score(value=0.2, scored=1, expected=1)}}}
-    said = {"scores": score, "groups": groups, "family": ATTACK, "kind": "discrete", "version": ATTACK, "device": ATTACK, "versions": {ATTACK: ATTACK}, "data_revision": ATTACK}
+    said = {
+        "scores": score,
+        "groups": groups,
+        "family": ATTACK,
+        "kind": "discrete",
+        "version": ATTACK,
+        "device": ATTACK,
+        "versions": {ATTACK: ATTACK},
+        "data_revision": ATTACK,
+    }
     levels = {f"contrast/{ATTACK}": Score(value=0.2, scored=1, expected=1)}
     return [
         make_run(ATTACK, **said),
@@ -360,7 +460,7 @@ def test_policy_names_every_inline_part_and_nothing_else() -> None:
 
 
 def test_no_torch_stands_in_the_way_of_a_report() -> None:
-    code = "import sys; import vtbench.report.page, vtbench.report.gallery, vtbench.cli.report, vtbench.kept; assert 'torch' not in sys.modules"
+    code = "import sys; import vtbench.report.page, vtbench.cli.report, vtbench.kept; assert 'torch' not in sys.modules"
     import sys
 
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -390,7 +490,9 @@ def test_vendored_files_are_the_registrys(package: dict[str, object], tmp_path: 
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed: the registry's package can't be fetched to compare with")
     asked = f"{package['package']}@{package['version']}"
-    done = subprocess.run(["npm", "pack", "--silent", asked], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        ["npm", "pack", "--silent", asked], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     if done.returncode != 0:
         pytest.skip(f"{asked} can't be had from the registry here: {done.stderr.strip()[-200:]}")
     with tarfile.open(tmp_path / done.stdout.strip().splitlines()[-1]) as archive:

@@ -35,7 +35,7 @@ FOLDER = "pictures"
 INDEX = "kept.json"
 
 TOLERANCE = 0.05
-"""dB by which the PSNR of a picture decoded again may differ from the one in the table: another batch rounds otherwise."""
+"""dB by which a picture decoded again may differ from the PSNR in the table: another batch rounds otherwise."""
 
 
 class KeptPicture(Strict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Curve:
         if len(found) < 2:
             raise ResultError(f"{len(found)} points make no curve; it takes two with a rate and {metric}")
         quality = [-one.badness for one in found]
-        if any(one >= other for one, other in zip(quality, quality[1:], strict=False)):
+        if any(one >= other for one, other in itertools.pairwise(quality)):
             raise ResultError(f"{metric} does not rise with the rate everywhere")
         from scipy.interpolate import PchipInterpolator
 

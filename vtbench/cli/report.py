@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,22 @@ from vtbench.errors import ResultError
 if TYPE_CHECKING:
     from vtbench.results import Run
 
+
+class Kind(StrEnum):
+    """What can be drawn."""
+
+    rate_distortion = "rate-distortion"
+    legibility = "legibility"
+    mtf = "mtf"
+    contrast = "contrast"
+    steps = "steps"
+
+
 RunsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="[RUN]...", help="Names as in the results, TASK/NAME, files or folders; all where left out."),
+    typer.Argument(
+        metavar="[RUN]...", help="Names as in the results, TASK/NAME, files or folders; all where left out."
+    ),
 ]
 
 
@@ -56,6 +70,26 @@ def report(
     console.print(str(out), soft_wrap=True)
     if not made.pictures:
         console.print("It shows no pictures: `vtbench run … --keep-pictures worst:8` keeps them.", soft_wrap=True)
+
+
+@app.command()
+def plot(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A file; its name ends in .svg, .png or .pdf.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="rate-distortion, legibility, mtf, contrast or steps.")],
+    runs: RunsArgument = [],  # noqa: B006  typer wants a list
+    task: Annotated[str | None, typer.Option(help="Which task's, where the runs are of several.")] = None,
+    metric: Annotated[str | None, typer.Option(help="On the axis of quality, in place of the one that ranks.")] = None,
+    results_folder: ResultsOption = Path("results"),
+) -> None:
+    """Draw runs for a paper (needs the extra `plots`)."""
+    from vtbench.report import plots
+
+    form = out.suffix.lower().lstrip(".")
+    if form not in plots.FORMATS:
+        raise ResultError(f"--out {out}: expected a name that ends in .svg, .png or .pdf")
+    drawn = plots.panels(kind.value, chosen(runs, results_folder), task=task, metric=metric)
+    files.write_atomic(out, plots.draw(drawn, form))
+    console.print(str(out), soft_wrap=True)
 
 
 def chosen(names: Sequence[str], results_folder: Path) -> list[Run]:

@@ -16,6 +16,9 @@ from vtbench.results import CANONICAL, Run, Score
 Json = Any
 """What becomes JSON in the page."""
 
+NOTHING = "-"
+"""What stands in a table where there is no value."""
+
 LONGEST = 300
 """Characters of a name or path that are shown."""
 
@@ -96,7 +99,15 @@ WIDTH = 64
 
 def cell(score: Score | None, column: Json) -> Json:
     """Show a score in a table: its text, what it sorts by, and where its whisker lies."""
-    said: Json = {"text": "–", "sort": "", "why": "not measured", "interval": "", "low": "", "high": "", "whisker": None}
+    said: Json = {
+        "text": NOTHING,
+        "sort": "",
+        "why": "not measured",
+        "interval": "",
+        "low": "",
+        "high": "",
+        "whisker": None,
+    }
     if score is None:
         return said
     if score.value is None:
@@ -119,7 +130,7 @@ def ties(standings: Sequence[Standing], primary: str) -> dict[int, str]:
     """Say with which other ranks each rank is tied: each value lies inside the other's interval.
 
     Returns:
-        By the position in the table: ranks such as "3, 5–7"; positions without ties are left out.
+        By the position in the table: ranks such as "3, 5 to 7"; positions without ties are left out.
     """
     known = [(at, one.rank, one.run.scores[primary]) for at, one in enumerate(standings) if one.rank is not None]
     found = {}
@@ -143,7 +154,7 @@ def _ranges(numbers: Sequence[int]) -> str:
             parts[-1].append(one)
         else:
             parts.append([one])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
 
 
 def class_ranks(standings: Sequence[Standing]) -> dict[int, tuple[str, int, int]]:

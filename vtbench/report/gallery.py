@@ -90,7 +90,9 @@ def gallery(run: Run, path: Path, shelf: Shelf) -> Json:
         "ids": [plain(table["id"].iloc[row]) for row in chosen],
         "values": {name: [number(float(table[name].iloc[row])) for row in chosen] for name in names},
         "kept": {
-            chosen.index(row): [shelf.put(path.parent / kept.FOLDER / name) for name in (one.original, one.reconstruction)]
+            chosen.index(row): [
+                shelf.put(path.parent / kept.FOLDER / name) for name in (one.original, one.reconstruction)
+            ]
             for row in shown
             for one in (pictures[indices[row]],)
         },
@@ -128,11 +130,9 @@ def _reading(table: pandas.DataFrame, row: int, picture: kept.KeptPicture | None
 
 def edits(expected: str, read: str) -> list[list[str]]:
     """Align two texts by the fewest edits: parts that agree ("="), that were not read ("-"), and read besides ("+")."""
-    from rapidfuzz.distance import Levenshtein
-
     expected, read = _text(expected), _text(read)
     parts: list[list[str]] = []
-    for tag, start, end, other_start, other_end in Levenshtein.opcodes(expected, read):
+    for tag, start, end, other_start, other_end in _opcodes(expected, read):
         if tag == "equal":
             parts.append(["=", expected[start:end]])
             continue
@@ -141,6 +141,13 @@ def edits(expected: str, read: str) -> list[list[str]]:
         if other_end > other_start:
             parts.append(["+", read[other_start:other_end]])
     return parts
+
+
+def _opcodes(expected: str, read: str) -> list[tuple[str, int, int, int, int]]:
+    from rapidfuzz.distance import Levenshtein
+
+    found = Levenshtein.opcodes(expected, read)
+    return [(str(one.tag), one.src_start, one.src_end, one.dest_start, one.dest_end) for one in found]
 
 
 def _text(text: str) -> str:

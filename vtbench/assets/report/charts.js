@@ -48,7 +48,7 @@ function extent(values, log) {
 }
 
 function shorter(value) {
-  if (!Number.isFinite(value)) return value === null ? "–" : value > 0 ? "∞" : "−∞";
+  if (!Number.isFinite(value)) return value === null ? "-" : value > 0 ? "∞" : "−∞";
   return String(Number(value.toPrecision(4)));
 }
 

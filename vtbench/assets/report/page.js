@@ -9,7 +9,7 @@
   const headed = (name) => `${title(name)} ${data.metrics[name]?.[3] ?? ""}`.trim();
   const digits = (name, value) => {
     value = number(value);
-    return value === null ? "–" : Number.isFinite(value) ? value.toFixed(data.metrics[name]?.[2] ?? 4) : value > 0 ? "∞" : "−∞";
+    return value === null ? "-" : Number.isFinite(value) ? value.toFixed(data.metrics[name]?.[2] ?? 4) : value > 0 ? "∞" : "−∞";
   };
   const score = (run, name) => data.runs[run].scores[name];
   const badness = (name, value) => {
@@ -152,7 +152,7 @@
       if (!rows?.length) return;
       const body = element("tbody");
       for (const [who, percent, why] of rows) {
-        const said = percent === null ? "–" : `${percent > 0 ? "+" : ""}${percent.toFixed(1)}%`;
+        const said = percent === null ? "-" : `${percent > 0 ? "+" : ""}${percent.toFixed(1)}%`;
         body.append(element("tr", {}, element("th", { scope: "row" }, element("bdi", {}, who)), element("td", { class: "num" }, said), element("td", {}, percent === null ? `refused: ${why}` : `${title(quality.value)} ${why}`)));
       }
       const head = element("tr", {}, element("th", { scope: "col" }, `against ${anchor.value}`), element("th", { scope: "col", class: "num" }, "bits at equal quality"), element("th", { scope: "col" }, "over"));
@@ -393,17 +393,17 @@
     function redraw() {
       const [one, other] = [data.runs[first.value], data.runs[second.value]];
       const facts = [...new Set([...Object.keys(one.facts), ...Object.keys(other.facts)])].filter((name) => one.facts[name] !== other.facts[name]);
-      const shown = (name, found) => (found ? digits(name, found[0]) + (number(found[1] ?? null) === null ? "" : ` (${digits(name, found[1])} to ${digits(name, found[2])})`) : "–");
+      const shown = (name, found) => (found ? digits(name, found[0]) + (number(found[1] ?? null) === null ? "" : ` (${digits(name, found[1])} to ${digits(name, found[2])})`) : "-");
       const rows = Object.keys(data.metrics).filter((name) => one.scores[name] || other.scores[name]).map((name) => {
         const [a, b] = [one.scores[name], other.scores[name]];
         const [x, y] = [number(a?.[0] ?? null), number(b?.[0] ?? null)];
-        const change = x === null || y === null || !Number.isFinite(y - x) ? "–" : `${y - x > 0 ? "+" : ""}${(y - x).toFixed(data.metrics[name][2])}`;
+        const change = x === null || y === null || !Number.isFinite(y - x) ? "-" : `${y - x > 0 ? "+" : ""}${(y - x).toFixed(data.metrics[name][2])}`;
         return [headed(name), shown(name, a), shown(name, b), change];
       });
       panel.querySelector(".result").replaceChildren(
         element("h3", {}, "Surroundings"),
         ...(one.task === other.task ? [] : [element("p", {}, "These are runs of two tasks: their scores are of other pictures.")]),
-        facts.length ? table(["what", one.name, other.name], facts.map((name) => [name, one.facts[name] ?? "–", other.facts[name] ?? "–"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
+        facts.length ? table(["what", one.name, other.name], facts.map((name) => [name, one.facts[name] ?? "-", other.facts[name] ?? "-"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
         element("h3", {}, "Scores"),
         table(["metric", one.name, other.name, "second − first"], rows, "Scores"),
       );
