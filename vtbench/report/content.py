@@ -157,20 +157,6 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
 
 
-def class_ranks(standings: Sequence[Standing]) -> dict[int, tuple[str, int, int]]:
-    """Rank within rate classes: class, rank and how many have one, by the position in the table.
-
-    Controls have none: they are no tokenizers.
-    """
-    found: dict[str, list[int]] = {}
-    for at, one in enumerate(standings):
-        if one.rank is not None and one.run.family != rates.CONTROLS:
-            found.setdefault(rates.rate_class(one.run), []).append(at)
-    return {
-        at: (name, place, len(members)) for name, members in found.items() for place, at in enumerate(members, start=1)
-    }
-
-
 def reported(runs: Iterable[Run]) -> list[Json]:
     """Put numbers that authors printed beside those measured under the same protocol; nothing of other protocols."""
     known = cards.tokenizers()

@@ -122,17 +122,17 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
     group = [standing.run for standing in standings]
     primary = leaderboard.primary_of(group)
     columns = content.columns(group)
-    ties, classes = content.ties(standings, primary), content.class_ranks(standings)
-    best = {id(run) for run in rates.frontier((one.run for one in standings if one.rank is not None), primary)}
+    ties, places = content.ties(standings, primary), leaderboard.places(standings)
+    best = leaderboard.on_frontier(standings)
     rows = [
         {
             "run": place[id(run)],
             "rank": rank,
             "why": plain(why) if why else None,
             "ties": ties.get(row),
-            "place": classes.get(row),
+            "place": places[row],
             "name": content.named(run),
-            "frontier": id(run) in best,
+            "frontier": best[row],
             "words": plain(f"{run.name} {run.family} {run.kind} {run.weights} {run.precision} {run.device}").lower(),
             "cells": [content.cell(run.scores.get(column["name"]), column) for column in columns],
             "scored": f"{run.scores[primary].scored if primary in run.scores else 0}/{run.images}",
@@ -153,7 +153,7 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
         "primary": find_metric(primary),
         "columns": columns,
         "rows": rows,
-        "classes": list(dict.fromkeys(found[0] for found in classes.values())),
+        "classes": list(dict.fromkeys(found.rates for found in places if found)),
         "missing": [plain(reason) for reason in leaderboard.missing(group)],
         "curves": bool(content.curves(group)),
         "steps": content.steps(group),
