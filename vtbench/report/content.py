@@ -154,7 +154,7 @@ def _ranges(numbers: Sequence[int]) -> str:
             parts[-1].append(one)
         else:
             parts.append([one])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)
 
 
 def reported(runs: Iterable[Run]) -> list[Json]:
