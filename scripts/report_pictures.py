@@ -72,7 +72,7 @@ def main() -> None:
     picture = screenshot(page.build(runs, RESULTS.parent / ".vtbench").html)
     said, sink = PngInfo(), io.BytesIO()
     said.add_text("Description", f"{MARK}: {shown(runs)}")
-    picture.quantize(128).save(sink, "png", optimize=True, pnginfo=said)
+    picture.save(sink, "png", optimize=True, pnginfo=said)
     files.write_atomic(RESULTS / "report.png", sink.getvalue())
     files.write_atomic(
         RESULTS / "rate-distortion.svg", plots.draw(plots.panels("rate-distortion", runs, task=TASK), "svg")

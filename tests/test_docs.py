@@ -107,7 +107,8 @@ def test_pictures_of_the_readme_are_of_the_committed_results(committed: Path) ->
     script = util.module_from_spec(spec)
     spec.loader.exec_module(script)
     runs = results.read_runs(committed)
-    said = Image.open(committed / "report.png").info["Description"]
+    with Image.open(committed / "report.png") as picture:
+        said = picture.info["Description"]
     assert said == f"{script.MARK}: {script.shown(runs)}"
     drawn = plots.panels("rate-distortion", runs, task="reconstruction")
     assert plots.fingerprint(drawn) in (committed / "rate-distortion.svg").read_text()

@@ -198,7 +198,7 @@ def demo(
     work: WorkOption = Path(".vtbench"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures of each task.")] = None,
 ) -> None:
-    """Run everything that this machine has weights for through the embedded tasks, and draw the tables and the report."""
+    """Run all that this machine has weights for through the embedded tasks, and draw the tables and the report."""
     from vtbench.cli.judge import leaderboard
     from vtbench.cli.report import report
     from vtbench.cli.sheet import sheet

@@ -59,7 +59,7 @@ function ticks(chart, splits, axis, space, step) {
 }
 
 // spec: {title, note, x: {label, log, words}, y: {label}, series: [{name, line, points: [{x, y, low, high, name, hollow}]}],
-//        lines: [y], frontier: [[x, y]], pick(point), labels}
+//        lines: [y], reach: [y that the axis must hold], frontier: [[x, y]], pick(point), labels}
 function drawChart(place, spec) {
   place.chart?.destroy();
   place.chart = null;
@@ -76,7 +76,7 @@ function drawChart(place, spec) {
   }
   const all = series.flatMap((one) => one.points);
   const xs = extent(all.map((p) => p.x), spec.x.log);
-  const ys = extent(all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).concat(spec.lines ?? []));
+  const ys = extent(all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).concat(spec.lines ?? [], spec.reach ?? []));
   const text = colour("--text");
   const faint = colour("--faint");
   const line = colour("--line");

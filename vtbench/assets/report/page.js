@@ -126,6 +126,8 @@
     function draw(box, along, label, heading) {
       const name = quality.value;
       const members = table.runs.filter((run) => place(run, along) !== null && data.runs[run].family !== "control");
+      // Both charts have one axis of quality, so that floats and bits can be told apart and still be seen together.
+      const reach = table.runs.filter((run) => data.runs[run].family !== "control").flatMap((run) => (score(run, name) ?? []).map(number)).filter((value) => value !== null);
       const lines = Object.entries(table.anchors).map(([family, runs]) => ({
         name: family, line: true, points: runs.filter((run) => members.includes(run)).map((run) => point(run, name, along)).sort((a, b) => a.x - b.x),
       }));
@@ -140,7 +142,7 @@
       if (members.length) {
         drawChart(box, {
           title: heading, x: { label, log: true }, y: { label: headed(name) }, series: [...singles.values(), ...lines],
-          frontier: edge.filter((pair) => pair.every(Number.isFinite)), labels: true, pick: (p) => showRow(panel, p.run),
+          frontier: edge.filter((pair) => pair.every(Number.isFinite)), labels: true, reach, pick: (p) => showRow(panel, p.run),
         });
       }
     }
