@@ -376,6 +376,9 @@ def test_runs_are_named_or_found(report_demo: Path, tmp_path: Path) -> None:
         data = data_of((tmp_path / "r.html").read_text())
         assert {run["name"] for run in data["runs"]} == {"jpeg-q5"}  # type: ignore[attr-defined]
         assert len(data["runs"]) == (2 if name == "jpeg-q5" else 1)  # type: ignore[arg-type]
+    assert vtbench("report", "text/jpeg-*", *places).returncode == 0
+    data = data_of((tmp_path / "r.html").read_text())
+    assert sorted(run["name"] for run in data["runs"]) == ["jpeg-q10", "jpeg-q30", "jpeg-q5"]  # type: ignore[attr-defined]
     assert "no such run" in one_line(vtbench("report", "nothing", *places))
     assert "ends in .html" in one_line(vtbench("report", *places[:-1], tmp_path / "r.txt"))
     assert "holds no runs" in one_line(vtbench("report", "--results", tmp_path, "--out", tmp_path / "r.html"))

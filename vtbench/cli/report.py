@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,8 @@ class Kind(StrEnum):
 RunsArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="[RUN]...", help="Names as in the results, TASK/NAME, files or folders; all where left out."
+        metavar="[RUN]...",
+        help="Names as in the results, TASK/NAME, with * for any part; files or folders; all where left out.",
     ),
 ]
 
@@ -110,7 +112,7 @@ def chosen(names: Sequence[str], results_folder: Path) -> list[Run]:
         if not known and not names:
             raise ResultError(f"{results_folder}: holds no runs; `vtbench run -t tiny --task reconstruction` makes one")
         for name in rest:
-            own = [run for run in known if name in (run.name, f"{run.task}/{run.name}")]
+            own = [run for run in known if fnmatchcase(run.name, name) or fnmatchcase(f"{run.task}/{run.name}", name)]
             if not own:
                 there = ", ".join(sorted({run.name for run in known})[:20]) or "none"
                 raise ResultError(f"{name}: no such run in {results_folder}, no such file; there: {there}")

@@ -144,7 +144,7 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
         }
         for row, (run, rank, why) in enumerate(standings)
     ]
-    qualities = content.qualities(group)
+    qualities, curves, steps = content.qualities(group), content.curves(group), content.steps(group)
     return {
         "id": at,
         "task": plain(task),
@@ -155,8 +155,8 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
         "rows": rows,
         "classes": list(dict.fromkeys(found.rates for found in places if found)),
         "missing": [plain(reason) for reason in leaderboard.missing(group)],
-        "curves": bool(content.curves(group)),
-        "steps": content.steps(group),
+        "curves": bool(curves),
+        "steps": bool(steps),
         "data": {
             "title": plain(f"{task} ({protocol})"),
             "primary": primary,
@@ -170,11 +170,10 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
             "savings": {name: content.savings(group, name) for name in qualities},
             "curves": [
                 {**one, "series": {place[id(group[int(row)])]: points for row, points in one["series"].items()}}
-                for one in content.curves(group)
+                for one in curves
             ],
             "steps": [
-                {**one, "points": [[step, place[id(group[row])]] for step, row in one["points"]]}
-                for one in content.steps(group)
+                {**one, "points": [[step, place[id(group[row])]] for step, row in one["points"]]} for one in steps
             ],
         },
     }
