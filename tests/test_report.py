@@ -429,6 +429,7 @@ def hostile_runs() -> list[results.Run]:
         make_run(ATTACK, **said),
         make_run(f"second{ATTACK}", **{**said, "label": ATTACK, "step": 1.0, "scores": {**score, **levels}}),
         make_run("plain", ATTACK, **said),
+        make_run(f"long{ATTACK}\0" + "x" * 5000, ATTACK, **said),
     ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtbench import __version__, leaderboard, rates, results
+from vtbench import __version__, files, leaderboard, rates, results
 from vtbench.catalogue import find_metric, metrics
 from vtbench.report import content
 from vtbench.report.content import Json, plain
@@ -84,9 +84,12 @@ def build(
 def _table(run: Run, work: Path) -> Path | None:
     """Find the per-image table of a run: the one whose sha256 the run states."""
     path = work / run.task / run.name / results.IMAGES
-    if not path.resolve().is_relative_to(work.resolve()) or not path.is_file():
+    try:
+        if not path.resolve().is_relative_to(work.resolve()) or not path.is_file():
+            return None
+        found = files.sha256(path) == run.digests.get("table")
+    except (OSError, ValueError):  # a name that no file can have
         return None
-    found = results.table_digest(path.read_bytes()) == run.digests.get("table")
     return path if found else None
 
 

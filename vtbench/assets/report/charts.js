@@ -260,7 +260,8 @@ function logSplits([low, high]) {
       if (value >= low && value <= high) found.push(value);
     }
   }
-  return found;
+  if (found.length > 1) return found;
+  return [0, 1, 2, 3, 4].map((at) => Number((low + ((high - low) * (at + 0.5)) / 5).toPrecision(2)));
 }
 
 function swatch(style, line) {
