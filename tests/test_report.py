@@ -235,9 +235,10 @@ def test_ties_lie_inside_each_others_interval() -> None:
     (standings,) = leaderboard.tables(runs).values()
     assert content.ties(standings, "lpips") == {0: "2", 1: "1, 3", 2: "2"}
     wide = at("a", 0.1, 0.10).model_copy(
-        update={"scores": {"lpips": Score(value=0.1, scored=9, expected=9, low=0.0, high=0.9)}}
+        update={"scores": {"lpips": Score(value=0.1, scored=32, expected=32, low=0.0, high=0.9)}}
     )
     (standings,) = leaderboard.tables([wide, at("d", 0.1, 0.5)]).values()
+    assert [one.rank for one in standings] == [1, 2]
     assert content.ties(standings, "lpips") == {}  # the one holds the other, but not the other way round
 
 
@@ -440,6 +441,8 @@ def test_hostile_texts_are_text() -> None:
     assert "&lt;img src=x onerror" in body
     assert "\u202e" not in found and "\x1b" not in found
     assert "49" not in re.findall(r"<h1>(.*?)</h1>", found)[0]
+    for part in re.findall(r'<script type="application/json" id="[a-z]+">(.*?)</script>', found, re.DOTALL):
+        assert not set("<>&") & set(part)
     assert found.count("</script>") == 2 + len(page.SCRIPTS)
     assert data_of(found)["runs"][0]["facts"]["device"] == content.plain(ATTACK)  # type: ignore[index]
 
