@@ -161,6 +161,9 @@ def test_tables_filter(browser: Browser, path: Path) -> None:
         page.locator(f"{panel} .ranked").check()
         assert names(page, panel) == []  # four pictures alone are never ranked
         page.locator(f"{panel} .ranked").uncheck()
+        page.locator(f"{panel} .class").select_option("from 3 bits/pixel")
+        assert names(page, panel) == ["control-identity"]
+        page.locator(f"{panel} .class").select_option("")
         assert len(names(page, panel)) == everything
 
 
