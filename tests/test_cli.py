@@ -39,7 +39,20 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_version_and_help() -> None:
     assert vtbench("--version").stdout.strip() == f"vtbench {__version__}"
     said = vtbench("--help").stdout
-    for command in ("list", "show", "run", "demo", "leaderboard", "validate", "check", "sheet", "fetch", "doctor"):
+    for command in (
+        "list",
+        "show",
+        "run",
+        "demo",
+        "leaderboard",
+        "validate",
+        "check",
+        "report",
+        "plot",
+        "sheet",
+        "fetch",
+        "doctor",
+    ):
         assert f"\n  {command} " in said
 
 

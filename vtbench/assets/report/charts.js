@@ -80,6 +80,7 @@ function drawChart(place, spec) {
   const text = colour("--text");
   const faint = colour("--faint");
   const line = colour("--line");
+  const ground = colour("--ground");
   const styled = series.map((one, at) => ({ colour: colour(`--c${at % COLOURS}`), shape: SHAPES[Math.floor(at / COLOURS) % SHAPES.length] }));
   const ratio = devicePixelRatio || 1;
   let taken = [];
@@ -96,6 +97,7 @@ function drawChart(place, spec) {
       context.beginPath();
       one.points.forEach((p, i) => (i ? context.lineTo(...at(p)) : context.moveTo(...at(p))));
       context.stroke();
+      if (spec.labels) one.points.slice(1).forEach((p, i) => along(at(one.points[i]), at(p)));
     }
     for (const p of one.points) {
       const [x, y] = at(p);
@@ -104,6 +106,7 @@ function drawChart(place, spec) {
         context.lineWidth = ratio;
         context.beginPath();
         const [low, high] = [u.valToPos(p.low, "y", true), u.valToPos(p.high, "y", true)];
+        taken.push([x - 3 * ratio, high, x + 3 * ratio, low]);
         context.moveTo(x, low);
         context.lineTo(x, high);
         for (const end of [low, high]) {
@@ -121,6 +124,14 @@ function drawChart(place, spec) {
     }
     context.restore();
     return null;
+  };
+
+  const along = ([fromX, fromY], [toX, toY]) => { // no label may lie on a line
+    const parts = Math.ceil(Math.hypot(toX - fromX, toY - fromY) / (6 * ratio));
+    for (let part = 0; part <= parts; part++) {
+      const [x, y] = [fromX + ((toX - fromX) * part) / parts, fromY + ((toY - fromY) * part) / parts];
+      taken.push([x - ratio, y - ratio, x + ratio, y + ratio]);
+    }
   };
 
   const free = (box, u) =>
@@ -170,6 +181,9 @@ function drawChart(place, spec) {
           const spots = [[x + gap, y], [x - gap - width, y], [x - width / 2, y - 2 * half], [x - width / 2, y + 2 * half]];
           const spot = spots.find(([left, top]) => free([left, top - half, left + width, top + half], u));
           if (!spot) continue;
+          context.strokeStyle = ground;
+          context.lineWidth = 3 * ratio;
+          context.strokeText(shown, ...spot);
           context.fillText(shown, ...spot);
           taken.push([spot[0], spot[1] - half, spot[0] + width, spot[1] + half]);
         }
