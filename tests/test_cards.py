@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import json
+import os
+import random
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from vtbench import cards
+from vtbench import cards, weights
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.catalogue import metrics
 from vtbench.errors import CardError
@@ -101,6 +107,95 @@ def test_bad_card_says_file_key_and_expectation(tmp_path: Path, text: str, messa
 def test_unreadable_card_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"missing\.toml: can't be read"):
         cards.find_tokenizer(str(tmp_path / "missing.toml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a regular file"),
+        (b"a=" + b"[" * 100_000, "nested too deeply"),
+        (b"a." * 5000 + b"b=1", "nested too deeply"),
+        (b"version = " + b"9" * 5000, "not valid TOML .Exceeds the limit"),
+        (b"x" * (2 << 20), "2097152 bytes; expected a card"),
+        ('name = "x"'.encode("utf-16"), "not valid TOML, which is UTF-8"),
+        (bytes(range(256)), "not valid TOML"),
+        (MINIMAL.encode() + b'"a\\nb\\u001b[31m" = 1', r"a\\nb\\x1b\[31m: unknown key"),
+    ],
+)
+def test_files_that_are_no_cards_are_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    for read in (lambda: cards.load(path, TokenizerCard), lambda: cards.load(path, TaskCard)):
+        with pytest.raises(CardError) as caught:
+            read()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 1500
+    with pytest.raises(CardError, match=message):
+        cards.load(path, TokenizerCard)
+    if content is None:
+        with pytest.raises(CardError, match=message):
+            cards.tokenizers(tmp_path)
+
+
+@pytest.mark.parametrize("hub", ["a", "a/b/c", "../b", "a/..", "a--b/c", "a/b.git", "a/b\x00", "-a/b", "a/" + "b" * 96])
+def test_what_the_hub_calls_no_repository_is_refused_with_the_card(tmp_path: Path, hub: str) -> None:
+    text = MINIMAL + f'[weights]\nhub = {json.dumps(hub)}\nfile = "x.pt"'
+    with pytest.raises(CardError, match=r"weights\.hub: .*expected a repository of the hub"):
+        cards.load(write(tmp_path, text), TokenizerCard)
+    with pytest.raises(ValidationError):
+        cards.Data(source="hub", hub=hub)
+
+
+@pytest.mark.parametrize("revision", ["../x", "/x", "refs/../../x", "a\\b"])
+def test_revision_that_leads_out_of_the_cache_is_refused(revision: str) -> None:
+    with pytest.raises(ValidationError, match="inside its folder"):
+        cards.Data(source="hub", hub="a/b", revision=revision)
+
+
+def test_cards_of_the_suite_with_bytes_that_were_hit_are_read_or_told_in_one_line(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    pieces = [b"\n", b'"', b"[", b"]", b"=", b"-1", b"9" * 30, b"\\u0000", b"true", b"{}", b"nan", b"../", b"\x1b"]
+    told = 0
+    for kind, model in (("tokenizers", TokenizerCard), ("tasks", TaskCard)):
+        for original in sorted(cards.folder(kind).glob("*.toml"))[::8]:  # type: ignore[arg-type]
+            for _ in range(25):
+                content = bytearray(original.read_bytes())
+                for _ in range(draw.randint(1, 4)):
+                    place = draw.randrange(len(content))
+                    if draw.random() < 0.4:
+                        content[place] = draw.randrange(256)
+                    else:
+                        content[place : place + draw.randrange(20)] = draw.choice(pieces)
+                path = tmp_path / original.name
+                path.write_bytes(content)
+                try:
+                    card = cards.load(path, model)
+                    if isinstance(card, TokenizerCard) and card.weights:
+                        weights.cached(card.weights)
+                except CardError as error:
+                    assert "\n" not in str(error) and len(str(error)) < 1500
+                    told += 1
+    assert told > 100
+
+
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    st.sampled_from(sorted(TokenizerCard.model_fields)),
+    st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner)),
+)
+def test_a_field_of_anything_is_refused_with_its_name_or_read(field: str, value: object) -> None:
+    card = cards.find_tokenizer("ibq").model_dump(mode="json") | {field: value}
+    try:
+        TokenizerCard.model_validate_json(json.dumps(card))
+    except ValidationError as error:
+        said = cards.explain(error)
+        assert field in said or "JSON" in said
+        assert said.isprintable()
 
 
 def test_alias_finds_the_card_and_exact_names_win() -> None:

@@ -155,6 +155,18 @@ def test_model_beside_its_average(tmp_path: Path, state: State, key: str) -> Non
     assert equal(weights.find_state(card(key="model"), tmp_path / "x.pt", wanted=WANTED).state, other(state))
 
 
+def test_entries_within_entries_are_a_list_in_the_card(tmp_path: Path, state: State) -> None:
+    """UniTok's file holds its tensors under trainer and, within it, unitok; a dotted name is no path."""
+    torch.save({"args": {"lr": 1.0}, "trainer": {"unitok": state, "vae": other(state)}}, tmp_path / "x.pt")
+    found = weights.find_state(card(key=("trainer", "unitok")), tmp_path / "x.pt", wanted=WANTED)
+    assert equal(found.state, state)
+    assert "trainer > unitok, as the card says" in found.notes[0]
+    with pytest.raises(WeightsError, match="has no entry trainer > vqgan, as the card says; there is unitok, vae"):
+        weights.find_state(card(key=("trainer", "vqgan")), tmp_path / "x.pt", wanted=WANTED)
+    with pytest.raises(WeightsError, match="the entry trainer, as the card says, holds no tensors"):
+        weights.find_state(card(key=("trainer",)), tmp_path / "x.pt", wanted=WANTED)
+
+
 def test_container_with_a_trainers_arguments(tmp_path: Path, state: State) -> None:
     """LlamaGen saves its argparse.Namespace; others paths, NumPy's scalars and defaultdicts."""
     counts: dict[str, list[int]] = collections.defaultdict(list, {"a": [1]})

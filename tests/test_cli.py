@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from builders import make_run, write_pictures
 
-from vtbench import __version__, cards, results
+from vtbench import __version__, cards, files, results
 
 VTBENCH = [sys.executable, "-m", "vtbench"]
 
@@ -51,6 +52,7 @@ def test_version_and_help() -> None:
         "plot",
         "sheet",
         "fetch",
+        "cache",
         "doctor",
     ):
         assert f"\n  {command} " in said
@@ -247,19 +249,73 @@ def test_a_closed_output_is_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+HOSTILE_CARD = """
+name = "odd"
+family = "jpeg [/x]"
+network = "codec"
+kind = "codec"
+title = "JPEG [/x] \\u001b[31mred\\nnew line | ![p](http://x/y.png) # head"
+description = "\\u001b]0;owned\\u0007 [bold]x[/bold] [/x] \\u202e"
+license = "MIT\\u001b[2J"
+[config]
+format = "jpeg"
+quality = 5
+[input]
+range = [0.0, 255.0]
+"""
+
+
+def test_a_card_of_marks_and_escape_sequences_is_shown_and_never_obeyed(tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "odd.toml").write_text(HOSTILE_CARD)
+    folder = write_pictures(tmp_path / "cats [x]\n\x1b[31m", 2)
+    (folder / "000.png").rename(folder / "[bold]\n\x1b[31m|.png")
+    (folder / "001.png").write_bytes(b"broken")
+    with_cards = ["--cards", tmp_path / "cards"]
+    run = ["run", "-t", "odd", *with_cards, "--task", "kodak", "--data", folder]
+    said = []
+    for command in (["list", *with_cards], ["show", "odd", *with_cards], run, ["leaderboard"]):
+        done = vtbench(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout + done.stderr)
+    said.append((tmp_path / "results" / "LEADERBOARD.md").read_text())
+    assert not any(sign in text for text in said for sign in ("\x1b", "\x07", "\u202e"))
+    assert r"JPEG [/x] \x1b[31mred new line" in said[1]
+    assert "2 found, 1 scored, 1 failed" in said[2]
+
+
 def test_lists_fit_a_narrow_terminal() -> None:
     said = vtbench("list", COLUMNS="80").stdout
-    assert max(len(line.rstrip()) for line in said.splitlines()) <= 92
-    assert "0.1890 bits" in said
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 80
+    row = next(line.split() for line in said.splitlines() if line.startswith("tiny-fsq-f8 "))
+    assert row == ["tiny-fsq-f8", "discrete", "1024", "0.1890", "Apache-2.0", "yes", "-"]
+    row = next(line.split() for line in said.splitlines() if line.startswith("sdxl-vae "))
+    assert row == ["sdxl-vae", "continuous", "1024", "0.0625", "no", "small"]
 
 
-def test_one_networks_exception_leaves_the_others_their_runs(tmp_path: Path) -> None:
+def test_the_whole_registry_is_listed_in_under_a_second_of_work() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert len(vtbench("list").stdout.splitlines()) > 100
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2  # 0.7 s, on a machine at ease
+
+
+@pytest.mark.parametrize(
+    ("encode", "code", "said"),
+    [
+        ("raise RuntimeError('planted')", 3, "RuntimeError: planted"),
+        ("return Codes(latent=x * float('nan'))", 2, "all 2 pictures failed"),
+    ],
+)
+def test_what_is_wrong_with_one_network_leaves_the_others_their_runs(
+    encode: str, code: int, said: str, tmp_path: Path
+) -> None:
     (tmp_path / "breaks.py").write_text(
         "from torch import nn\nfrom vtbench.types import Codes, Strict\n"
         "class Config(Strict): pass\n"
         "class Network(nn.Module):\n"
         "    def __init__(self, config): super().__init__()\n"
-        "    def encode(self, x): raise RuntimeError('planted')\n"
+        f"    def encode(self, x): {encode}\n"
         "    def decode(self, codes): return codes.latent\n"
     )
     info = tmp_path / "breaks-1.0.dist-info"
@@ -275,10 +331,10 @@ def test_one_networks_exception_leaves_the_others_their_runs(tmp_path: Path) -> 
         *("run", "-t", "breaks", "-t", "jpeg", "--cards", tmp_path / "cards", "--task", "reconstruction"),
         *("--data", folder),
         cwd=tmp_path,
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
     )
-    assert done.returncode == 3
-    assert "planted" in done.stderr
+    assert done.returncode == code
+    assert said in done.stderr
     assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
 
 
@@ -316,3 +372,29 @@ def test_validate_names_each_problem_and_the_leaderboard_shows_the_rest(place: P
     assert board.returncode == 0
     assert "passed over" in board.stderr and "broken.json" in board.stderr
     assert "tiny-fsq-f8" in (folder / "LEADERBOARD.md").read_text()
+
+
+def test_cache_shows_what_is_kept_and_deletes_what_it_is_told(tmp_path: Path) -> None:
+    work, home = tmp_path / "work", tmp_path / "home"
+    for path in (work / results.ORIGINALS / "features-1" / "a.npy", home / "weights" / "b.pth"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(3_000_000))
+    busy, idle = work / "text" / "busy" / "shards-1", work / "text" / "idle" / "shards-1"
+    for folder in (busy, idle):
+        folder.mkdir(parents=True)
+        (folder / "00000.parquet").write_bytes(b"x")
+    places = {"VTBENCH_CACHE": str(home)}
+    shown = vtbench("cache", "--work", work, **places).stdout
+    assert [line.split()[:3] for line in shown.splitlines()[1:]] == [
+        ["weights", "1", "3.0"],
+        ["backbones", "0", "0.0"],
+        ["originals", "1", "3.0"],
+        ["shards", "2", "0.0"],
+    ]
+    with files.lock(busy.parent / "in-use", shared=True, wait=1, purpose="a run"):
+        done = vtbench("cache", "--work", work, "--empty", "originals", "--empty", "shards", **places)
+    assert "busy/shards-1 stays: a run is at work there" in done.stderr
+    assert busy.is_dir()
+    assert not idle.exists()
+    assert not (work / results.ORIGINALS).exists()
+    assert (home / "weights" / "b.pth").is_file()

@@ -1,4 +1,4 @@
-"""What the documentation says a user can do, done."""
+"""What the documentation says of the results, the targets and the hooks; tests/test_docs_run.py runs its code."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from importlib import util
 from pathlib import Path
 
 import pytest
-from builders import write_pictures
-from test_cli import vtbench
 
 from vtbench import cards, leaderboard, results
 from vtbench.report import plots
@@ -21,59 +19,19 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def test_a_stranger_adds_a_network_by_contributing_alone(tmp_path: Path) -> None:
-    """The example file, in a package of one's own with an entry point, and a card in a folder of one's own."""
-    (tmp_path / "pooling.py").write_text(CONTRIBUTING.split("```python\n")[1].split("```")[0])
-    info = tmp_path / "pooling-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pooling\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[vtbench.networks]\npooling = pooling\n")
-    folder = tmp_path / "cards"
-    folder.mkdir()
-    (folder / "pooling-f4.toml").write_text(
-        'name = "pooling-f4"\nfamily = "pooling"\nnetwork = "pooling"\nkind = "continuous"\ntitle = "Average pooling"\n'
-        "[config]\nfactor = 4\n[input]\nrange = [-1.0, 1.0]\nmultiple_of = 4\n"
-    )
-    pictures = write_pictures(tmp_path / "cats", 2)
-    done = vtbench(
-        *("run", "-t", "pooling-f4", "--cards", folder, "--task", "reconstruction", "--data", pictures),
-        cwd=tmp_path,
-        PYTHONPATH=str(tmp_path),
-    )
-    assert done.returncode == 0, done.stderr
-    (run,) = results.read_runs(tmp_path / "results")
-    assert run.scores["psnr"].value is not None
-    assert "no rate" in (run.scores["bpp"].reason or "")
-
-
-def test_a_stranger_adds_a_card_by_the_readme_of_the_cards(tmp_path: Path) -> None:
-    body = (ROOT / "tokenizers" / "README.md").read_text().split("```toml\n")[1].split("```")[0]
-    (tmp_path / "my-ibq.toml").write_text(body)
-    done = vtbench("show", "my-ibq", "--cards", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "IBQ, retrained on my data" in done.stdout
-
-
-def commands(text: str) -> list[str]:
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.startswith("vtbench ")]
-
-
-@pytest.mark.parametrize("command", sorted(set(commands(README) + commands(CONTRIBUTING))))
-def test_every_command_in_the_docs_exists_with_its_options(command: str) -> None:
-    name, *rest = command.split()[1:]
-    said = vtbench(name, "--help").stdout
-    assert said, command
-    for option in rest:
-        if option.startswith("-"):
-            assert option.split("=")[0] in said, f"{command}: {option}"
-
-
 def test_every_make_target_in_the_docs_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    for text in (README, CONTRIBUTING):
-        assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    for text in (README, CONTRIBUTING, workflow):
+        assert set(re.findall(r"(?:`|run: |^)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
+
+
+def test_the_hooks_before_a_commit_are_the_lines_of_make_check() -> None:
+    """All of what `make check` lints and formats with, in its words; the hooks name the files behind them."""
+    hooks = re.findall(r"entry: \.venv/bin/(ruff .*)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    check = makefile.split("\ncheck:")[1].split("\n\n")[0]
+    assert [f"{hook} ." for hook in hooks] == re.findall(r"\$\(BIN\)/(ruff .*)$", check, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
+from pyarrow import parquet
 
 from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring
 from vtbench.cards import Geometry
@@ -193,6 +194,22 @@ def test_a_late_process_and_another_number_of_processes_go_on(
     check_whole(tmp_path, whole)
 
 
+def test_a_finished_run_is_computed_again_in_parts(folder: Path, tmp_path: Path) -> None:
+    """One part after the other, as in an array job on a small queue."""
+
+    def part(rank: int, *, overwrite: bool) -> Run | None:
+        places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+        return evaluate(
+            load_tokenizer("jpeg-q5"), small_task(folder), rank=rank, world=2, overwrite=overwrite, **places
+        )
+
+    first = [part(rank, overwrite=False) for rank in (0, 1)]
+    again = [part(rank, overwrite=True) for rank in (0, 1)]
+    assert first[1] is not None and again[1] is not None
+    assert lasting(again[1]) == lasting(first[1])
+    assert again[1].timing != first[1].timing, "it was not computed again"
+
+
 def test_damaged_and_deleted_shards_are_computed_again(
     whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,6 +226,23 @@ def test_damaged_and_deleted_shards_are_computed_again(
     assert not shards_in(tmp_path)  # they go at the next start
 
 
+def test_a_shard_that_is_not_its_own_is_computed_again(
+    whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each can be read: one of another program, one that lost rows, one that is another's."""
+    places = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    tokenizer, task = load_tokenizer("jpeg-q10"), small_task(folder)
+    assert evaluate(tokenizer, task, rank=0, world=2, **places) is None
+    first, third = shards_in(tmp_path)
+    parquet.write_table(parquet.read_table(first).slice(0, 5), first)
+    (first.parent / "00001.parquet").write_bytes(third.read_bytes())
+    parquet.write_table(pa.table({"x": [1]}), third)
+    run = evaluate(tokenizer, task, **places)
+    assert caplog.text.count("was damaged or deleted") == 3
+    assert lasting(run) == lasting(whole[0])
+    pd.testing.assert_frame_equal(images_of(tmp_path / "w", run), whole[1])
+
+
 def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(
     whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
 ) -> None:
@@ -217,7 +251,7 @@ def test_a_work_folder_deleted_meanwhile_ends_with_the_same_result(
     def delete_once(done: int, total: int) -> None:
         if done > total // 2 and not deleted:
             deleted.append(done)
-            shutil.rmtree(tmp_path / "w")
+            shutil.rmtree(tmp_path / "w", ignore_errors=True)  # a shard is being written meanwhile
 
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "progress": delete_once}
     run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), **places)
@@ -283,6 +317,20 @@ def test_rank_outside_its_world_is_one_line(folder: Path, tmp_path: Path) -> Non
         evaluate(None, small_task(folder))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("out", 5), ("work", None), ("batch_size", "8"), ("batch_size", 0), ("batch_size", True), ("limit", 2.5)),
+        *(("label", 5), ("step", "x"), ("step", float("nan")), ("require", "psnr"), ("wait", "x"), ("workers", 0)),
+    ],
+)
+def test_a_wrong_argument_is_one_line(argument: str, value: object, folder: Path, tmp_path: Path) -> None:
+    said: dict[str, object] = {"out": tmp_path / "r", "work": tmp_path / "w"}
+    with pytest.raises(VtbenchError, match=rf"^{argument} .*: expected "):
+        evaluate("jpeg-q5", small_task(folder), **(said | {argument: value}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_finished_run_is_not_computed_again_unless_asked(folder: Path, tmp_path: Path) -> None:
     tokenizer, task = load_tokenizer("jpeg-q5"), small_task(folder)
     calls: list[int] = []
@@ -334,7 +382,7 @@ def test_trial_does_not_replace_a_full_run(folder: Path, tmp_path: Path) -> None
 
 def made(tokenizer: Tokenizer, task: Task, **change: object) -> plan.Plan:
     said: dict[str, object] = {
-        "protocol": None, "limit": None, "batch_size": 8, "label": None, "step": None, "require": (), "readings": None
+        "protocol": None, "limit": None, "batch_size": 8, "label": None, "step": None, "require": (), "originals": None
     }  # fmt: skip
     return plan.make(tokenizer, task, **(said | change))
 
@@ -528,7 +576,7 @@ def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch:
     same = evaluate(load_tokenizer("control-identity"), task, **places).scores
     assert same["cer"].floor == same["cer"].value
     assert same["cer"].excess == 0
-    kept = list((tmp_path / "w" / engine.READINGS).glob("easyocr-*/*.json"))
+    kept = list((tmp_path / "w" / results.ORIGINALS).glob("readings-easyocr-*/*.json"))
     assert len(kept) == 6  # three pages, in boxes and as a whole
     for file in kept:
         file.write_text(json.dumps(["nothing"] * len(json.loads(file.read_text()))))
@@ -595,3 +643,161 @@ def test_tokbench_scores_words_by_bins_of_their_height(tmp_path: Path) -> None:
     empty = evaluate(load_tokenizer("control-identity"), task, **places).scores
     assert empty["word_accuracy"].value is None  # the published code prints nan
     assert empty["word_accuracy"].reason == published.EMPTY_BIN
+
+
+class Counting(torch.nn.Module):
+    """A tokenizer that counts the pictures it encodes and decodes, and loses what rounding to sixteenths loses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+        self.encoded: list[int] = []
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.encoded.append(len(x))
+        return self.gain * (x * 16).round() / 16
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent
+
+
+ALIKE = ("canonical", "seed-voken-tv", "vfm-vae", "titok")
+"""Protocols that feed a picture of the task's size as it is."""
+
+
+def test_protocols_that_feed_the_same_share_one_pass(tmp_path: Path) -> None:
+    """And their numbers and tables are those of each alone."""
+    module = Counting()
+    tokenizer = wrap(module, name="counting")
+    tasks = {native: load_task("reconstruction", native=native) for native in (False, True)}
+    pairs = [(tasks[name != "canonical"], name) for name in ALIKE]
+
+    def run(place: str, pairs: list[tuple[Task, str]]) -> list[Run]:
+        module.encoded.clear()
+        how = engine.Settings(out=tmp_path / place / "r", work=tmp_path / place / "w", limit=10, batch_size=8)
+        return engine.evaluate_together(tokenizer, pairs, how)
+
+    together = run("together", pairs)
+    # Its kind, the bottleneck twice, a warm-up; then each picture once.
+    assert module.encoded == [1, 1, 1, 8, 8, 2]
+    for pair, found in zip(pairs, together, strict=True):
+        (alone,) = run(f"alone-{pair[1]}", [pair])
+        assert sum(module.encoded) >= 10
+        assert lasting(alone) == lasting(found)
+        pd.testing.assert_frame_equal(
+            images_of(tmp_path / "together" / "w", found), images_of(tmp_path / f"alone-{pair[1]}" / "w", alone)
+        )
+    assert len({found.scores["psnr"].value for found in together if "psnr" in found.scores}) > 1
+
+
+def test_pairs_of_two_tasks_are_refused() -> None:
+    pairs = [(load_task("reconstruction"), None), (load_task("detail"), None)]
+    with pytest.raises(VtbenchError, match="several tasks"):
+        engine.evaluate_together("jpeg-q5", pairs, engine.Settings(out=None))
+
+
+class Hungry(Counting):
+    """Has memory for three pictures at a time."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = small_task(folder)
+    plain = evaluate(wrap(Counting(), name="same"), task, out=tmp_path / "a", work=tmp_path / "aw")
+    run = evaluate(wrap(Hungry(), name="same"), task, out=tmp_path / "b", work=tmp_path / "bw")
+    assert "out of memory with 8 pictures a forward pass; goes on with 4" in caplog.text
+    assert "goes on with 2" in caplog.text
+    assert run.batch_size == 2, "what was run is what is recorded"
+    assert plain.batch_size == 8
+    pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", plain))
+
+
+class Starved(Counting):
+    """Has no memory for a bright picture."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.max()) > 0.9:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+
+def test_a_picture_that_no_memory_suffices_for_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for name, level in (("a", 255), ("b", 60), ("c", 255), ("d", 90)):
+        Image.new("RGB", (SIDE, SIDE), (level, level, level)).save(tmp_path / "some" / f"{name}.png")
+    run = evaluate(wrap(Starved(), name="starved"), small_task(tmp_path / "some"), out=None)
+    assert (run.pictures.scored, run.pictures.failed) == (2, 2)
+    assert "out of memory for 64x64 pixels" in next(iter(run.pictures.reasons))
+
+
+def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder: Path, tmp_path: Path) -> None:
+    """A batch of 24 covers a shard and a half: a block is three shards, whoever computes it."""
+    module = Counting()
+    tokenizer = wrap(module, name="counting")
+    task = small_task(folder)
+    whole = evaluate(tokenizer, task, out=tmp_path / "a", work=tmp_path / "aw", batch_size=24)
+    assert module.encoded[-3:] == [24, 24, 5]
+    places = {"out": tmp_path / "b", "work": tmp_path / "bw", "batch_size": 24}
+    assert evaluate(tokenizer, task, rank=1, world=2, **places) is None
+    module.encoded.clear()
+    run = evaluate(tokenizer, task, rank=0, world=2, **places)
+    assert module.encoded[-2:] == [24, 24]
+    assert run is not None
+    assert lasting(run) == lasting(whole)
+    pd.testing.assert_frame_equal(images_of(tmp_path / "bw", run), images_of(tmp_path / "aw", whole))
+
+
+class Sparing(Counting):
+    """Is fastest a picture in batches of four."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02 * max(1.0, len(x) / 4) ** 1.5)
+        return super().encode(x)
+
+
+def test_an_automatic_batch_is_found_once_and_recorded(folder: Path, tmp_path: Path) -> None:
+    task, module = small_task(folder), Sparing()
+    places = {"out": tmp_path / "r", "work": tmp_path / "w", "limit": 12, "batch_size": "auto"}
+    run = evaluate(wrap(module, name="sparing"), task, **places)
+    assert run.batch_size == 4
+    assert module.encoded[-3:] == [4, 4, 4]
+    (kept,) = (tmp_path / "w" / engine.BATCHES).glob("*.json")
+    kept.write_text("3")
+    assert evaluate(wrap(module, name="sparing"), task, **places).batch_size == 3, "it was tried again"
+
+
+def test_a_metric_without_memory_takes_half_the_batch_and_a_picture_at_last_has_the_reason(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtbench import metrics
+
+    task, plain = small_task(folder), metrics.psnr
+    whole = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6)
+
+    def limited(most: int) -> object:
+        def psnr(reference: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+            if len(reference) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return plain(reference, reconstruction)
+
+        return psnr
+
+    monkeypatch.setattr(metrics, "psnr", limited(2))
+    assert evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"] == whole.scores["psnr"]
+    monkeypatch.setattr(metrics, "psnr", limited(0))
+    score = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"]
+    assert (score.value, score.reason) == (None, "out of memory for psnr")
+
+
+def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtbench import metrics
+
+    monkeypatch.setattr(metrics, "psnr", lambda x, y: torch.tensor([20.0, float("nan")], dtype=torch.float64))
+    score = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=2).scores["psnr"]
+    assert (score.value, score.scored) == (20.0, 1)

@@ -145,7 +145,7 @@ def test_the_network_of_rfid_stays_on_its_device_and_never_waits_for_it(
     distance = copy.deepcopy(inception)
     distance.resize, distance.device = resize, torch.device("cuda")
     _faked(distance.network, request.getfixturevalue("fake"))
-    found = distance._pooled(_pair()[0])
+    found = distance.pooled(_pair()[0])
     assert _is_cuda(found) and found.shape == (2, 2048)
 
 

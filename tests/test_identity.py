@@ -152,6 +152,117 @@ def test_a_changed_network_of_a_users_package_is_computed_anew(folder: Path, tmp
     assert "network" in done.stderr or values[1] < 20
 
 
+MODEL = """
+import torch
+from torch import nn
+from helper import rounded
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+    def encode(self, x):
+        return rounded(x)
+    def decode(self, z):
+        return z * self.gain
+"""
+
+RUN_MODEL = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[3]]
+from builders import small_task
+from vtbench import evaluate, wrap
+place = Path(sys.argv[1])
+run = evaluate(wrap(Model(), name="mine"), small_task(Path(sys.argv[2])), out=place / "r", work=place / "w")
+print(run.scores["psnr"].value)
+"""
+
+
+def rounded(steps: int) -> str:
+    return f"def rounded(x):\n    return (x * {steps}).round() / {steps}\n"
+
+
+@pytest.mark.parametrize("place", ["a module that the model's imports", "a notebook"])
+def test_changed_code_beside_a_model_is_computed_anew(place: str, folder: Path, tmp_path: Path) -> None:
+    values = []
+    for steps in (4, 32):
+        (tmp_path / "helper.py").write_text(rounded(steps))
+        (tmp_path / "model.py").write_text(MODEL)
+        first = "from model import Model\n" if place != "a notebook" else (
+            f"STEPS = {steps}\n" + rounded(0).replace("0", "STEPS") + MODEL.replace("from helper import rounded\n", "")
+        )  # fmt: skip
+        program = RUN_MODEL.replace("from builders", f"{first}from builders")
+        said = [sys.executable, "-B", "-c", program, str(tmp_path), str(folder), str(Path(__file__).parent)]
+        done = subprocess.run(said, capture_output=True, text=True, check=True)
+        values.append(float(done.stdout))
+    assert values[0] < values[1]
+    assert "computed anew, for these differ: network" in done.stderr
+
+
+def test_measures_and_engines_of_packages_are_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    from vtbench import measures, provenance
+
+    monkeypatch.syspath_prepend(tmp_path)
+    found: list[str | None] = []
+    for value in (1, 2):
+        (tmp_path / "planted_code.py").write_text(
+            f"from vtbench import measures\nVALUE = {value}\nclass Measure(measures.Measure): pass\n"
+        )
+        importlib.invalidate_caches()
+        module = importlib.import_module("planted_code")
+        found += [provenance.network_digest(nn.Identity(), other) for other in (module, module.Measure)]
+    assert None not in found
+    assert len({found[0], found[2]}) == len({found[1], found[3]}) == 2
+    assert provenance.network_digest(nn.Identity(), measures.find("pairs")) is None
+
+
+class Rounds(nn.Module):
+    """Holds what it does in an attribute, and no tensor."""
+
+    def __init__(self, how: object) -> None:
+        super().__init__()
+        self._how = how
+
+    def encode(self, x: Tensor) -> Codes:
+        steps = {"coarse": 4, "fine": 32}.get(str(self._how), 4)
+        return Codes(latent=(x * steps).round() / steps)
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        return codes.latent
+
+
+def test_attributes_of_a_module_are_part_of_its_identity(folder: Path, tmp_path: Path) -> None:
+    runs = [go(Tokenizer(CARD, Rounds(how)), folder, tmp_path) for how in ("coarse", "fine")]
+    assert len({run.name for run in runs}) == len({run.scores["psnr"].value for run in runs}) == 2
+    names = {
+        go(wrap(Rounds(how), name="mine"), folder, tmp_path).name for how in ("coarse", "fine", (1, "a"), (2, "a"))
+    }
+    assert len(names) == 4
+
+
+def test_a_module_of_the_users_never_goes_by_a_cards_own_weights(folder: Path, tmp_path: Path) -> None:
+    card = CARD.model_copy(update={"name": "ibq-262144"})
+    run = go(Tokenizer(card, Rounds("coarse")), folder, tmp_path)
+    assert (run.weights, run.unranked) == ("local", "local weights")
+    assert run.name.startswith("ibq-262144~")
+
+
+def test_a_live_models_kind_is_known_under_a_published_protocol(folder: Path, tmp_path: Path) -> None:
+    class Discrete(Rounds):
+        def encode(self, x: Tensor) -> Codes:
+            indices = ((x[:, :1] + 1) * 7.5).round().long().clamp(0, 15)
+            return Codes(indices=(indices,), codebook_sizes=(16,))
+
+        def decode(self, codes: Codes) -> Tensor:
+            return (codes.indices[0] / 7.5 - 1).repeat(1, 3, 1, 1)
+
+    run = evaluate(wrap(Discrete(1), name="mine"), small_task(folder, native=True), out=None, protocol="llamagen")
+    assert (run.kind, run.scores["bpp"].value, run.scores["code_usage"].scored) == ("discrete", 4.0, 4)
+
+
 def test_other_libraries_compute_anew_and_the_user_is_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,9 +409,113 @@ def test_a_picture_too_small_for_one_metric_keeps_the_others(tmp_path: Path) -> 
     assert run.pictures.failed == 0
 
 
-def test_a_tokenizer_that_peeks_is_found_out(folder: Path, tmp_path: Path) -> None:
+LEFT: list[Tensor] = []
+
+
+class PeeksAtAGlobal(Copy):
+    def encode(self, x: Tensor) -> Codes:
+        LEFT[:] = [x]
+        return Codes(latent=x[:, :, ::8, ::8])
+
+    def decode(self, codes: Codes) -> Tensor:
+        return LEFT[0]
+
+
+class PeeksInAClosure(Copy):
+    def __init__(self) -> None:
+        super().__init__()
+        left: dict[str, Tensor] = {}
+
+        def keep(x: Tensor) -> None:
+            left["x"] = x
+
+        self.keep, self.kept = keep, lambda: left["x"]
+
+    def encode(self, x: Tensor) -> Codes:
+        self.keep(x)
+        return Codes(latent=x[:, :, ::8, ::8])
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.kept()
+
+
+class PeeksInABuffer(Copy):
+    """Keeps but the colour of its picture, as a normalisation that forgets to send its statistics."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+
+    def encode(self, x: Tensor) -> Codes:
+        self.mean.copy_(x.mean(dim=(0, 2, 3), keepdim=True))
+        return Codes(latent=x - self.mean)
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        return codes.latent + self.mean
+
+
+class Holes(Peeks):
+    """Its first picture can't be reconstructed; it peeks at the others."""
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.seen * (torch.nan if len(codes) == 1 and self.seen.std() < 1e-3 else 1.0)
+
+
+class Draws(Copy):
+    """A decoder that samples, from a generator that it seeds or from the one of all."""
+
+    def __init__(self, seed: int | None) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        return codes.latent + 0.1 * torch.randn(codes.latent.shape, generator=generator)
+
+
+@pytest.mark.parametrize("network", [Peeks, PeeksAtAGlobal, PeeksInAClosure, PeeksInABuffer])
+def test_a_tokenizer_that_peeks_is_found_out(network: type[nn.Module], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="uses what its encoder left behind"):
-        go(Tokenizer(CARD, Peeks()), folder, tmp_path)
+        go(Tokenizer(CARD, network()), folder, tmp_path)
+    assert not files_of(tmp_path)
+    live = wrap(network(), name="mine")
+    if network is PeeksInABuffer:  # a live module's buffers are put back after every call: nothing is left behind
+        assert (evaluate(live, small_task(folder), out=None).scores["psnr"].value or 0) < np.inf
+        return
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        evaluate(live, small_task(folder), out=None)
+
+
+@pytest.mark.parametrize("colour", [(128, 128, 128), (0, 0, 0), (255, 255, 255)])
+def test_a_picture_without_anything_in_it_hides_no_peeking(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64), colour).save(tmp_path / "pictures" / "flat.png")
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        go(Tokenizer(CARD, Peeks()), tmp_path / "pictures", tmp_path)
+
+
+def test_a_first_picture_that_fails_hides_no_peeking(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 2)
+    Image.new("RGB", (64, 64), "grey").save(folder / "000.png")
+    with pytest.raises(DataError, match="uses what its encoder left behind"):
+        go(Tokenizer(CARD, Holes()), folder, tmp_path)
+
+
+def test_codecs_and_seeded_samplers_do_not_peek(folder: Path, tmp_path: Path) -> None:
+    assert go(load_tokenizer("jpeg-q5"), folder, tmp_path).pictures.scored == 4
+    assert go(Tokenizer(CARD, Draws(7)), folder, tmp_path, label="seeded").pictures.scored == 4
+    with pytest.raises(DataError, match=r"another picture for the same codes every time.*generator that it seeds"):
+        go(Tokenizer(CARD, Draws(None)), folder, tmp_path, label="unseeded")
+
+
+def test_nobody_sees_the_codes_of_an_opaque_model_so_nothing_is_said_of_them(folder: Path) -> None:
+    module = Copy()
+    run = evaluate(wrap(lambda x: x * module.scale, name="mine"), small_task(folder), out=None)
+    assert (run.kind, run.pictures.scored) == ("opaque", 4)
 
 
 def test_tokens_for_understanding_are_no_pixels(folder: Path) -> None:

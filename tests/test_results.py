@@ -79,6 +79,15 @@ def test_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_a_lock_is_held_though_nothing_can_be_written_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "pwrite", broken)
+    with files.lock(tmp_path / "owner", wait=0.0, purpose="testing"), files.try_lock(tmp_path / "owner") as free:
+        assert not free
+
+
 def test_place_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="can't be written"):

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from vtbench import backbones, geometry, images, metrics, weights
 from vtbench.networks.tiny_fsq import Config, Network
@@ -285,40 +286,16 @@ def likeness(x: Tensor, y: Tensor) -> Tensor:
 # ---------------------------------------------------------------- optimiser
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised, for convolution kernels as (out, in * 3 * 3) matrices.
-
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
-    """
-
-    def __init__(self, parameters: list[nn.Parameter], rate: float, momentum: float = 0.95, decay: float = 0.0) -> None:
-        super().__init__(parameters, {"lr": rate, "momentum": momentum, "decay": decay})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Update every parameter by its gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(buffer, group["momentum"]).flatten(1)
-                rows, columns = update.shape
-                update = orthogonal(update) * max(1.0, rows / columns) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["decay"])
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+def as_matrices(kernels: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Convolution kernels, channels last, as matrices (out, 3 * 3 * in) over the same memory: Muon takes no others."""
+    return [nn.Parameter(kernel.detach().permute(0, 2, 3, 1).view(len(kernel), -1)) for kernel in kernels]
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """`matrix` with all singular values near one, by five Newton-Schulz steps in bfloat16."""
-    x = matrix.bfloat16()
-    if flip := x.shape[0] > x.shape[1]:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    out: Tensor = (x.T if flip else x).float()
-    return out
+def hand_over_gradients(kernels: list[nn.Parameter], matrices: list[nn.Parameter]) -> None:
+    """Give each matrix its kernel's gradient."""
+    for kernel, matrix in zip(kernels, matrices, strict=True):
+        assert kernel.grad is not None
+        matrix.grad = kernel.grad.permute(0, 2, 3, 1).reshape(matrix.shape)
 
 
 # ---------------------------------------------------------------- start, validation, files
@@ -390,13 +367,21 @@ def main() -> None:
     held_out = torch.stack(pool.held_out)
     lpips_loss = load_lpips()
     network = Network(recipe.config).to(memory_format=torch.channels_last)
-    ema = Network(recipe.config)
+
+    def average(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+        """Follow the weights faster at first, when they move fast."""
+        decay = min(recipe.ema, (2 + int(steps)) / (11 + int(steps)))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    ema = AveragedModel(network, multi_avg_fn=average)
     parameters = dict(network.named_parameters())
     inner = (".stages.", ".downs.", ".ups.")  # the kernels between hidden maps; the others touch pixels or codes
-    kernels = {name: p for name, p in parameters.items() if p.ndim == 4 and any(part in name for part in inner)}
-    rest = [p for name, p in parameters.items() if name not in kernels]
+    inside = {name for name, p in parameters.items() if p.ndim == 4 and any(part in name for part in inner)}
+    kernels = [p for name, p in parameters.items() if name in inside]
+    rest = [p for name, p in parameters.items() if name not in inside]
+    matrices = as_matrices(kernels)
     optimisers: list[torch.optim.Optimizer] = [
-        Muon(list(kernels.values()), recipe.muon_rate, decay=recipe.weight_decay),
+        torch.optim.Muon(matrices, recipe.muon_rate, weight_decay=recipe.weight_decay),
         torch.optim.AdamW(rest, recipe.adam_rate, (0.9, 0.98), weight_decay=0.0),
     ]
     peaks = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
@@ -412,7 +397,7 @@ def main() -> None:
     else:
         rng = random.Random(args.seed)
         start_from_patches(network, [crops(pool, recipe, rng) for _ in range(60)])
-        ema.load_state_dict(network.state_dict())
+        ema.module.load_state_dict(network.state_dict())
     rng = random.Random(args.seed + step)
 
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -430,7 +415,7 @@ def main() -> None:
     log = (folder / "log.jsonl").open("a")
 
     def look(seconds: float) -> None:
-        scores = validate(ema, held_out)
+        scores = validate(ema.module, held_out)
         line: dict[str, Any] = {"step": step, "seconds": round(seconds), "cpu": round(time.process_time() - cpu)}
         line |= {f"train_{k}": round(v / max(sums["steps"], 1), 4) for k, v in sums.items() if k != "steps"}
         line |= {name: round(value, 4) for name, value in scores.items()}
@@ -468,12 +453,11 @@ def main() -> None:
         if not math.isfinite(norm):
             continue
         usual_norm = 0.95 * usual_norm + 0.05 * min(norm, 3 * usual_norm)
+        hand_over_gradients(kernels, matrices)
         for optimiser in optimisers:
             optimiser.step()
         step += 1
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
+        ema.update_parameters(network)
         for name, value in (("rmse", rmse), ("ssim", alike), ("lpips", distance), ("steps", 1.0)):
             sums[name] += value.detach().item() if isinstance(value, Tensor) else value
 
@@ -486,12 +470,14 @@ def main() -> None:
             torch.save(saved | {"step": step, "seconds": seconds}, folder / "checkpoint.tmp")
             (folder / "checkpoint.tmp").replace(checkpoint)
             write(
-                ema.state_dict(), folder / f"{args.name}.safetensors", {"step": str(step), "seconds": f"{seconds:.0f}"}
+                ema.module.state_dict(),
+                folder / f"{args.name}.safetensors",
+                {"step": str(step), "seconds": f"{seconds:.0f}"},
             )
             next_save = seconds + 120
 
     note = {"config": recipe.config.model_dump_json(), "step": str(step), "seconds": f"{budget:.0f}"}
-    write(ema.state_dict(), folder / f"{args.name}.safetensors", note)
+    write(ema.module.state_dict(), folder / f"{args.name}.safetensors", note)
     look(budget)
 
 

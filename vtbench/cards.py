@@ -79,6 +79,18 @@ def _inside(path: str | None) -> str | None:
 
 Inside = Annotated[str, AfterValidator(_inside)]
 
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+
+
+def _repository(name: str) -> str:
+    """Refuse what the hub calls no repository; its client would end with an exception."""
+    if not re.fullmatch(f"{_PART}/{_PART}", name) or len(name) > 96 or re.search(r"--|\.\.|\.git$", name):
+        raise ValueError("expected a repository of the hub as OWNER/NAME, in letters, digits, dots and dashes")
+    return name
+
+
+Repository = Annotated[str, AfterValidator(_repository)]
+
 
 class WeightsFile(Strict):
     """One of several files that hold the weights together."""
@@ -94,7 +106,7 @@ class WeightsSource(Strict):
 
     package: Inside | None = None
     """A file that ships inside vtbench (`vtbench/assets/weights/`)."""
-    hub: str | None = None
+    hub: Repository | None = None
     """A repository on the Hugging Face hub, as owner/name."""
     url: str | None = None
     """A plain download address, where no hub has the file; with `files`, the address that their names are joined to."""
@@ -105,8 +117,9 @@ class WeightsSource(Strict):
     revision: Inside | None = None
     sha256: str | None = None
     """Digest of `file`; of several files each has its own."""
-    key: str | None = None
-    """The entry of the container that holds the tensors, such as "state_dict"."""
+    key: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """The entry of the container that holds the tensors, such as "state_dict"; a list where it lies in further ones,
+    outermost first."""
     strip: str | None = None
     """A prefix that the published names of the network lack, such as "module."; an error where no name begins so."""
     ema_prefix: str | None = None
@@ -130,6 +143,21 @@ class Source(Strict):
     license: str
 
 
+class Parity(Strict):
+    """What holds the network against the published implementation; without it nothing does, at this card's numbers."""
+
+    fixture: Name | None = None
+    """tests/parity/<fixture>.npz: what the published code gave with this card's numbers and made-up weights."""
+    small: str | None = Field(default=None, pattern=r"^test_\w+\.py$")
+    """A file of tests/networks that holds the network against the published code with smaller numbers alone."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Parity:
+        if (self.fixture is None) == (self.small is None):
+            raise ValueError("expected fixture or small, and not both")
+        return self
+
+
 class Reported(Strict):
     """A number printed by the authors; shown apart from what this suite measures."""
 
@@ -149,7 +177,7 @@ class TokenizerCard(Strict):
     network: ModuleName
     """`ibq` means vtbench/networks/ibq.py; never a class, a dotted path or code."""
     kind: Literal["discrete", "continuous", "codec", "understanding", "opaque"]
-    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: indices that no decoder
+    """discrete: indices into codebooks; continuous: floats; codec: a file; understanding: tokens that no decoder
     takes; opaque: nobody sees the codes, as of a live model that only reconstructs."""
     title: str
     description: str = ""
@@ -164,6 +192,7 @@ class TokenizerCard(Strict):
     """Licence of the weights."""
     paper: str | None = None
     source: Source | None = None
+    parity: Parity | None = None
     reported: tuple[Reported, ...] = ()
 
 
@@ -172,11 +201,11 @@ class Data(Strict):
 
     source: ModuleName
     """`sample` means vtbench/data/sample.py."""
-    hub: str | None = Field(default=None, pattern=r"^\w[\w.-]*/\w[\w.-]*$")
+    hub: Repository | None = None
     """A data set on the Hugging Face hub, as owner/name."""
     config: str | None = None
     """Which of the data set's configurations."""
-    revision: str | None = None
+    revision: Inside | None = None
     """The commit that is read; where left out, what is cached or else the newest, and the run says which it was."""
     split: str | None = None
     """`Chinese+Hindi` reads both, and their names become the attribute `split`."""
@@ -209,7 +238,7 @@ class TaskCard(Strict):
     name: Name
     version: int = Field(ge=1)
     """Raised whenever a score could change."""
-    family: Literal["reconstruction", "detail", "text", "stability"]
+    family: Literal["reconstruction", "detail", "text", "stability", "tokens"]
     title: str
     description: str = ""
     data: Data
@@ -291,15 +320,16 @@ def load(path: Path, model: type[Card]) -> Card:
     Raises:
         CardError: naming the file, the key and what was expected.
     """
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CardError(f"{path}: can't be read ({error.strerror}); expected a card in TOML") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError(f"{path}: not valid TOML ({error}); compare it with the annotated card in README.md") from error
+    text = _text(path)
     try:
         # Through JSON, because strict validation takes a JSON array for a tuple but refuses a TOML list.
-        card = model.model_validate_json(json.dumps(said, default=str))
+        said = json.dumps(tomllib.loads(text), default=str)
+    except RecursionError as error:
+        raise CardError(f"{path}: not valid TOML (it is nested too deeply)") from error
+    except ValueError as error:  # TOMLDecodeError is one; so is what a number of too many digits raises
+        raise CardError(f"{path}: not valid TOML ({error}); compare it with the annotated card in README.md") from error
+    try:
+        card = model.model_validate_json(said)
     except ValidationError as error:
         raise CardError(f"{path}: {explain(error)}") from error
     if card.name != path.stem:
@@ -307,18 +337,42 @@ def load(path: Path, model: type[Card]) -> Card:
     return card
 
 
+LARGEST = 1 << 20
+"""Bytes of the largest card that is read."""
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise CardError(f"{path}: not a regular file; expected a card in TOML")
+        if path.stat().st_size > LARGEST:
+            raise CardError(f"{path}: {path.stat().st_size} bytes; expected a card in TOML, which is far smaller")
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise CardError(f"{path}: can't be read ({error.strerror}); expected a card in TOML") from error
+    except UnicodeDecodeError as error:
+        raise CardError(f"{path}: not valid TOML, which is UTF-8 ({error})") from error
+
+
 def explain(error: ValidationError) -> str:
     """Put a validation error into one line: dotted key, what was expected, what was there."""
     parts = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "the whole"
+        if item["type"] == "json_invalid":  # what was there is the whole file
+            return item["msg"][0].lower() + item["msg"][1:]
+        key = ".".join(_shortened(part).strip("'") for part in item["loc"]) or "the whole"
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}: unknown key; remove it or correct its spelling")
         elif item["type"] == "missing":
             parts.append(f"{key}: missing; add it")
         else:
-            parts.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+            parts.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {_shortened(item['input'])}")
     return "; ".join(parts)
+
+
+def _shortened(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= 200 else f"{said[:200]}…"
 
 
 def _all(kind: Kind, model: type[Card], extra: Path | None) -> dict[str, Card]:
@@ -365,7 +419,7 @@ def _outside() -> list[tuple[Path, str]]:
 
 def _is_for(path: Path, model: type[Card]) -> bool:
     """Tell tokenizer and task cards apart where both lie in one folder: only tokenizers name a network."""
-    is_tokenizer = re.search(r"^network\s*=", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    is_tokenizer = re.search(r"^network\s*=", _text(path), re.MULTILINE)
     return (model is TokenizerCard) == bool(is_tokenizer)
 
 

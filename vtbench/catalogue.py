@@ -36,11 +36,15 @@ class Metric:
     """What a reader must know of a metric, and how it is computed."""
 
     name: str
+    """Small letters, digits and underscores: what cards and results call it."""
     title: str
+    """What tables call it."""
     direction: Direction
+    """higher, lower or one: which values are better."""
     digits: int
     """Decimals in a table."""
     description: str
+    """One sentence for `vtbench list metrics`."""
     measure: str = "pairs"
     """`pairs` means the class `Measure` of vtbench/measures/pairs.py, or an entry point of `vtbench.measures`."""
     needs: tuple[str, ...] = ()
@@ -120,6 +124,29 @@ def _chart(name: str, title: str, direction: Direction, digits: int, description
     return Metric(name, title, direction, digits, description, "charts")
 
 
+def _tokens(name: str, title: str, direction: Direction, digits: int, description: str) -> Metric:
+    return Metric(name, title, direction, digits, description, "tokens")
+
+
+def _curve(
+    name: str,
+    title: str,
+    direction: Direction,
+    digits: int,
+    description: str,
+    *,
+    needs: tuple[str, ...] = (),
+    cap: float | None = None,
+) -> Metric:
+    pair = name.removeprefix("curve_")
+    return Metric(
+        *(name, title, direction, digits, description, "curve"),
+        needs=needs,
+        cap=cap,
+        function=None if pair == "bpp" else f"{_HERE}:{pair}",
+    )
+
+
 _BUILT_IN = (
     _pair("psnr", "PSNR (dB)", "higher", 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
     _pair("ssim", "SSIM", "higher", 4, "Wang 2004: Gaussian window 11, sigma 1.5, mean over RGB, border dropped"),
@@ -151,7 +178,11 @@ _BUILT_IN = (
         measure="sets",
         needs=("inception",),
         function=f"{_FID}:frechet_distance",
-        options={"interval": f"{_FID}:frechet_interval", "minimum": RFID_MINIMUM},
+        options={
+            "interval": f"{_FID}:frechet_interval",
+            "sums": f"{_FID}:FrechetSums",
+            "minimum": RFID_MINIMUM,
+        },
         grouped=False,
     ),
     Metric(
@@ -211,6 +242,15 @@ _BUILT_IN = (
         measure="stability",
         cap=PSNR_CAP,
     ),
+    _tokens("tokens", "tokens", "lower", 0, "tokens of a picture, all scales and depths together"),
+    _tokens("homogeneity", "homogeneity", "higher", 4, "share of pixels in the segment that most of their token is in"),
+    _tokens("homogeneity_gain", "over a grid", "higher", 4, "homogeneity less that of an even grid of as many regions"),
+    _tokens("coverage", "coverage", "higher", 4, "overlap of each segment with the token that overlaps it most"),
+    _tokens("tokens_placed", "tokens placed", "higher", 4, "share of tokens that any pixel belongs to"),
+    _curve("curve_psnr", "PSNR by step", "higher", 2, "PSNR in dB from the first depths or scales", cap=PSNR_CAP),
+    _curve("curve_ssim", "SSIM by step", "higher", 4, "SSIM from the first depths or scales of the codes"),
+    _curve("curve_lpips", "LPIPS by step", "lower", 4, "LPIPS (AlexNet) from them", needs=("lpips-alex",)),
+    _curve("curve_bpp", "bits/pixel by step", "lower", 4, "bits of those depths or scales, divided by the pixels"),
     Metric(
         *("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
         measure="codes",

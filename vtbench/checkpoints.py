@@ -62,7 +62,10 @@ def _in_folder(folder: Path) -> Path:
     twins |= {path.name.replace(".safetensors", ".bin") for path in safe}
     models = [path for path in models if path.name not in twins]
     if not models:
-        raise WeightsError(f"{folder}: no checkpoint in this folder; expected a file ending in {', '.join(ENDINGS)}")
+        inside = sorted(path.parent.name for path in folder.glob("*/*") if path.suffix in ENDINGS and path.is_file())
+        below = f"; its folders {', '.join(dict.fromkeys(inside))} hold such: give the path of one" * bool(inside)
+        expected = f"expected a file ending in {', '.join(ENDINGS)}"
+        raise WeightsError(f"{folder}: no checkpoint in this folder; {expected}{below}")
     if len(models) > 1:
         names = ", ".join(path.name for path in models[:6])
         raise WeightsError(f"{folder}: {len(models)} checkpoints ({names}); give the path of one")
@@ -106,7 +109,21 @@ _OTHERS = (
     (b"\x89HDF", "an HDF5 file; expected a checkpoint of torch or safetensors"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (b"\xfd7zXZ", "packed by xz; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "packed by Zstandard; unpack it first"),
+    (b"\x93NUMPY", "an array of NumPy; expected a checkpoint of torch or safetensors"),
 )
+
+
+_BY_ENDING = {
+    ".onnx": "an ONNX graph",
+    ".msgpack": "a checkpoint of Flax",
+    ".keras": "a model of Keras",
+    ".tflite": "a model of TensorFlow Lite",
+    ".engine": "a TensorRT engine",
+    ".npz": "an archive of NumPy's arrays",
+}
+"""What the first bytes do not tell for certain."""
 
 
 def read(path: Path) -> dict[Any, Any]:
@@ -128,6 +145,10 @@ def read(path: Path) -> dict[Any, Any]:
             raise WeightsError(f"{path}: {what}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html", b"<head")):
         raise WeightsError(f"{path}: an HTML page, such as a server's login or error page; download the file again")
+    if head[257:262] == b"ustar":
+        raise WeightsError(f"{path}: a tar archive; unpack it first")
+    if path.suffix.lower() in _BY_ENDING:
+        raise WeightsError(f"{path}: {_BY_ENDING[path.suffix.lower()]}; expected a checkpoint of torch or safetensors")
     if path.suffix == ".safetensors" and head[:4] != b"PK\x03\x04":
         return _read_safetensors(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
@@ -255,9 +276,12 @@ def _refused(path: Path, error: Exception) -> WeightsError:
             f'make one of its tensors alone: `python -c "{command}"`'
         )
     if isinstance(error, pickle.UnpicklingError):
+        # In front of what was met stands torch's advice to open the file unsafely.
+        met = re.search(r"WeightsUnpickler error: *(.+)", str(error))
+        why = f" ({met[1][:200]})" if met and met[1].isprintable() else ""
         return WeightsError(
-            f"{path}: not a pickle of tensors alone, it is broken or could run code ({_first_line(error)}), "
-            "and was not opened; fetch it again"
+            f"{path}: not a pickle of tensors alone, it is broken or could run code{why}, and was not opened; fetch it "
+            "again"
         )
     return WeightsError(f"{path}: not a whole checkpoint ({_first_line(error)}); fetch it again")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vtbench.errors import VtbenchError
 
@@ -61,6 +63,39 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done what it was given; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def mark(device: torch.device) -> float | torch.cuda.Event:
+    """Mark a moment in what a device does, for `between`; a GPU is not made to wait for it."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def between(first: float | torch.cuda.Event, second: float | torch.cuda.Event) -> float:
+    """Give the seconds between two marks of one device."""
+    if isinstance(first, torch.cuda.Event) and isinstance(second, torch.cuda.Event):
+        second.synchronize()
+        return float(first.elapsed_time(second)) / 1000
+    assert isinstance(first, float) and isinstance(second, float)
+    return second - first
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU's to a device; to a GPU from pinned memory, while the GPU goes on computing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that a device, or the CPU, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "not enough memory" in said)
 
 
 _BACKENDS: Any = torch.backends

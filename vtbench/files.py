@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vtbench.errors import ResultError, WeightsError
+from vtbench.errors import ResultError, VtbenchError, WeightsError
 
 log = logging.getLogger("vtbench")
 
@@ -25,6 +25,8 @@ PROBE_SECONDS = 3.0
 
 READ_SECONDS = 60.0
 """How long a download may stand still: a server of gigabytes pauses longer than one that only has to answer."""
+
+_DOWN = (500, 502, 503, 504)
 
 PATIENCE = 10.0
 """Seconds of waiting after which it is said what is waited for, and for whom."""
@@ -83,19 +85,30 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         ResultError: if the place can't be written.
     """
+    for _ in range(3):  # the folder may be deleted while it is written to
+        with contextlib.suppress(FileNotFoundError):
+            return _write_atomic(path, content)
+    raise ResultError(f"{path.parent}: vanishes while it is written to; who deletes it?")
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise ResultError(f"{path.parent}: can't be written ({error.strerror}); choose a folder that can") from error
-    try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
+    except FileNotFoundError:
+        raise
     except OSError as error:
+        if temporary is None:
+            raise ResultError(
+                f"{path.parent}: can't be written ({error.strerror}); choose a folder that can"
+            ) from error
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise ResultError(f"{path}: can't be written ({error.strerror}); what was there is unchanged") from error
@@ -110,6 +123,16 @@ def check_writable(folder: Path) -> None:
     probe = folder / f".vtbench-probe-{os.getpid()}"
     write_atomic(probe, b"")
     probe.unlink(missing_ok=True)
+
+
+def sizes(folder: Path) -> list[int]:
+    """Give the bytes of each file within a folder; of one that vanishes meanwhile, nothing."""
+    found = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                found.append(path.stat().st_size)
+    return found
 
 
 # --- locks ------------------------------------------------------------------------------------------------------------
@@ -143,8 +166,9 @@ def lock(path: Path, *, wait: float, purpose: str, shared: bool = False) -> Iter
                 told = True
             time.sleep(0.05)
         said = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat("T", "seconds")}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(said).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk is told where something is kept that matters
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(said).encode(), 0)
         yield
     finally:
         os.close(handle)
@@ -194,17 +218,37 @@ def owner(path: Path) -> str:
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
+def check_endpoint(address: str) -> None:
+    """Refuse an address in HF_ENDPOINT at which the hub's client ends with an exception as soon as it is imported.
+
+    Raises:
+        VtbenchError: naming it.
+    """
+    from urllib.parse import urlsplit
+
+    try:
+        urlsplit(address).port  # noqa: B018  it is read from the address when it is asked for
+    except ValueError as error:
+        raise VtbenchError(f"HF_ENDPOINT: {address!r} is no address ({error}); {_ADDRESS}") from error
+
+
+_ADDRESS = "expected one such as https://huggingface.co: correct or unset HF_ENDPOINT"
+
+
 def unreachable(endpoint: str, seconds: float = PROBE_SECONDS) -> str | None:
     """Ask an endpoint for a sign of life; returns why it can't be used, or None."""
     import http.client
     import urllib.error
     import urllib.request
 
+    if not endpoint.lower().startswith(("http://", "https://")):
+        return f"{endpoint!r} is no address of a server; {_ADDRESS}"
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds):
             return None
-    except urllib.error.HTTPError:
-        return None  # it answered: that is all that was asked
+    except urllib.error.HTTPError as error:
+        # It answered: that is all that was asked, unless it says that it can't serve now.
+        return f"{endpoint} answers {error.code} {error.reason}" if error.code in _DOWN else None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return f"{endpoint} can't be reached: {reason}"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vtbench import rates
 from vtbench.catalogue import find_metric, metrics, of_measure
+from vtbench.data import HINTS
 from vtbench.results import CANONICAL, Run, Score, run_name
 
 CEILING = "control-identity"
@@ -209,7 +210,7 @@ def _csv_row(standing: Standing, names: Sequence[str]) -> dict[str, object]:
             row |= {name: _rounded(score.value, 6), f"{name}_scored": score.scored}
             if score.floor is not None:
                 row |= {f"{name}_{what}": _rounded(getattr(score, what), 6) for what in ("floor", "excess")}
-    return row
+    return {column: _plain(value) if isinstance(value, str) else value for column, value in row.items()}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -235,6 +236,7 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
         parts.append(f"## {cell(task)} (version {first.task_version}, protocol {cell(protocol)})")
         parts.append(ranking(standings))
         parts += [f"Not scored: {cell(reason)}." for reason in missing(group)]
+        parts += [f"{cell(line)}." for line in pictures(group)]
         if floors := [(name, score.floor) for name, score in first.scores.items() if score.floor is not None]:
             said = ", ".join(
                 f"{find_metric(name).title} {floor:.{find_metric(name).digits}f}" for name, floor in floors
@@ -263,7 +265,6 @@ def ranking(standings: Sequence[Standing]) -> str:
     first = ["", "tokenizer", "in its rate class", _linked("bpp"), _linked("latent_values"), "tokens"]
     lines = [[*first, *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]]
     for (run, rank, _), place, best in zip(standings, places(standings), on_frontier(standings), strict=True):
-        score = run.scores.get(primary)
         rate = (run.timing.encode_per_second, run.timing.decode_per_second)
         lines.append(
             [
@@ -277,7 +278,7 @@ def ranking(standings: Sequence[Standing]) -> str:
                     shown(run.scores.get(name), name) + (_interval(run, name) if name == primary else "")
                     for name in names
                 ),
-                f"{score.scored if score else 0}/{run.images}",
+                behind(run, primary),
                 *(f"{value:.{0 if value >= 10 else 1}f}" if value else "-" for value in rate),
                 *(run.weights, run.precision, cell(run.version)),
             ]
@@ -291,15 +292,55 @@ def measured(group: Sequence[Run]) -> list[str]:
 
 
 def missing(group: Sequence[Run]) -> list[str]:
-    """Say why metrics of a task were not scored; that a codec has no codebook goes without saying."""
+    """Say why metrics of a task were not scored, each reason once; that a codec has no codebook goes without saying."""
     apart = (*of_measure("codes"), "token_agreement")
-    reasons = {
-        f"{name}: {score.reason}"
-        for run in group
-        for name, score in run.scores.items()
-        if score.reason and name not in apart
-    }
-    return sorted(reasons)
+    names: dict[str, set[str]] = {}
+    for run in group:
+        for name, score in run.scores.items():
+            if score.reason and name not in apart:
+                names.setdefault(score.reason, set()).add(name)
+    return sorted(f"{', '.join(sorted(names[reason]))}: {reason}" for reason in names)
+
+
+def pictures(group: Sequence[Run]) -> list[str]:
+    """Say what became of the pictures, where any was not scored or lacks a metric: a line for runs that are alike."""
+    alike: dict[str, list[str]] = {}
+    for run in group:
+        for said in (_found(run), _fewer(run)):
+            if said:
+                alike.setdefault(said, []).append(shown_name(run))
+    return [
+        f"Pictures of {', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}: {said}"
+        for said, names in alike.items()
+    ]
+
+
+def _found(run: Run) -> str:
+    counts = run.pictures
+    if counts.found == counts.scored:
+        return ""
+    said = [f"{counts.found} found", f"{counts.scored} scored"]
+    if counts.failed:
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in counts.reasons.items())
+        said.append(f"{counts.failed} failed ({reasons})")
+    if counts.passed_over:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.passed_over.items())
+        hints = dict.fromkeys(f"; {HINTS[kind]}" for kind in counts.passed_over if kind in HINTS)
+        said.append(f"{sum(counts.passed_over.values())} passed over ({kinds}{''.join(hints)})")
+    if counts.left_out:
+        said.append(f"{counts.left_out} left out by --limit")
+    return ", ".join(said)
+
+
+def _fewer(run: Run) -> str:
+    """Name the metrics that some of the scored pictures lack."""
+    own = {name: score for name, score in run.scores.items() if "/" not in name and score.value is not None}
+    fewer: dict[int, list[str]] = {}
+    for name, score in own.items():
+        if score.scored < run.pictures.scored:
+            fewer.setdefault(score.scored, []).append(name)
+    said = [f"{', '.join(names)} of {count} of the {run.pictures.scored} scored" for count, names in fewer.items()]
+    return f"{'; '.join(said)} (images.parquet says why, picture by picture)" if said else ""
 
 
 def by_group(group: Sequence[Run], attribute: str, name: str, labels: Sequence[str]) -> str:
@@ -388,6 +429,17 @@ def shown(score: Score | None, name: str) -> str:
     return digits(score.value, name)
 
 
+def shown_floor(score: Score | None, name: str) -> str:
+    """Print what the OCR engine alone gets wrong: a dash where nothing says it."""
+    return "-" if score is None or score.floor is None else digits(score.floor, name)
+
+
+def behind(run: Run, name: str | None = None) -> str:
+    """Print how many pictures are behind a metric, the one that ranks where none is named, of those expected."""
+    score = run.scores.get(name or run.primary)
+    return f"{score.scored if score else 0}/{run.images}"
+
+
 def digits(value: float, name: str) -> str:
     """Print a value with the decimals of its metric."""
     return "∞" if math.isinf(value) else f"{value:.{find_metric(name).digits}f}"
@@ -401,5 +453,8 @@ def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
 
 def cell(text: object) -> str:
     """Show a text of somebody's within Markdown: in one line, without control characters, its marks escaped."""
-    plain = "".join(sign if sign.isprintable() else " " for sign in str(text))
-    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", " ".join(plain.split()))
+    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", _plain(str(text)))
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

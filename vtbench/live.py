@@ -169,18 +169,14 @@ class Live(nn.Module):
         return sum(one.numel() for one in {p for module in self.modules_within for p in module.parameters()})
 
     def identity(self) -> tuple[WeightsOrigin, str]:
-        """Hash the model's state as it is now: tensors, also those no checkpoint holds, and numbers in attributes.
+        """Hash the model's state as it is now (`weights.module_digest`), and what stands in for its methods.
 
         Only a module says of itself what belongs to it: anything else is another model at every call.
         """
         model = self._held[0]
         if not isinstance(model, nn.Module) or self.modules_within != [model]:
             return "local", uuid.uuid4().hex * 2
-        state = _state(model)
-        referred = [(what, value) for what, way in enumerate(self._ways or ()) for value in _held_by(way)]
-        plain = [(what, _plain(value)) for what, value in referred]
-        state |= {f"{what}={place}": one for place, (what, one) in enumerate(plain) if one is not None}
-        return "local", weights.state_digest(state) if state else uuid.uuid4().hex * 2
+        return "local", weights.module_digest(model, [value for way in self._ways or () for value in _held_by(way)])
 
     def encode(self, x: Tensor) -> Codes:
         """Encode float pictures (B, 3, H, W) with the model as it is."""
@@ -287,29 +283,6 @@ def _unwrapped(module: object) -> object:
     while isinstance(module, _WRAPPERS):
         module = module.module
     return module
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """All that a module holds: its tensors, also buffers that no checkpoint has, and plain values of its attributes."""
-    state = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    state |= dict(module.named_parameters()) | dict(module.named_buffers())
-    for prefix, part in module.named_modules():
-        for name, value in vars(part).items():
-            plain = None if name.startswith("_") or name == "training" else _plain(value)
-            if plain is not None:
-                state[f"{prefix}.{name}"] = plain
-    return state
-
-
-def _plain(value: object) -> Tensor | None:
-    """A tensor, a number or an array of numbers as a tensor; None where it is something else."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, bool | int | float | np.number):
-        return torch.tensor(float(value), dtype=torch.float64)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(value.astype(np.float64))
-    return None
 
 
 def _modules(model: object, ways: tuple[Encode, Decode] | None) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from vtbench.protocols import Protocol, find_protocol
 from vtbench.published import Published
 from vtbench.results import Run, WeightsOrigin
 from vtbench.task import Task
-from vtbench.tokenizer import Tokenizer
+from vtbench.tokenizer import NO_PIXELS, Tokenizer
 
 SHARD = 16
 """Pictures of a shard. Part of the file format: changing it makes committed shards of older runs unusable."""
@@ -57,8 +57,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """sha256 over all of it."""
-        everything = {"digests": self.digests, "said": self.said}
-        return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
+        return _sha256({"digests": self.digests, "said": self.said})
 
     @property
     def primary(self) -> str:
@@ -82,6 +81,30 @@ class Plan:
         """Say which pictures a shard holds."""
         return range(shard * SHARD, min((shard + 1) * SHARD, self.count))
 
+    @property
+    def window(self) -> int:
+        """Count the pictures that are read and go through the tokenizer together: a batch, one at native size."""
+        native = self.protocol.size is None if self.protocol.published else self.task.size is None
+        return 1 if native else self.batch_size
+
+    @property
+    def block(self) -> int:
+        """Count the shards of a block: the fewest that whole batches fill.
+
+        A process computes whole blocks, so a picture has the same neighbours in its batch whoever computes it, and
+        the last bits of its numbers are the same.
+        """
+        return math.lcm(SHARD, self.window) // SHARD
+
+    @property
+    def blocks(self) -> int:
+        """Count the blocks."""
+        return math.ceil(self.shards / self.block)
+
+    def shards_of(self, block: int) -> range:
+        """Say which shards a block holds."""
+        return range(block * self.block, min((block + 1) * self.block, self.shards))
+
 
 def make(
     tokenizer: Tokenizer,
@@ -93,7 +116,7 @@ def make(
     label: str | None,
     step: float | None,
     require: Sequence[str],
-    readings: Path | None,
+    originals: Path | None,
 ) -> Plan:
     """Find out all that decides a run's numbers, and bind its measures; loads no network of a metric.
 
@@ -101,10 +124,8 @@ def make(
         CardError: if a metric or protocol does not exist, or a metric belongs to published protocols alone.
         DataError: if the tokenizer can't take the task's size, or a published protocol is asked of a task whose
             pictures were brought to its size already.
-        VtbenchError: if a number or the label is none, or a required metric can't be scored.
+        VtbenchError: if the label is none, or a required metric can't be scored.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise VtbenchError(f"batch size {batch_size} and limit {limit}: expected whole numbers from 1 up")
     if label is not None and not results.LABEL.fullmatch(label):
         raise VtbenchError(f"label {label!r}: expected letters, digits, dots, dashes and underscores")
     rule = find_protocol(protocol or task.card.protocol)
@@ -113,9 +134,10 @@ def make(
             f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
             "loaded with pictures cropped already; use load_task(..., native=True)"
         )
-    if tokenizer.card.kind == "understanding":
+    if tokenizer.card.kind == "understanding" and (rule.published or _needs_pixels(task.card.metrics)):
         raise DataError(
-            f"{tokenizer.card.name}: gives tokens for understanding and no pixels, so {task.card.name} can't score it"
+            f"{tokenizer.card.name}: {NO_PIXELS}, so {task.card.name} can't score it; choose a task that needs none "
+            "(`tokens`)"
         )
     if not rule.published and task.size is not None:
         tokenizer.check_size(task.size)
@@ -131,8 +153,23 @@ def make(
     origin, weights = tokenizer.identity()
     if label is None and origin == "local" and weights is not None:
         label = weights[:8]
+    digests: dict[str, str | None] = {
+        "tokenizer": cards.digest(tokenizer.card),
+        "task": cards.digest(task.card),
+        "weights": weights,
+        "data": task.digest,
+        "code": provenance.code_digest(),
+        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics, task.card.ocr)),
+    }
+    wanted = [name for name in metrics if name not in unavailable]
+    needs = sorted({need for name in wanted for need in find_metric(name).needs})
+    for need in needs:
+        own = task.card.ocr if need == OCR else need
+        digests |= {f"{own}/{file}": value for file, value in _files_of(own, need).items()}
+    place = compute.for_metrics(tokenizer.device)
+    apart = ("tokenizer", "task", "weights", "data", "network")
     context = Context(
-        device=compute.for_metrics(tokenizer.device),
+        device=place,
         protocol=rule,
         side=task.card.geometry.side,
         engine=task.card.ocr,
@@ -141,21 +178,17 @@ def make(
         codebook_sizes=tokenizer.card.code.codebook_sizes,
         span=tokenizer.span,
         primary=task.card.primary,
-        readings=readings,
+        originals=originals,
+        computed_by=_sha256(
+            {
+                "digests": {name: value for name, value in digests.items() if name not in apart},
+                "versions": provenance.versions(),
+                "device": compute.model(place),
+            }
+        ),
+        regions=tokenizer.regions,
+        curve=tokenizer.curve,
     )
-    digests: dict[str, str | None] = {
-        "tokenizer": cards.digest(tokenizer.card),
-        "task": cards.digest(task.card),
-        "weights": weights,
-        "data": task.digest,
-        "code": provenance.code_digest(),
-        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics)),
-    }
-    wanted = [name for name in metrics if name not in unavailable]
-    needs = sorted({need for name in wanted for need in find_metric(name).needs})
-    for need in needs:
-        own = task.card.ocr if need == OCR else need
-        digests |= {f"{own}/{file}": value for file, value in _files_of(own, need).items()}
     said = {
         "metrics": metrics,
         "unavailable": sorted(unavailable),
@@ -187,12 +220,20 @@ def make(
     )
 
 
+def _sha256(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def _metrics(task: Task, rule: Protocol) -> tuple[str, ...]:
     """Name what is measured: the protocol's or the task's metrics, and in every run those of the codes."""
     names: tuple[str, ...] = task.card.metrics
     if rule.published:
         names = (*rule.metrics, *(rule.text_metrics if task.card.family == "text" else ()))
     return tuple(dict.fromkeys((*(find_metric(name).name for name in names), *of_measure("codes"))))
+
+
+def _needs_pixels(names: Sequence[str]) -> bool:
+    return any(measures.find(find_metric(name).measure).sees == "pictures" for name in names)
 
 
 def _measures(names: Sequence[str], context: Context) -> list[Measure]:
@@ -227,11 +268,16 @@ def _files_of(own: str, need: str) -> Mapping[str, str | None]:
     return {**ocr.digests(own), "version": ocr.version(own)}
 
 
-def _outside(tokenizer: Tokenizer, metrics: Sequence[str]) -> list[object]:
-    """The objects beside the network whose code moves a number: a live model's, and metrics of other packages."""
+def _outside(tokenizer: Tokenizer, metrics: Sequence[str], engine: str) -> list[object]:
+    """The objects beside the network whose code moves a number: a live model's, and what other packages bring."""
     held = tokenizer.held.parts if tokenizer.held else []
-    paths = [find_metric(name).function for name in metrics]
-    return [*held, *(measures.function(path) for path in paths if path and not path.startswith("vtbench."))]
+    chosen = [find_metric(name) for name in metrics]
+    said = [value for metric in chosen for value in (metric.function, *metric.options.values())]
+    paths = [value for value in said if isinstance(value, str) and ":" in value]
+    functions = [measures.function(path) for path in paths if not path.startswith("vtbench.")]
+    kinds = [measures.find(name) for name in dict.fromkeys(metric.measure for metric in chosen) if name != "published"]
+    readers = [ocr.file_of(engine)] if any(OCR in metric.needs for metric in chosen) else []
+    return [*held, *functions, *kinds, *readers]
 
 
 def changes(old: Run, new: Plan) -> list[str]:

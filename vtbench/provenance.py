@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 from torch import nn
 
@@ -52,29 +55,99 @@ def network_digest(network: nn.Module, *others: object) -> str | None:
     """sha256 over the code that a network runs and that is not vtbench's: its classes' packages, wherever they live.
 
     Of each package it covers distribution and version, the commit where it lies in a checkout, and the files: all of a
-    package of up to LARGEST_PACKAGE files, else those that define the classes.
+    package of up to LARGEST_PACKAGE files, else those that define the classes. What these import of the user's own
+    modules counts likewise. Code without a file (a notebook's) is covered by its compiled functions.
 
     Args:
         network: its class and those of all its parts.
-        others: functions and objects that stand in for its methods.
+        others: functions and objects that stand in for its methods, and further functions, classes and modules.
 
     Returns:
         None where all of it is vtbench's, torch's or Python's own.
     """
     kinds: set[type | object] = {type(part) for part in network.modules()}
+    by_module: dict[str, list[object]] = {}
     for other in others:
+        while isinstance(other, functools.partial):
+            other = other.func
+        if isinstance(other, ModuleType):
+            by_module[other.__name__] = []
+            continue
         kinds |= {type(part) for part in other.modules()} if isinstance(other, nn.Module) else set()
-        kinds.add(other if inspect.isroutine(other) else type(other))
-    by_package: dict[str, set[str]] = {}
+        kinds.add(other if inspect.isroutine(other) or inspect.isclass(other) else type(other))
     for kind in kinds:
-        module = getattr(kind, "__module__", None) or "__main__"
+        by_module.setdefault(getattr(kind, "__module__", None) or "__main__", []).append(kind)
+    by_package: dict[str, set[str]] = {}
+    for module in _with_imports(by_module):
         by_package.setdefault(module.partition(".")[0], set()).add(module)
-    said = [
-        _package_digest(package, modules)
-        for package, modules in sorted(by_package.items())
-        if package not in ("vtbench", "torch") and package not in sys.stdlib_module_names - {"__main__"}
-    ]
+    said: list[object] = []
+    for package in sorted(by_package.keys() - {"vtbench", "torch"} - (sys.stdlib_module_names - {"__main__"})):
+        said.append(_package_digest(package, by_package[package]))
+        fileless = [name for name in sorted(by_package[package]) if _file_of(name) is None]
+        said += [_compiled(name, by_module[name]) for name in fileless if name in by_module]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest() if said else None
+
+
+def _with_imports(modules: Iterable[str]) -> set[str]:
+    """Name modules, and those of the user's own that they import, directly or through one another."""
+    found: set[str] = set()
+    new = set(modules)
+    while new:
+        found |= new
+        named = [value for name in new if name in sys.modules for value in vars(sys.modules[name]).values()]
+        imported = {
+            value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in named
+        }
+        new = {name for name in imported if isinstance(name, str) and _is_the_users(name)} - found
+    return found
+
+
+def _is_the_users(module: str) -> bool:
+    """Tell whether a module is neither vtbench's nor Python's nor installed."""
+    path = _file_of(module)
+    if path is None or module.partition(".")[0] == "vtbench":
+        return False
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    return not installed and not path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
+
+
+def _compiled(module: str, kinds: Iterable[object]) -> str:
+    """sha256 over compiled functions: those of some classes of a module, and what they name in it."""
+    total = hashlib.sha256()
+    seen: dict[int, object] = {}
+    left = sorted(kinds, key=lambda kind: getattr(kind, "__qualname__", ""))
+    while left:
+        kind = left.pop()
+        if id(kind) in seen:
+            continue
+        seen[id(kind)] = kind
+        if isinstance(kind, type) and kind.__module__ == module:
+            left += [*kind.__bases__, *(value for _, value in sorted(vars(kind).items()))]
+        elif isinstance(kind, MethodType | staticmethod | classmethod):
+            left.append(kind.__func__)
+        elif isinstance(kind, property):
+            left += [kind.fget, kind.fset]
+        elif isinstance(kind, FunctionType) and kind.__module__ == module:
+            said: list[object] = [kind.__qualname__, *map(_plain, kind.__defaults__ or ())]
+            for code in _codes(kind.__code__):
+                named = [kind.__globals__.get(name) for name in code.co_names]
+                said += [code.co_code.hex(), code.co_names, [*map(_plain, code.co_consts)], [*map(_plain, named)]]
+                left += named
+            total.update(repr(said).encode())
+    return total.hexdigest()
+
+
+def _plain(value: object) -> str | None:
+    """Show a value whose text says all of it."""
+    return repr(value) if isinstance(value, bool | int | float | complex | str | bytes) else None
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions inside it."""
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _codes(const)
 
 
 @cache

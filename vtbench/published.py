@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from vtbench import metrics as metrics_
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
 from vtbench.measures import Column, Context, Outcome, Table
+from vtbench.measures._originals import Originals
 from vtbench.metrics import learned, peak, structure, text
-from vtbench.metrics.frechet import frechet_distance, inception_score
+from vtbench.metrics.frechet import FrechetSums, frechet_distance, inception_score
 from vtbench.protocols import LPIPS_NAMES, Lpips, Protocol, Psnr, Rounding, Ssim, Window
 from vtbench.results import Score
 from vtbench.types import Key, Sample, TextLine
@@ -85,6 +87,9 @@ class Published(measures.Measure):
         self._lpips: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None
         self._frechet: metrics_.FrechetDistance | None = None
         self._engine: ocr.Engine | None = None
+        said = (repr(self.rule.rfid), context.computed_by)
+        self._features = Originals(context.originals, "features", *said)
+        self._readings = Originals(context.originals, f"readings-{context.engine}", *said)
 
     def feed(self, sample: Sample) -> Tensor:
         """Bring a raw picture to what the protocol feeds a model of this range."""
@@ -93,7 +98,7 @@ class Published(measures.Measure):
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Score one batch of the protocol: its metrics, and what its totals need."""
         raw = [sample.image.permute(1, 2, 0).numpy() for sample in outcome.samples]
-        sides = (outcome.reference.float().cpu(), outcome.reconstruction.float().cpu())
+        sides = [side.float().to(self.context.device) for side in (outcome.reference, outcome.reconstruction)]
         return self.measure(raw, list(sides[0]), list(sides[1]), [sample.lines for sample in outcome.samples])
 
     def measure(
@@ -118,11 +123,12 @@ class Published(measures.Measure):
             if before.shape != after.shape:
                 found, wanted = tuple(after.shape), tuple(before.shape)
                 raise DataError(f"the network gave {found} for {wanted}; expected the same shape")
-            fitted = _fitted(rule, image, self.context.side)
             units = [images.to_unit(side, self.context.span) for side in (before, after)]
+            # What was fed are levels exactly, unless the protocol resizes floats: they need no second resize.
+            levels = images.to_uint8(before, self.context.span) if rule.reference == "pixels" else None
             pairs.append(
                 (
-                    _side(rule, rule.reference, units[0], fitted, image),
+                    _side(rule, rule.reference, units[0], levels, image),
                     _side(rule, rule.reconstruction, units[1], None, image),
                 )
             )
@@ -134,7 +140,7 @@ class Published(measures.Measure):
         with compute.exact():
             columns |= self._learned(pairs)
             if self._engine is not None and rule.text == "against-original":
-                columns |= _against_original(self._engine, pairs)
+                columns |= _against_original(self._engine, pairs, self._readings)
             elif self._engine is not None and rule.text == "words":
                 columns |= _words(self._engine, pairs, lines)
         return columns
@@ -157,30 +163,50 @@ class Published(measures.Measure):
         rule, columns = self.rule, Columns()
         for name, network in (self._lpips or {}).items():
             assert rule.lpips is not None
-            columns[Key(name)] = [self._distance(rule.lpips, network, *pair) for pair in pairs]
+            sides = [[self._spanned(rule.lpips, side) for side in one] for one in zip(*pairs, strict=True)]
+            columns[Key(name)] = _in_batches(lambda *both: network(*both).flatten(), *sides)  # noqa: B023  called here
         if rule.rfid and self._frechet is not None:
             floats = rule.rfid.on == "floats"
-            both = [[(side.floats.clamp(0, 1) if floats else side.levels)[None] for side in pair] for pair in pairs]
-            for key, position in zip(FEATURES, (0, 1), strict=True):
-                columns[key] = [self._frechet.features(pair[position])[0] for pair in both]
-            if rule.rfid.inception_score and "inception_score" in self.names:
-                columns[LOGITS] = [self._frechet.logits(pair[1])[0] for pair in both]
+            for key, sides_ in zip(FEATURES, zip(*pairs, strict=True), strict=True):
+                seen = [side.floats.clamp(0, 1) if floats else side.levels for side in sides_]
+                if key == FEATURES[0] and len(_equal_shapes(seen)) == 1:
+                    columns[key] = list(self._features.arrays(torch.stack(seen), partial(self._array, seen)))
+                    continue
+                pooled = self._pooled(seen)
+                columns[key] = list(pooled.cpu().numpy())
+                if key == FEATURES[1] and rule.rfid.inception_score and "inception_score" in self.names:
+                    columns[LOGITS] = list(self._frechet.logits_of(pooled))
         return columns
 
-    def _distance(
-        self, rule: Lpips, network: Callable[[Tensor, Tensor], Tensor], reference: _Side, reconstruction: _Side
-    ) -> float:
-        both = []
-        for side in (reference, reconstruction):
-            unit = images.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
-            both.append(images.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span)[None])
-        return float(network(*(side.to(self.context.device) for side in both)))
+    def _spanned(self, rule: Lpips, side: _Side) -> Tensor:
+        """Bring one side to the range in which LPIPS is given it."""
+        unit = images.to_unit(side.levels.float(), LEVELS) if rule.on == "levels" else side.floats
+        return images.from_unit(unit.clamp(0, 1) if rule.clamped else unit, rule.span).to(self.context.device)
+
+    def _array(self, pictures: Sequence[Tensor]) -> np.ndarray[Any, Any]:
+        return np.asarray(self._pooled(pictures).cpu().numpy())
+
+    def _pooled(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Inception's features, (B, 2048), of pictures of any sizes."""
+        assert self._frechet is not None
+        found: list[Tensor | None] = [None] * len(pictures)
+        for rows in _equal_shapes(pictures):
+            features = self._frechet.pooled(torch.stack([pictures[row] for row in rows]))
+            for row, feature in zip(rows, features, strict=True):
+                found[row] = feature
+        return torch.stack([feature for feature in found if feature is not None])
 
     def scores(self, table: Table) -> dict[str, Score]:
         """Average as the protocol does; an interval stands only where that is the plain mean."""
         found = super().scores(table)
-        columns = {key: values for key in table.keys if (values := _known(table, key))}
-        for name, value in totals(self.rule, columns, size=self.context.side or self.rule.size or 256).items():
+        columns = {key: values for key in table.keys if key not in FEATURES and (values := _known(table, key))}
+        averages = totals(self.rule, columns, size=self.context.side or self.rule.size or 256)
+        if table.has(FEATURES[0]) and "rfid" in self.names:
+            sums = FrechetSums()
+            for pair in zip(*(table.arrays(key) for key in FEATURES), strict=True):
+                sums.add(*pair)
+            averages["rfid"] = sums.distance() if sums.count > 1 else math.nan
+        for name, value in averages.items():
             if math.isnan(value):
                 reason = EMPTY_BIN if WORDS in columns else f"{name} is not a number under {self.rule.name}"
                 found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
@@ -196,8 +222,28 @@ class Published(measures.Measure):
         return found
 
 
+def _equal_shapes(pictures: Sequence[Tensor]) -> list[list[int]]:
+    """Say which pictures have one size."""
+    found: dict[torch.Size, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        found.setdefault(picture.shape, []).append(row)
+    return list(found.values())
+
+
+def _in_batches(
+    call: Callable[[Tensor, Tensor], Tensor], first: Sequence[Tensor], second: Sequence[Tensor]
+) -> list[float]:
+    """Call a metric once for all pairs of one size; it takes two (B, 3, H, W) and gives (B,)."""
+    found = [math.nan] * len(first)
+    for rows in _equal_shapes(first):
+        values = call(*(torch.stack([side[row] for row in rows]) for side in (first, second))).tolist()
+        for row, value in zip(rows, values, strict=True):
+            found[row] = value
+    return found
+
+
 def _known(table: Table, key: Key) -> list[Any]:
-    if key.role == "raw" and key in (*FEATURES, LOGITS):
+    if key == LOGITS:
         return list(table.arrays(key))
     return [value for value in table.values(key) if value is not None]
 
@@ -262,11 +308,11 @@ def _fitted(rule: Protocol, image: np.ndarray[Any, Any], size: int | None) -> Te
 
 
 def _side(
-    rule: Protocol, rounding: Rounding, floats: Tensor, fitted: Tensor | None, image: np.ndarray[Any, Any]
+    rule: Protocol, rounding: Rounding, floats: Tensor, pixels: Tensor | None, image: np.ndarray[Any, Any]
 ) -> _Side:
     """Round one side, undo the protocol's padding, and bring it to the size at which it is scored."""
-    if rounding == "pixels" and fitted is not None:
-        levels = fitted
+    if pixels is not None:
+        levels = pixels
     elif rounding == "floats":
         levels = floats.clamp(0, 1) * 255.0
     else:
@@ -279,24 +325,26 @@ def _side(
         left, top = geometry.padded_window(width, height)
         levels, floats = (x[:, top : top + height, left : left + width] for x in (levels, floats))
     elif rule.geometry == "letterbox":
-        if fitted is not None:
-            levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if pixels is not None:
+            levels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(levels.device)
         else:
             left, top, inner_width, inner_height = geometry.letterbox_window(width, height, levels.shape[-1])
             window = images.to_pil(levels[:, top : top + inner_height, left : left + inner_width])
-            levels = images.from_pil(window.resize((width, height), Image.Resampling.LANCZOS))
+            levels = images.from_pil(window.resize((width, height), Image.Resampling.LANCZOS)).to(levels.device)
     if rule.scored_at and levels.shape[-2:] != (rule.scored_at, rule.scored_at):
         resized = images.to_pil(levels).resize((rule.scored_at, rule.scored_at), Image.Resampling.BILINEAR)
-        levels = images.from_pil(resized)
+        levels = images.from_pil(resized).to(levels.device)
     return _Side(levels, floats)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def _against_original(engine: ocr.Engine, pairs: Pairs) -> Columns:
+def _against_original(engine: ocr.Engine, pairs: Pairs, known: Originals) -> Columns:
     """VTBench: a page as read before against as read after."""
-    truths, reads = ([engine.read_page(side.levels) for side in sides] for sides in zip(*pairs, strict=True))
+    before, after = ([side.levels for side in sides] for sides in zip(*pairs, strict=True))
+    truths = [known.texts(levels, None, lambda: [engine.read_page(levels)])[0] for levels in before]  # noqa: B023
+    reads = [engine.read_page(levels) for levels in after]
     each = [text.vtbench_2025([truth], [read]) for truth, read in zip(truths, reads, strict=True)]
     return {
         TRUTH: truths,
@@ -335,10 +383,9 @@ _BORDERS: Mapping[Window, tuple[structure.Window, structure.Border]] = {
 
 
 def _psnr_columns(rule: Psnr, pairs: Pairs) -> Columns:
-    errors = [float(peak.squared_error(a.levels, b.levels)) for a, b in pairs]
-    lows = [float(a.levels.min()) for a, _ in pairs]
-    highs = [float(a.levels.max()) for a, _ in pairs]
+    errors = _in_batches(peak.squared_error, *([side.levels for side in one] for one in zip(*pairs, strict=True)))
     own = rule.peak == "data"
+    lows, highs = ([float(end(a.levels)) if own else 0.0 for a, _ in pairs] for end in (torch.min, torch.max))
     ends = zip(lows, highs, strict=True)
     peaks = [_peak([low], [high]) if own else 255.0 for low, high in ends]
     columns: Columns = {Key("psnr"): [_decibel(error, top) for error, top in zip(errors, peaks, strict=True)]}
@@ -370,7 +417,9 @@ def _ssim_columns(rule: Ssim, pairs: Pairs) -> Columns:
         first, second = (images.from_unit(unit.clamp(0, 1), rule.span) for unit in units)
         made.append((first, second))
     if rule.data_range is not None:
-        return {Key("ssim"): [_ssim(rule.window, *pair, rule.data_range) for pair in made]}
+        known, border = _BORDERS[rule.window]
+        call = partial(structure.ssim_of, window=known, border=border, data_range=rule.data_range)
+        return {Key("ssim"): _in_batches(call, *zip(*made, strict=True))}
     own = [[float(side.max() - side.min()) for side in pair] for pair in made]
     # Over the batch each side spans from its lowest to its highest value; the larger of both spans is the range.
     sides = [torch.stack(side) for side in zip(*made, strict=True)]

@@ -20,6 +20,9 @@ from vtbench.types import Strict
 if TYPE_CHECKING:
     import pandas
 
+ORIGINALS = "originals"
+"""Folder in the work folder: what was computed of originals alone, so that it is computed but once."""
+
 IMAGES = "images.parquet"
 RUN = "run.json"
 
@@ -76,8 +79,9 @@ class Score(Strict):
     floor: Number | None = None
     """The same metric of the originals themselves, where an OCR engine reads: what the engine alone gets wrong."""
     low: Number | None = None
-    """Ends of the 95% interval; None where the metric has none, or only one picture was scored."""
+    """Lower end of the 95% interval; None where the metric has none, or only one picture was scored."""
     high: Number | None = None
+    """Upper end of the 95% interval."""
 
     @property
     def excess(self) -> float | None:
@@ -97,6 +101,7 @@ class Timing(Strict):
     encode_per_second: float | None
     """Pictures a second through the encoder."""
     decode_per_second: float | None
+    """Pictures a second through the decoder."""
     seconds: float
     """From reading the first picture to the last metric, all shards together."""
     started: str
@@ -109,6 +114,7 @@ class Pictures(Strict):
     found: int
     """Picture files of the source, and files that look meant as such."""
     scored: int
+    """Pictures that were read and reconstructed."""
     failed: int
     """Pictures that could not be read or reconstructed."""
     reasons: dict[str, int] = Field(default_factory=dict)
@@ -131,25 +137,36 @@ class Run(Strict):
     step: float | None = None
     """Training step of the weights, where known."""
     family: str
+    """The tokenizer's family, as its card says."""
     kind: Literal["discrete", "continuous", "codec", "understanding", "opaque"]
+    """What its codes are; opaque: nobody sees them."""
     task: str
+    """The task's name; `<task>@<label>` on pictures of the user's."""
     task_family: str
     task_version: int
+    """The task card's version: raised whenever a score could change."""
     protocol: str
+    """How pictures became numbers; canonical is the suite's own way."""
     primary: str
     """The metric that ranks."""
     scores: dict[str, Score]
     """By metric; "contrast/0.25" is the metric `contrast` at its level 0.25."""
     groups: dict[str, dict[str, dict[str, Score]]] = Field(default_factory=dict)
-    """The same scores by attribute of the pictures and its value, such as groups["cap_height"]["12"]["cer"]."""
+    """The same scores by attribute of the pictures and its value, such as `groups["cap_height"]["12"]["cer"]`."""
     tokens_per_image: int | None = None
+    """Indices of one picture; None where there are none."""
     codebook_sizes: tuple[int, ...] = ()
+    """Codes an index chooses from, one entry a codebook or scale."""
     parameters: int
+    """Parameters of the network."""
     images: int
     """Pictures that the task has, or `limit` where that is less."""
     pictures: Pictures
+    """What became of the pictures that were found."""
     limit: int | None = None
+    """Only the first so many pictures were asked for."""
     weights: WeightsOrigin
+    """Where the weights came from: published, packaged, local, synthetic or none."""
     ema: int = 0
     """How many tensors came from an averaged copy of the weights."""
     data_revision: str | None = None
@@ -159,14 +176,19 @@ class Run(Strict):
     version: str
     """vtbench's own."""
     commit: str | None
+    """The commit of vtbench's checkout."""
     dirty: bool | None
     """Whether code or cards differed from the commit; both are None outside a checkout."""
     versions: dict[str, str]
     """Python and the libraries that can move a number."""
     device: str
+    """The device that computed, by type and model."""
     precision: Literal["fp32", "fp16", "bf16"]
+    """The type of the network's numbers."""
     batch_size: int
+    """Pictures a forward pass."""
     timing: Timing
+    """How fast it went."""
 
     @property
     def name(self) -> str:
@@ -226,7 +248,7 @@ def summarise(
         values: one a picture; None where it was not scored.
         expected: how many there should be.
         reason: why there is none.
-        cap: what an infinite value counts, as `protocols.Metric.cap` says.
+        cap: what an infinite value counts, as `catalogue.Metric.cap` says.
         clusters: the document of each picture, where several show one.
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
@@ -280,7 +302,11 @@ def read_run(path: Path) -> Run:
             raise ResultError(
                 f"{path}: written by another version of vtbench; run it again with --overwrite"
             ) from error
-        raise ResultError(f"{path}: not the summary of a run: {explain(error)[:300]}") from error
+        lacking = [
+            str(item["loc"][0]) for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1
+        ]
+        why = f"it lacks {', '.join(lacking[:3])} and {len(lacking) - 3} more" if len(lacking) > 3 else explain(error)
+        raise ResultError(f"{path}: not the summary of a run: {why[:300]}; leave such files elsewhere") from error
 
 
 def read_runs(folder: str | Path, *, failed: list[ResultError] | None = None) -> list[Run]:

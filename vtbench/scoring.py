@@ -95,7 +95,8 @@ def score(
         codebook_sizes=(),
         span=value_range,
         primary="",
-        readings=None,
+        originals=None,
+        computed_by="",
     )
     measure = published.Published([find_metric(name) for name in names], context, inception=inception)
     columns: dict[Key, list[Any]] = {}

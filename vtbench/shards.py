@@ -1,14 +1,24 @@
-"""Shards: pictures go through the tokenizer and all measures, and a row a picture comes out."""
+"""Shards: pictures go through the tokenizer and all measures, and a row a picture comes out.
+
+Pictures are read ahead in threads, go through the tokenizer in batches that know nothing of shards, and are measured;
+a shard is handed on as soon as its pictures are done. Several plans of one tokenizer on the same pictures take the same
+way together: what two protocols feed alike is encoded and decoded once.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,50 +28,482 @@ from torch import Tensor
 from vtbench import device as compute
 from vtbench.errors import DataError
 from vtbench.measures import Measure, Missing, Outcome
-from vtbench.plan import Plan
+from vtbench.plan import SHARD, Plan
 from vtbench.summary import Clock
 from vtbench.task import Task
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes, Key, Sample
 
-READERS = 2
-"""Threads that read and decode pictures ahead of the tokenizer."""
+log = logging.getLogger("vtbench")
 
-T = TypeVar("T")
+AHEAD = 256 * 2**20
+"""Bytes of pictures that are read ahead of the tokenizer, unless a single batch is larger."""
 
 Progress = Callable[[int, int], None]
 """Called with pictures done and pictures in all."""
 
 
+def workers() -> int:
+    """Say how many threads read pictures where nobody says another number: one a core, eight at most."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+# --- what is to be done -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Want:
+    """Shards of one block that a plan lacks."""
+
+    made: Plan
+    shards: Sequence[int]
+    put: Callable[[int, pa.Table], None]
+    """Takes a finished shard; called in the thread that writes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A block of pictures, and what plans of one tokenizer lack of it."""
+
+    pictures: range
+    wants: Sequence[Want]
+    close: Callable[[], None]
+    """Called in the thread that writes, after the last shard was taken."""
+
+
+def compute_all(jobs: Iterable[Job], told: Callable[[int], None], threads: int | None = None) -> None:
+    """Compute blocks, one after the other, and hand on each shard as soon as it is done.
+
+    Args:
+        jobs: what is to be done; taken one by one, as reading comes to it.
+        told: called with the number of pictures that were done since the last call.
+        threads: how many read pictures; `workers()` where left out.
+
+    Raises:
+        ChangedError: if pictures changed or vanished while they were read.
+    """
+    passes: _Passes | None = None
+    with ThreadPoolExecutor(threads or workers()) as readers, ThreadPoolExecutor(1) as writer:
+        written: deque[Future[None]] = deque()
+        last = time.perf_counter()
+        try:
+            for window in _read_ahead(jobs, readers):
+                if passes is None:
+                    passes = _Passes(window.sheets[0].made)
+                passes.begin(shared=len(window.sheets) > 1)
+                reads = {id(task): [read.result() for read in reads] for task, reads in window.reads}
+                for sheet in window.sheets:
+                    sheet.take(passes, reads[id(sheet.made.task)], window.pictures, last=window.last)
+                now = time.perf_counter()
+                for sheet in window.sheets:
+                    sheet.spent((now - last) / len(window.sheets), window.pictures)
+                    for shard, table in sheet.finished(window.pictures.stop, last=window.last):
+                        written.append(writer.submit(sheet.want.put, shard, table))
+                last = now
+                if window.last:
+                    written.append(writer.submit(window.close))
+                told(len(window.pictures))
+                while written and written[0].done():
+                    written.popleft().result()
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writer.shutdown()
+        for future in written:
+            future.result()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Read:
-    """One picture of a shard: read, or broken with a reason."""
+    """One picture: read, or broken with a reason."""
 
-    position: int
+    index: int
     sample: Sample | None
     reason: str | None
 
 
-def tables(
-    made: Plan, shards: Sequence[int], progress: Progress | None, done: int, in_all: int | None = None
-) -> Iterator[pa.Table]:
-    """Compute shards: a row a picture, with the clock in the table's metadata."""
-    in_all = made.count if in_all is None else in_all
-    step = _step(made)
-    for shard in shards:
-        clock = Clock(started=datetime.now(UTC).isoformat(timespec="seconds"))
-        began = time.perf_counter()
-        indices = made.indices(shard)
-        columns = _Columns(len(indices))
-        columns.put("index", list(enumerate(indices)))
-        columns.put("id", [(position, made.task.sample_id(index)) for position, index in enumerate(indices)])
-        for batch in batches(made.task, indices, step):
-            _measure(made, batch, columns, clock)
-            done += len(batch)
-            if progress:
-                progress(done, in_all)
-        clock.total = time.perf_counter() - began
-        yield columns.table().replace_schema_metadata({"clock": json.dumps(vars(clock)), "plan": made.digest})
+@dataclass(frozen=True)
+class _Window:
+    """Pictures that are read and go through the tokenizer together."""
+
+    pictures: range
+    sheets: Sequence[_Sheet]
+    reads: Sequence[tuple[Task, Sequence[Future[_Read]]]]
+    """The pictures of each task: native ones and such of the task's size are two tasks."""
+    last: bool
+    """Whether it ends its block."""
+    close: Callable[[], None]
+
+
+def _read(task: Task, index: int) -> _Read:
+    """Read one picture; a broken one travels along with its reason."""
+    try:
+        return _Read(index, task.read(index), None)
+    except DataError as error:
+        return _Read(index, None, str(error))
+
+
+def _read_ahead(jobs: Iterable[Job], readers: ThreadPoolExecutor) -> Iterator[_Window]:
+    """Read pictures while earlier ones are computed, across blocks, and no more than memory should hold."""
+    ahead: deque[_Window] = deque()
+    waiting = 0
+    windows = _windows(jobs)
+    upcoming = next(windows, None)
+    while upcoming is not None or ahead:
+        while upcoming is not None and (not ahead or waiting + len(upcoming[1]) <= _limit(upcoming[0][0].made)):
+            sheets, pictures, last, close = upcoming
+            tasks = {id(sheet.made.task): sheet.made.task for sheet in sheets}
+            reads = [(task, [readers.submit(_read, task, index) for index in pictures]) for task in tasks.values()]
+            ahead.append(_Window(pictures, sheets, reads, last, close))
+            waiting += len(pictures)
+            upcoming = next(windows, None)
+        window = ahead.popleft()
+        yield window
+        waiting -= len(window.pictures)
+
+
+def _windows(jobs: Iterable[Job]) -> Iterator[tuple[list[_Sheet], range, bool, Callable[[], None]]]:
+    """Cut blocks into batches, and leave out those that nobody lacks."""
+    for job in jobs:
+        sheets = [_Sheet(want) for want in job.wants]
+        step = job.wants[0].made.window
+        starts = range(job.pictures.start, job.pictures.stop, step)
+        cuts = [range(start, min(start + step, job.pictures.stop)) for start in starts]
+        needed = [cut for cut in cuts if any(sheet.lacks(cut) for sheet in sheets)]
+        for cut in needed:
+            yield sheets, cut, cut == needed[-1], job.close
+
+
+def _limit(made: Plan) -> int:
+    """Count the pictures that may wait: two batches beyond the one that is computed, or as many as memory should hold.
+
+    At native size nobody knows how large the next picture is.
+    """
+    if made.window == 1:
+        return workers() + 1
+    height, width = made.task.size or (made.protocol.size or 256,) * 2
+    return max(made.window, min(3 * made.window, AHEAD // (3 * height * width)))
+
+
+# --- the tokenizer ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one forward pass left of some pictures."""
+
+    count: int
+    codes: Codes | None
+    """None where the network refused the picture."""
+    decoded: Tensor | None
+    reasons: Sequence[str | None]
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """In the encoder and the decoder."""
+
+
+class _Passes:
+    """The tokenizer's forward passes: pictures of one window that are fed alike go through once."""
+
+    def __init__(self, made: Plan) -> None:
+        self._tokenizer = made.tokenizer
+        self.most = made.batch_size
+        """Pictures that fit into one forward pass."""
+        self._shared = False
+        self._known: list[tuple[Tensor, list[_Pass]]] = []
+
+    def begin(self, *, shared: bool) -> None:
+        """Begin a window; keep its passes where several plans take it."""
+        self._shared = shared
+        self._known = []
+
+    def through(self, pictures: Tensor) -> list[_Pass]:
+        """Take pictures of one size, as a measure feeds them, through the tokenizer."""
+        fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
+        for known, found in self._known:
+            if known.shape == fed.shape and known.dtype == fed.dtype and torch.equal(known, fed):
+                return found
+        found = self._computed(fed)
+        if self._shared:
+            self._known.append((fed, found))
+        return found
+
+    def _computed(self, fed: Tensor) -> list[_Pass]:
+        found: list[_Pass] = []
+        done = 0
+        while done < len(fed):
+            part = fed[done : done + self.most]
+            try:
+                found += self._tried(part)
+            except (RuntimeError, MemoryError) as error:
+                if not compute.is_out_of_memory(error):
+                    raise
+                if len(part) > 1:
+                    self.most = len(part) // 2
+                    log.warning(
+                        "%s: out of memory with %d pictures a forward pass; goes on with %d",
+                        *(self._tokenizer.card.name, len(part), self.most),
+                    )
+                    continue
+                size = f"{part.shape[-1]}x{part.shape[-2]}"
+                found.append(_Pass(1, None, None, [f"{self._tokenizer.card.name}: out of memory for {size} pixels"]))
+            done += len(part)
+        return found
+
+    def _tried(self, fed: Tensor) -> list[_Pass]:
+        """Encode and decode one batch; where the network refuses it, each picture alone, to tell which one it was."""
+        tokenizer, size = self._tokenizer, (fed.shape[-2], fed.shape[-1])
+        marks = [compute.mark(tokenizer.device)]
+        try:
+            codes = tokenizer.encode_input(fed)
+            marks.append(compute.mark(tokenizer.device))
+            decoded, reasons = tokenizer.decoded(codes, size)
+            marks.append(compute.mark(tokenizer.device))
+        except DataError as error:
+            if len(fed) > 1:
+                return [one for picture in fed[:, None] for one in self._tried(picture)]
+            return [_Pass(1, None, None, [str(error)])]
+        seconds = (compute.between(*marks[:2]), compute.between(*marks[1:]))
+        return [_Pass(len(fed), codes, decoded, reasons, seconds)]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Pictures of one size that went through the tokenizer, and what there is to measure of them."""
+
+    indices: Sequence[int]
+    reasons: Sequence[str | None]
+    outcome: Outcome
+
+    def at(self, rows: Sequence[int]) -> _Part:
+        """Take some of the pictures."""
+        if len(rows) == len(self.indices):
+            return self
+        chosen = [self.indices[row] for row in rows], [self.reasons[row] for row in rows]
+        return _Part(*chosen, self.outcome.at(rows))
+
+
+class _Sheet:
+    """The rows of one plan's shards of a block, while they grow."""
+
+    def __init__(self, want: Want) -> None:
+        self.want = want
+        self.made = want.made
+        self._rows = {shard: _Rows(want.made, shard) for shard in want.shards}
+        self._parts: list[_Part] = []
+        self._batch = next((measure.batch for measure in self.made.measures if measure.batch), None)
+        self._again = _again(self.made.tokenizer)
+
+    def lacks(self, pictures: range) -> bool:
+        """Tell whether some of these pictures are of a shard that is lacked."""
+        return any(shard in self._rows for shard in range(pictures[0] // SHARD, pictures[-1] // SHARD + 1))
+
+    def take(self, passes: _Passes, reads: Sequence[_Read], pictures: range, *, last: bool) -> None:
+        """Take the pictures of one window through the tokenizer and, as far as they are complete, all measures."""
+        feeder = self.made.measures[0]
+        fed: list[tuple[int, Sample, Tensor]] = []
+        for item in reads:
+            reason = item.reason
+            if item.sample is not None:
+                for name, value in item.sample.attributes.items():
+                    self._put(f"attribute/{name}", item.index, value)
+                try:
+                    fed.append((item.index, item.sample, feeder.feed(item.sample)))
+                except DataError as error:
+                    reason = str(error)
+            self._put("reason", item.index, reason)
+        for _, group in groupby(fed, lambda item: item[2].shape):
+            self._reconstruct(passes, list(group))
+        for parts in self._complete(pictures.stop, last=last):
+            self._measure(parts)
+
+    def _reconstruct(self, passes: _Passes, group: Sequence[tuple[int, Sample, Tensor]]) -> None:
+        reference = torch.stack([fed for _, _, fed in group])
+        tokenizer = self.made.tokenizer
+        place = tokenizer.device
+        start = 0
+        for done in passes.through(reference):
+            taken = group[start : start + done.count]
+            indices = [index for index, _, _ in taken]
+            if done.codes is None or done.decoded is None:
+                self._put("reason", indices[0], done.reasons[0])
+            else:
+                pictures = compute.send(reference[start : start + done.count], place)
+                finish = tokenizer.floats if pictures.is_floating_point() else tokenizer.levels
+                samples = tuple(sample for _, sample, _ in taken)
+                outcome = Outcome(samples, pictures, finish(done.decoded), done.codes, self._again)
+                self._parts.append(_Part(indices, done.reasons, outcome))
+                for index in indices:
+                    if rows := self._rows.get(index // SHARD):
+                        rows.count(*(spent / done.count for spent in done.seconds), batch=passes.most)
+            start += done.count
+
+    def _complete(self, stop: int, *, last: bool) -> Iterator[list[_Part]]:
+        """Give what can be measured together now: a window's pictures, or the batches that a protocol measures."""
+        batch = self._batch
+        if batch is None:
+            ready, self._parts = self._parts, []
+            split = [ready] if ready else []
+        else:
+            end = stop if last else stop - stop % batch
+            pieces: dict[int, list[_Part]] = {}
+            kept: list[_Part] = []
+            for part in self._parts:
+                numbers = [index // batch if index < end else -1 for index in part.indices]
+                for number in dict.fromkeys(numbers):
+                    piece = part.at([row for row, own in enumerate(numbers) if own == number])
+                    (kept if number < 0 else pieces.setdefault(number, [])).append(piece)
+            self._parts = kept
+            split = [pieces[number] for number in sorted(pieces)]
+        for parts in split:
+            for _, alike in groupby(parts, lambda part: part.outcome.reference.shape[1:]):
+                yield list(alike)
+
+    def _measure(self, parts: Sequence[_Part]) -> None:
+        """Measure pictures of one size; each failed one has its reason, the others their values."""
+        indices = [index for part in parts for index in part.indices]
+        if not any(index // SHARD in self._rows for index in indices):
+            return
+        reasons = [reason for part in parts for reason in part.reasons]
+        outcome = _joined([part.outcome for part in parts])
+        for index, reason in zip(indices, reasons, strict=True):
+            if reason:
+                self._put("reason", index, reason)
+        whole = [row for row, reason in enumerate(reasons) if reason is None]
+        for measure in self.made.measures:
+            chosen = whole if measure.sees == "pictures" else list(range(len(indices)))
+            if chosen:
+                seen = outcome if len(chosen) == len(indices) else outcome.at(chosen)
+                self._measured(measure, seen, [indices[row] for row in chosen])
+
+    def _measured(self, measure: Measure, outcome: Outcome, indices: Sequence[int]) -> None:
+        """Set what a measure says of a batch; a missing value has its reason in a column beside it."""
+        for key, values in _columns(measure, outcome).items():
+            pairs = list(zip(indices, values, strict=True))
+            if key.role == "value" and not self.made.protocol.published:  # published code has its own ways with nan
+                pairs = [(index, _known(key, value)) for index, value in pairs]
+            for index, value in pairs:
+                self._put(str(key), index, None if isinstance(value, Missing) else value)
+            beside = str(key._replace(role="reason"))
+            for index, value in pairs:
+                if isinstance(value, Missing):
+                    self._put(beside, index, value.reason)
+
+    def _put(self, column: str, index: int, value: object) -> None:
+        if rows := self._rows.get(index // SHARD):
+            rows.put(column, index, value)
+
+    def spent(self, seconds: float, pictures: range) -> None:
+        """Count the wall time of a window."""
+        for index in pictures:
+            if rows := self._rows.get(index // SHARD):
+                rows.clock.total += seconds / len(pictures)
+
+    def finished(self, stop: int, *, last: bool) -> Iterator[tuple[int, pa.Table]]:
+        """Hand on the shards whose pictures are done."""
+        end = stop if last or self._batch is None else stop - stop % self._batch
+        for shard in [shard for shard in self._rows if last or self.made.indices(shard).stop <= end]:
+            yield shard, self._rows.pop(shard).table()
+
+
+def _columns(measure: Measure, outcome: Outcome) -> Mapping[Key, Sequence[Any]]:
+    """Measure a batch; where it has no memory for that, its halves, and say of a single picture that it had none."""
+    try:
+        return measure.columns(outcome)
+    except (RuntimeError, MemoryError) as error:
+        if not compute.is_out_of_memory(error):
+            raise
+    count = len(outcome.samples)
+    if count == 1 or measure.batch:
+        return {Key(name): [Missing(f"out of memory for {name}")] * count for name in measure.names}
+    halves = (range(count // 2), range(count // 2, count))
+    found = [(len(half), _columns(measure, outcome.at(half))) for half in halves]
+    keys = dict.fromkeys(key for _, columns in found for key in columns)
+    return {key: [value for size, columns in found for value in columns.get(key, [None] * size)] for key in keys}
+
+
+def _known(key: Key, value: object) -> object:
+    """A value, or why there is none: what is not a number would vanish from a mean without a word."""
+    if isinstance(value, float) and math.isnan(value):
+        return Missing(f"{key.metric} of this picture is not a number")
+    return value
+
+
+def _again(tokenizer: Tokenizer) -> Callable[[Tensor], tuple[Tensor, Codes]]:
+    def again(pictures: Tensor) -> tuple[Tensor, Codes]:
+        codes = tokenizer.encode(pictures)
+        return tokenizer.decode(codes, (pictures.shape[-2], pictures.shape[-1])), codes
+
+    return again
+
+
+def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Put what several forward passes left together."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    codes = [outcome.codes for outcome in outcomes]
+    latents = [part.latent for part in codes if part.latent is not None]
+    return Outcome(
+        samples=tuple(sample for outcome in outcomes for sample in outcome.samples),
+        reference=torch.cat([outcome.reference for outcome in outcomes]),
+        reconstruction=torch.cat([outcome.reconstruction for outcome in outcomes]),
+        codes=Codes(
+            indices=tuple(torch.cat(scale) for scale in zip(*(part.indices for part in codes), strict=True)),
+            latent=torch.cat(latents) if latents else None,
+            bitstream=tuple(stream for part in codes for stream in part.bitstream),
+            size=codes[0].size,
+            codebook_sizes=codes[0].codebook_sizes,
+        ),
+        again=outcomes[0].again,
+    )
+
+
+class _Rows:
+    """The columns of one shard while it grows: a value a picture, None where there is none."""
+
+    def __init__(self, made: Plan, shard: int) -> None:
+        self._made = made
+        self._indices = made.indices(shard)
+        self._values: dict[str, list[Any]] = {
+            "index": list(self._indices),
+            "id": [made.task.sample_id(index) for index in self._indices],
+        }
+        self.clock = Clock(started=datetime.now(UTC).isoformat(timespec="seconds"), batch=made.batch_size)
+
+    def put(self, column: str, index: int, value: object) -> None:
+        """Set one value."""
+        values = self._values.setdefault(column, [None] * len(self._indices))
+        values[index - self._indices.start] = value
+
+    def count(self, encode: float, decode: float, *, batch: int) -> None:
+        """Count one picture that went through the tokenizer, in a forward pass of at most `batch`."""
+        clock = self.clock
+        clock.encode, clock.decode, clock.images = clock.encode + encode, clock.decode + decode, clock.images + 1
+        clock.batch = min(clock.batch, batch)
+
+    def table(self) -> pa.Table:
+        """Type the columns; one whose values are all missing is a number's, or a reason's."""
+        columns = {name: pa.array(values, type=_type_of(name, values)) for name, values in self._values.items()}
+        said = {"clock": json.dumps(vars(self.clock)), "plan": self._made.digest}
+        return pa.table(columns).replace_schema_metadata(said)
+
+
+def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
+    if name == "index":
+        return pa.int64()
+    known = next((value for value in values if value is not None), None)
+    if isinstance(known, np.ndarray):
+        return pa.list_(pa.from_numpy_dtype(known.dtype))
+    if name in ("id", "reason") or Key.parse(name).role == "reason" or isinstance(known, str):
+        return pa.string()
+    return pa.float64()
+
+
+# --- before the first shard -------------------------------------------------------------------------------------------
 
 
 def check_bottleneck(made: Plan) -> None:
@@ -77,222 +519,98 @@ def check_bottleneck(made: Plan) -> None:
         return
     for index in range(made.count):
         try:
-            picture = feeder.feed(made.task.read(index))[None].to(tokenizer.device)
+            sample = made.task.read(index)
+            picture = feeder.feed(sample)[None].to(tokenizer.device)
             floats = picture.is_floating_point()
             encode = tokenizer.encode_floats if floats else tokenizer.encode
             size = (picture.shape[-2], picture.shape[-1])
             codes = encode(picture)
             first, reasons = tokenizer.attempt(codes, size, floats=floats)
-        except DataError:
+        except DataError:  # said of each picture, where it belongs
             continue
-        if reasons[0] is None:
-            kept = codes.copied()
-            encode(picture.flip(-1).flip(-2))
-            second, _ = tokenizer.attempt(kept, size, floats=floats)
-            # A level at most, or as much of floats: what another kernel may round otherwise.
-            if (first.double() - second.double()).abs().max().item() > (_FLOATS if floats else 1.0):
+        except (RuntimeError, MemoryError) as error:
+            if not compute.is_out_of_memory(error):  # likewise
+                raise
+            continue
+        if reasons[0] is not None:
+            continue
+        kept, bound = codes.copied(), _FLOATS if floats else 1.0
+        # Noise: no picture, however flat or even, is like it.
+        noise = torch.randint(0, 256, sample.image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        encode(feeder.feed(replace(sample, image=noise))[None].to(tokenizer.device))
+        second, _ = tokenizer.attempt(kept, size, floats=floats)
+        if _apart(first, second) > bound:
+            if _apart(second, tokenizer.attempt(kept, size, floats=floats)[0]) > bound:
                 raise DataError(
-                    f"{tokenizer.card.name}: its decoder gives another picture for the same codes after another "
-                    "picture was encoded, so it uses what its encoder left behind; decode from the codes alone"
+                    f"{tokenizer.card.name}: its decoder gives another picture for the same codes every time, so no "
+                    "number could be repeated; let it draw from a generator that it seeds itself"
                 )
+            raise DataError(
+                f"{tokenizer.card.name}: its decoder gives another picture for the same codes after another "
+                "picture was encoded, so it uses what its encoder left behind; decode from the codes alone"
+            )
         return
 
 
+def _apart(first: Tensor, second: Tensor) -> float:
+    return (first.double() - second.double()).abs().max().item()
+
+
 _FLOATS = 0.01
-"""How far apart two reconstructions of the same codes may be, where they are floats of about [-1, 1]."""
-
-
-def _step(made: Plan) -> int:
-    """Say how many pictures are read and measured together."""
-    step = next((measure.batch for measure in made.measures if measure.batch), None)
-    if step is not None:
-        return step
-    return 1 if made.task.size is None else made.batch_size  # pictures of different sizes make no batch
+"""How far apart two reconstructions of the same codes may be, where they are floats of about [-1, 1]; a level at most
+of those in levels. So much another kernel may round otherwise."""
 
 
 def warm_up(made: Plan) -> None:
     """Pay for first-call costs (allocation, kernel choice) outside the clock."""
-    step = _step(made)
     if made.task.size is not None and made.tokenizer.parameters and not made.protocol.published:
-        warm = torch.full((min(step, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
+        warm = torch.full((min(made.window, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
         try:
             codes = made.tokenizer.encode(warm)
             made.tokenizer.attempt(codes, made.task.size)
         except DataError:  # said of each picture, where it belongs
             return
+        except (RuntimeError, MemoryError) as error:
+            if not compute.is_out_of_memory(error):  # the first batch is halved where it belongs
+                raise
 
 
-def batches(task: Task, indices: range, step: int) -> Iterator[list[_Read]]:
-    """Read pictures ahead in threads; broken ones travel along with their reason."""
+LARGEST = {"cpu": 32, "cuda": 512}
+"""Pictures a forward pass beyond which nothing is gained."""
 
-    def read(position: int) -> _Read:
+TRIAL = 10.0
+"""Seconds of a trial after which no larger batch is tried."""
+
+
+def best_batch(tokenizer: Tokenizer, size: tuple[int, int]) -> int:
+    """Find the batch that is fastest a picture: doubled as long as that saves a twentieth, and as memory lasts.
+
+    Args:
+        tokenizer: which.
+        size: height and width of the pictures.
+    """
+    if not tokenizer.parameters:
+        return SHARD
+    best, fastest = 1, float("inf")
+    count = 1
+    while count <= LARGEST.get(tokenizer.device.type, 32):
+        pictures = torch.full((count, 3, *size), 128, dtype=torch.uint8)
         try:
-            return _Read(position, task.read(indices[position]), None)
-        except DataError as error:
-            return _Read(position, None, str(error))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(read, range(len(indices))))
-    for start in range(0, len(found), step):
-        yield found[start : start + step]
-
-
-def _measure(made: Plan, batch: Sequence[_Read], columns: _Columns, clock: Clock) -> None:
-    """Take one batch through the tokenizer and all measures."""
-    feeder = made.measures[0]
-    fed: list[tuple[int, Sample, Tensor]] = []
-    for item in batch:
-        reason = item.reason
-        if item.sample is not None:
-            columns.attributes(item.position, item.sample)
-            try:
-                fed.append((item.position, item.sample, feeder.feed(item.sample)))
-            except DataError as error:
-                reason = str(error)
-        columns.put("reason", [(item.position, reason)])
-    for group in _equal_shapes(fed):
-        _measure_equal(made, group, columns, clock)
-
-
-def _equal_shapes(fed: Sequence[tuple[int, Sample, Tensor]]) -> Iterator[list[tuple[int, Sample, Tensor]]]:
-    """Cut a batch into runs of neighbours of one shape."""
-    group: list[tuple[int, Sample, Tensor]] = []
-    for item in fed:
-        if group and item[2].shape != group[0][2].shape:
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
-
-
-def _measure_equal(made: Plan, group: Sequence[tuple[int, Sample, Tensor]], columns: _Columns, clock: Clock) -> None:
-    """Reconstruct pictures of one shape and measure them; each failed one has its reason, the others their values."""
-    parts = []
-    for start in range(0, len(group), made.batch_size):
-        parts += _reconstruct(made.tokenizer, group[start : start + made.batch_size], columns, clock)
-    if not parts:
-        return
-    codes = _joined([part.codes for part in parts])
-    positions = [position for part in parts for position in part.positions]
-    reasons = [reason for part in parts for reason in part.reasons]
-    outcome = Outcome(
-        samples=tuple(sample for part in parts for sample in part.samples),
-        reference=torch.cat([part.reference for part in parts]),
-        reconstruction=torch.cat([part.reconstruction for part in parts]),
-        codes=codes,
-        again=_again(made.tokenizer),
-    )
-    columns.put("reason", [(positions[index], reason) for index, reason in enumerate(reasons) if reason])
-    whole = [index for index, reason in enumerate(reasons) if reason is None]
-    for measure in made.measures:
-        chosen = whole if measure.sees == "pictures" else list(range(len(positions)))
-        if chosen:
-            seen = outcome if len(chosen) == len(positions) else outcome.at(chosen)
-            columns.measured(measure, seen, [positions[index] for index in chosen])
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one forward pass left."""
-
-    positions: list[int]
-    samples: list[Sample]
-    reference: Tensor
-    reconstruction: Tensor
-    codes: Codes
-    reasons: list[str | None]
-
-
-def _reconstruct(
-    tokenizer: Tokenizer, group: Sequence[tuple[int, Sample, Tensor]], columns: _Columns, clock: Clock
-) -> list[_Part]:
-    """Encode and decode one batch; where the network refuses it, each picture on its own, to tell which one it was."""
-    positions, samples = [position for position, _, _ in group], [sample for _, sample, _ in group]
-    reference = torch.stack([fed for _, _, fed in group]).to(tokenizer.device)
-    size = (reference.shape[-2], reference.shape[-1])
-    floats = reference.is_floating_point()
-    encode = tokenizer.encode_floats if floats else tokenizer.encode
-    try:
-        codes, encoding = _timed(tokenizer, lambda: encode(reference))
-        (found, reasons), decoding = _timed(tokenizer, lambda: tokenizer.attempt(codes, size, floats=floats))
-    except DataError as error:
-        if len(group) > 1:
-            return [part for item in group for part in _reconstruct(tokenizer, [item], columns, clock)]
-        columns.put("reason", [(positions[0], str(error))])
-        return []
-    clock.add(encoding, decoding, len(group))
-    return [_Part(positions, samples, reference, found, codes, reasons)]
-
-
-def _again(tokenizer: Tokenizer) -> Callable[[Tensor], tuple[Tensor, Codes]]:
-    def again(pictures: Tensor) -> tuple[Tensor, Codes]:
-        codes = tokenizer.encode(pictures)
-        return tokenizer.decode(codes, (pictures.shape[-2], pictures.shape[-1])), codes
-
-    return again
-
-
-def _joined(parts: Sequence[Codes]) -> Codes:
-    """Put the codes of several forward passes together."""
-    if len(parts) == 1:
-        return parts[0]
-    latents = [part.latent for part in parts if part.latent is not None]
-    return Codes(
-        indices=tuple(torch.cat(scale) for scale in zip(*(part.indices for part in parts), strict=True)),
-        latent=torch.cat(latents) if latents else None,
-        bitstream=tuple(stream for part in parts for stream in part.bitstream),
-        size=parts[0].size,
-        codebook_sizes=parts[0].codebook_sizes,
-    )
-
-
-def _timed(tokenizer: Tokenizer, call: Callable[[], T]) -> tuple[T, float]:
-    compute.synchronise(tokenizer.device)
-    started = time.perf_counter()
-    result = call()
-    compute.synchronise(tokenizer.device)
-    return result, time.perf_counter() - started
-
-
-class _Columns:
-    """The columns of one shard while it grows: a value a picture, None where there is none."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._values: dict[str, list[Any]] = {}
-
-    def put(self, name: str, values: Sequence[tuple[int, Any]]) -> None:
-        """Set values of a column by position."""
-        column = self._values.setdefault(name, [None] * self._count)
-        for position, value in values:
-            column[position] = value
-
-    def attributes(self, position: int, sample: Sample) -> None:
-        """Set what results are grouped by."""
-        for key, value in sample.attributes.items():
-            self.put(f"attribute/{key}", [(position, value)])
-
-    def measured(self, measure: Measure, outcome: Outcome, positions: Sequence[int]) -> None:
-        """Set what a measure says of a batch; a missing value has its reason in a column beside it."""
-        for key, values in measure.columns(outcome).items():
-            pairs = list(zip(positions, values, strict=True))
-            self.put(str(key), [(at, None if isinstance(value, Missing) else value) for at, value in pairs])
-            reasons = [(at, value.reason) for at, value in pairs if isinstance(value, Missing)]
-            if reasons:
-                self.put(str(key._replace(role="reason")), reasons)
-
-    def table(self) -> pa.Table:
-        """Type the columns; one whose values are all missing is a number's, or a reason's."""
-        return pa.table({name: pa.array(values, type=_type_of(name, values)) for name, values in self._values.items()})
-
-
-def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
-    if name == "index":
-        return pa.int64()
-    known = next((value for value in values if value is not None), None)
-    if isinstance(known, np.ndarray):
-        return pa.list_(pa.from_numpy_dtype(known.dtype))
-    if name in ("id", "reason") or Key.parse(name).role == "reason" or isinstance(known, str):
-        return pa.string()
-    return pa.float64()
+            for _ in range(2):  # the first call of a size chooses kernels
+                compute.synchronise(tokenizer.device)
+                began = time.perf_counter()
+                tokenizer.attempt(tokenizer.encode(pictures), size)
+                compute.synchronise(tokenizer.device)
+                spent = time.perf_counter() - began
+        except (RuntimeError, MemoryError) as error:
+            if compute.is_out_of_memory(error):
+                break
+            raise
+        if spent / count < 0.95 * fastest:
+            best, fastest = count, spent / count
+        elif count > 4 * best:
+            break
+        if spent > TRIAL:
+            break
+        count *= 2
+    return best

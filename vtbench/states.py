@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "module", "network")
 _EMA_KEYS = ("ema", "ema_model", "model_ema", "state_dict_ema", "ema_state_dict", "model_state_dict_ema")
 """Entries of a container that hold a network's tensors, and those that hold their average."""
+
+_RAW = "current_model_state"
+"""Where Lightning's `WeightAveraging` puts the plain tensors; `state_dict` is then their average."""
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 """What DistributedDataParallel and AveragedModel, torch.compile and trainers' own classes put in front of names."""
@@ -84,11 +87,17 @@ def dropped(state: Mapping[str, Tensor], prefixes: Iterable[str]) -> dict[str, T
 
 def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: Collection[str]) -> State:
     key = source.key if source else None
+    plain_keys: tuple[str, ...] = _PLAIN_KEYS
+    ema_keys: tuple[str, ...] = _EMA_KEYS
+    if _holds_tensors(container.get(_RAW)):
+        plain_keys, ema_keys = (_RAW, *_PLAIN_KEYS[1:]), ("state_dict", *_EMA_KEYS)
+    if isinstance(key, tuple):
+        return _deep(container, key, wanted)
     if key is not None and _holds_tensors(container.get(key)):
-        return _inner(container[key], f"the entry {key}, as the card says", wanted, averaged=key in _EMA_KEYS)
+        return _inner(container[key], f"the entry {key}, as the card says", wanted, averaged=key in ema_keys)
     own = _tensors(container)
-    plain = [name for name in _PLAIN_KEYS if _holds_tensors(container.get(name))]
-    averaged = [name for name in _EMA_KEYS if _holds_tensors(container.get(name))]
+    plain = [name for name in plain_keys if _holds_tensors(container.get(name))]
+    averaged = [name for name in ema_keys if _holds_tensors(container.get(name))]
     if len(plain) + len(averaged) > 1:
         raise WeightsError(
             f"holds several sets of tensors ({few(plain + averaged)}); say in the card which one is meant, "
@@ -110,7 +119,24 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
             f'such as key = "{entries[0]}"'
         )
     expected = (key,) if key else _PLAIN_KEYS
+    if {"state", "param_groups"} <= container.keys():
+        raise WeightsError("is an optimizer's state; expected the model's, which trainers save in a file beside it")
+    if not container:
+        raise WeightsError("is empty; expected a dictionary of tensors")
     raise WeightsError(f"holds no tensors (its keys are {few(container)}); expected them under {few(expected)}")
+
+
+def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[str]) -> State:
+    """Follow a card's path through entries of entries."""
+    entry: Any = container
+    for depth, key in enumerate(path):
+        if not isinstance(entry, Mapping) or key not in entry:
+            found = few(entry) if isinstance(entry, Mapping) else f"a {type(entry).__name__}"
+            raise WeightsError(f"has no entry {' > '.join(path[: depth + 1])}, as the card says; there is {found}")
+        entry = entry[key]
+    if not _tensors(entry):
+        raise WeightsError(f"the entry {' > '.join(path)}, as the card says, holds no tensors")
+    return _inner(entry, f"the entry {' > '.join(path)}, as the card says", wanted, averaged=path[-1] in _EMA_KEYS)
 
 
 def _inner(entry: Mapping[Any, Any], what: str, wanted: Collection[str], *, averaged: bool) -> State:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +15,7 @@ from vtbench import __version__, provenance
 from vtbench import device as compute
 from vtbench.catalogue import find_metric
 from vtbench.errors import DataError
-from vtbench.measures import Table
+from vtbench.measures import RawColumns, Table
 from vtbench.plan import Plan
 from vtbench.results import Pictures, Run, Score, Timing
 from vtbench.types import Key
@@ -24,26 +26,56 @@ REASONS = 5
 
 @dataclass
 class Clock:
-    """When a shard was begun, and seconds that it spent in the encoder and the decoder."""
+    """When a shard was begun, seconds that it spent in encoder and decoder, and the largest batch that was possible."""
 
     started: str
+    batch: int
     encode: float = 0.0
     decode: float = 0.0
     images: int = 0
     total: float = 0.0
 
-    def add(self, encode: float, decode: float, images: int) -> None:
-        """Count one batch."""
-        self.encode += encode
-        self.decode += decode
-        self.images += images
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard of a finished run: its columns are in memory, but for the raw ones, which only totals are made of."""
+
+    table: pa.Table
+    """Without the raw columns."""
+    raw: tuple[str, ...]
+    """Names of the raw columns."""
+    read: Callable[[str], pa.ChunkedArray]
+    """Reads a raw column by its name."""
+
+    @staticmethod
+    def of(whole: pa.Table, read: Callable[[str], pa.ChunkedArray] | None = None) -> Shard:
+        """Take a whole shard; `read` gets its raw columns later, and where left out they stay in memory."""
+        raw = tuple(name for name in whole.column_names if Key.parse(name).role == "raw")
+        return Shard(whole.drop_columns(list(raw)), raw, read or whole.column)
 
 
-def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
+def _raw_columns(shards: Sequence[Shard]) -> RawColumns:
+    """Read raw columns shard by shard, as often as they are wanted: of 50,000 pictures they would fill the memory."""
+
+    def column(name: str) -> Iterator[Any]:
+        for shard in shards:
+            if name not in shard.raw:
+                yield from (None for _ in range(shard.table.num_rows))
+                continue
+            found = shard.read(name)
+            arrays = pa.types.is_list(found.type)
+            yield from found.to_numpy() if arrays else found.to_pylist()
+
+    names = dict.fromkeys(name for shard in shards for name in shard.raw)
+    return {name: partial(column, name) for name in names}
+
+
+def finish(made: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
     """Make the summary and the per-image table of a run out of all its shards, in order."""
-    clocks = [Clock(**json.loads(shard.schema.metadata[b"clock"])) for shard in shards]
-    whole = pa.concat_tables([shard.replace_schema_metadata(None) for shard in shards], promote_options="default")
-    kept = [name for name in whole.column_names if Key.parse(name).role != "raw"]
+    clocks = [Clock(**json.loads(shard.table.schema.metadata[b"clock"])) for shard in shards]
+    tables = [shard.table.replace_schema_metadata(None) for shard in shards]
+    whole = pa.concat_tables(tables, promote_options="default")
+    raw = _raw_columns(shards)
     tokenizer, card = made.tokenizer, made.task.card
     commit, dirty = provenance.commit()
     run = Run(
@@ -57,9 +89,9 @@ def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
         task_version=card.version,
         protocol=made.protocol.name,
         primary=made.primary,
-        scores=_scores(made, Table(whole, intervals=lambda name: True)),
-        groups=_groups(made, whole),
-        tokens_per_image=_tokens(whole),
+        scores=_scores(made, Table(whole, raw=raw, intervals=lambda name: True)),
+        groups=_groups(made, whole, raw),
+        tokens_per_image=_tokens(raw),
         codebook_sizes=tokenizer.card.code.codebook_sizes,
         parameters=tokenizer.parameters,
         images=made.count,
@@ -75,10 +107,10 @@ def finish(made: Plan, shards: Sequence[pa.Table]) -> tuple[Run, pa.Table]:
         versions=provenance.versions(),
         device=compute.name(tokenizer.device),
         precision=tokenizer.precision,
-        batch_size=made.batch_size,
+        batch_size=min(clock.batch for clock in clocks),
         timing=_timing(clocks),
     )
-    return run, whole.select(kept)
+    return run, whole
 
 
 def check(run: Run) -> None:
@@ -104,12 +136,12 @@ def _scores(made: Plan, table: Table) -> dict[str, Score]:
     return {name: found[name] for name in order}
 
 
-def _groups(made: Plan, whole: pa.Table) -> dict[str, dict[str, dict[str, Score]]]:
+def _groups(made: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str, dict[str, Score]]]:
     """Score each value of each attribute of `group_by` by itself, with an interval for the metric that ranks."""
     groups: dict[str, dict[str, dict[str, Score]]] = {}
     if made.protocol.published:
         return groups
-    table = Table(whole, intervals=lambda name: name == made.primary)
+    table = Table(whole, raw=raw, intervals=lambda name: name == made.primary)
     for attribute in made.task.card.group_by:
         column = f"attribute/{attribute}"
         if column not in whole.column_names:
@@ -134,10 +166,11 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _tokens(whole: pa.Table) -> int | None:
-    codes = [name for name in whole.column_names if Key.parse(name)[::2] == ("codes", "raw")]
-    lengths = [whole.column(name).drop_null() for name in codes]
-    return sum(len(column[0]) for column in lengths if len(column)) or None
+def _tokens(raw: RawColumns) -> int | None:
+    """Count the tokens of a picture, over all scales; None where there are none."""
+    codes = [read for name, read in raw.items() if Key.parse(name)[::2] == ("codes", "raw")]
+    lengths = [next((len(indices) for indices in read() if indices is not None), 0) for read in codes]
+    return sum(lengths) or None
 
 
 def _pictures(made: Plan, whole: pa.Table) -> Pictures:

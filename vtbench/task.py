@@ -28,6 +28,7 @@ class Task:
 
     def __init__(self, card: TaskCard, source: sources.Source, *, native: bool = False) -> None:
         self.card = card
+        """What is scored and how: metrics, geometry, protocol."""
         self.source = source
         self.native = native
         """Whether pictures come as they are, for protocols that bring them to the task's size themselves."""
@@ -94,10 +95,10 @@ def load_task(
     Args:
         name: a card's exact name, or a card.
         data: pictures of the user's in place of the task's own: a folder, a .tar, .tar.gz or .zip archive, a .parquet
-            file, several archives (`x-{000..009}.tar`, `x-*.tar`), or hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]. The
-            task is then called `<task>@<label>`, so that results on other pictures never share a table with its own;
-            where the card says how its own data is had, these are as many pictures and no label is given, they are
-            taken for a copy of it and the name stays.
+            file, several archives (`x-{000..009}.tar`, `x-*.tar`), or `hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]`.
+            The task is then called `<task>@<label>`, so that results on other pictures never share a table with its
+            own; where the card says how its own data is had, these are as many pictures and no label is given, they
+            are taken for a copy of it and the name stays.
         label: what stands behind the @: small letters, digits, points and dashes. Where left out, the place's name.
         follow_links: also read what links that lead out of a folder point to.
         cards: a further folder of cards.

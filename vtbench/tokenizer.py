@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from vtbench import weights as weight_files
 from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.results import WeightsOrigin
-from vtbench.types import Codes
+from vtbench.types import Codes, Regions
 
 log = logging.getLogger("vtbench")
 
@@ -31,12 +31,17 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 NOT_FINITE = "the decoder gave values that are not finite"
 
+NO_PIXELS = "gives tokens for understanding and no pixels"
+
 
 class Network(Protocol):
     """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`."""
 
     def encode(self, x: Tensor) -> Codes:
-        """Encode float pictures in the card's range, (B, 3, H, W), H and W multiples of the card's `multiple_of`."""
+        """Encode float pictures in the card's range, (B, 3, H, W), H and W multiples of the card's `multiple_of`.
+
+        A network whose attribute `takes_levels` is true is fed uint8 pictures, and decodes to such.
+        """
         ...
 
     def decode(self, codes: Codes) -> Tensor:
@@ -89,8 +94,8 @@ class Tokenizer:
             network: an nn.Module with `encode` and `decode`.
             device: a torch device name.
             precision: the type of the network's tensors and of what it is fed.
-            state: where the weights came from; None for a live module, whose tensors are hashed whenever it is
-                evaluated.
+            state: where the weights came from; None for a live module, which is hashed whenever it is evaluated
+                (`weights.module_digest`).
             digest: sha256 of the weights, where `state` is given.
             ema: how many tensors came from an averaged copy.
             held: the live model behind the network, which stays where it is and as it is; `device`, `precision` and
@@ -99,8 +104,10 @@ class Tokenizer:
         if not isinstance(network, nn.Module):
             raise CardError(f"{card.name}: its network is a {type(network).__name__}, expected a torch nn.Module")
         self.card = card
+        """What it is: family, kind, range, padding, rate."""
         self.network = network
         self.ema = ema
+        """How many of its tensors came from an averaged copy."""
         self.held = held
         self._device, self._precision = torch.device(device), precision
         self._origin, self._digest = state, digest
@@ -130,13 +137,12 @@ class Tokenizer:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def identity(self) -> tuple[WeightsOrigin, str | None]:
-        """Say where the weights came from and their sha256; those of a live module are hashed now."""
+        """Say where the weights came from and their sha256; a live module is hashed now, and is always local."""
         if self.held:
             return self.held.identity()
         if self._origin is not None:
             return self._origin, self._digest
-        state = self.network.state_dict()
-        return ("local", weight_files.state_digest(state)) if state else ("none", None)
+        return "local", weight_files.module_digest(self.network)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Codes:
@@ -147,7 +153,7 @@ class Tokenizer:
                 its card says.
         """
         check_pictures(pictures)
-        return self.encode_floats(images.to_float(pictures.to(self.device), self.span))
+        return self.encode_input(self.input_of(pictures))
 
     @torch.no_grad()
     def encode_floats(self, pictures: Tensor) -> Codes:
@@ -156,10 +162,36 @@ class Tokenizer:
         Raises:
             DataError: if the network takes other sizes, or its codes are not what its card says.
         """
+        return self.encode_input(self.input_of(pictures))
+
+    def input_of(self, pictures: Tensor) -> Tensor:
+        """Bring pictures, (B, 3, H, W), to what the network is fed: two equal ones are encoded alike.
+
+        Args:
+            pictures: uint8, or float32 within `span`.
+
+        Returns:
+            float32 within `span`; uint8 for a network that `takes_levels`.
+        """
+        pictures = pictures.to(self.device)
+        levels = pictures.dtype == torch.uint8
+        if getattr(self.network, "takes_levels", False):
+            return pictures if levels else images.to_uint8(pictures, self.span)
+        return images.to_float(pictures, self.span) if levels else pictures
+
+    @torch.no_grad()
+    def encode_input(self, pictures: Tensor) -> Codes:
+        """Encode what `input_of` gave.
+
+        Raises:
+            DataError: if the network takes other sizes, or its codes are not what its card says.
+        """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
-        x = images.pad_to_multiple(pictures.to(self.device), self.card.input.multiple_of)
+        x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
+        if x.is_floating_point():
+            x = x.to(DTYPES[self.precision])
         with compute.exact():
-            codes = self.network.encode(x.to(DTYPES[self.precision]))
+            codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
             code = Code(codebook_sizes=codes.codebook_sizes)
@@ -175,9 +207,9 @@ class Tokenizer:
             size: height and width before padding; both sides know them.
 
         Raises:
-            DataError: if the network gives another size than it took, or values that are not finite.
+            DataError: if the network gives another size than it took, values that are not finite, or no pixels at all.
         """
-        return _whole(self.attempt(codes, size))
+        return _whole(self.card, self.attempt(codes, size))
 
     def decode_floats(self, codes: Codes, size: tuple[int, int]) -> Tensor:
         """Decode to float32 pictures within `span`, neither clamped nor rounded, for protocols that do so themselves.
@@ -185,23 +217,48 @@ class Tokenizer:
         Raises:
             DataError: as `decode`.
         """
-        return _whole(self.attempt(codes, size, floats=True))
+        return _whole(self.card, self.attempt(codes, size, floats=True))
 
-    @torch.no_grad()
     def attempt(self, codes: Codes, size: tuple[int, int], *, floats: bool = False) -> tuple[Tensor, list[str | None]]:
         """Decode as `decode` or `decode_floats`, and say of each picture why it can't be used, or None.
+
+        Of a tokenizer for understanding there are no pixels, (B, 3, 0, 0), and nothing is wrong with that.
 
         Raises:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
         """
+        decoded, reasons = self.decoded(codes, size)
+        return (self.floats(decoded) if floats else self.levels(decoded)), reasons
+
+    @torch.no_grad()
+    def decoded(self, codes: Codes, size: tuple[int, int]) -> tuple[Tensor, list[str | None]]:
+        """Give what the network decodes, as `levels` and `floats` take it, and why a picture can't be used, or None.
+
+        Raises:
+            DataError: if the network gives another size than it took, which no picture of the batch survives.
+        """
+        if self.card.kind == "understanding":
+            return torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device), [None] * len(codes)
         with compute.exact():
-            decoded = self.network.decode(_on(codes, self.device)).to(self.device).float()
+            decoded = self.network.decode(_on(codes, self.device)).to(self.device)
+        if decoded.dtype != torch.uint8:
+            decoded = decoded.float()
         decoded = self._fitted(decoded, size, len(codes))
+        if not decoded.is_floating_point():
+            return decoded, [None] * len(codes)
         finite = torch.isfinite(decoded).flatten(1).all(1).tolist()
         reasons = [None if whole else f"{self.card.name}: {NOT_FINITE}" for whole in finite]
-        if not floats:
-            return images.to_uint8(decoded.nan_to_num(), self._decoded_span), reasons
-        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span), reasons
+        return (decoded if all(finite) else decoded.nan_to_num()), reasons
+
+    def levels(self, decoded: Tensor) -> Tensor:
+        """Round what `decoded` gave to uint8."""
+        return images.to_uint8(decoded, self._decoded_span) if decoded.is_floating_point() else decoded
+
+    def floats(self, decoded: Tensor) -> Tensor:
+        """Bring what `decoded` gave to floats within `span`, neither clamped nor rounded."""
+        if not decoded.is_floating_point():
+            return images.to_float(decoded, self.span)
+        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
     def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
         """Crop what padding added; a size that is neither the input's nor the card's is refused."""
@@ -224,6 +281,57 @@ class Tokenizer:
         """Encode and decode uint8 pictures, (B, 3, H, W)."""
         return self.decode(self.encode(pictures), (pictures.shape[-2], pictures.shape[-1]))
 
+    @torch.no_grad()
+    def curve(self, codes: Codes, size: tuple[int, int]) -> Iterator[tuple[str, float, Tensor]]:
+        """Decode from the first depth or scale of the codes, from the first two, and so on to all of them.
+
+        Args:
+            codes: what one `encode` gave.
+            size: height and width before padding.
+
+        Yields:
+            The option of the card that would code no more, such as "depth=2"; bits of one picture so far; uint8
+            pictures, (B, 3, height, width). Nothing, where the network has no such steps.
+
+        Raises:
+            DataError: as `decode`.
+        """
+        own = getattr(self.network, "curve", None)
+        if own is None:
+            return
+        with compute.exact():
+            for label, bits, decoded in own(_on(codes, self.device)):
+                pictures = self._fitted(decoded.to(self.device).float(), size, len(codes))
+                if not torch.isfinite(pictures).all():
+                    raise DataError(f"{self.card.name}, {label}: {NOT_FINITE}")
+                yield label, bits, images.to_uint8(pictures, self._decoded_span)
+
+    @torch.no_grad()
+    def regions(self, pictures: Tensor, codes: Codes) -> Regions | None:
+        """Say which token each pixel belongs to; None where tokens have no place.
+
+        A network may say it itself, by a method `regions` that takes what `encode` takes and gives int64 (B, H, W).
+        Else the tokens are a grid if the card states a downsampling factor and the finest map of the codes has these
+        sides: each stands for its square of pixels, however far its network looked, and all depths and scales share it.
+
+        Args:
+            pictures: uint8, (B, 3, H, W).
+            codes: what `encode` gave for them.
+        """
+        x = images.pad_to_multiple(images.to_float(pictures.to(self.device), self.span), self.card.input.multiple_of)
+        own = getattr(self.network, "regions", None)
+        if own is not None:
+            with compute.exact():
+                labels: Tensor = own(x.to(DTYPES[self.precision]))
+            return Regions(images.crop_to(labels, (pictures.shape[-2], pictures.shape[-1])), codes.tokens or 0)
+        grid = _grid(codes)
+        factor = self.card.code.downsampling
+        if grid is None or factor is None or (grid[0] * factor, grid[1] * factor) != tuple(x.shape[2:]):
+            return None
+        numbers = torch.arange(grid[0] * grid[1], device=x.device).view(1, *grid).expand(len(x), -1, -1)
+        squares = numbers.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        return Regions(squares[:, : pictures.shape[-2], : pictures.shape[-1]], grid[0] * grid[1])
+
     def check_size(self, size: tuple[int, int]) -> None:
         """Refuse a size that the network can't take.
 
@@ -239,12 +347,22 @@ class Tokenizer:
             )
 
 
-def _whole(attempt: tuple[Tensor, list[str | None]]) -> Tensor:
+def _whole(card: TokenizerCard, attempt: tuple[Tensor, list[str | None]]) -> Tensor:
     pictures, reasons = attempt
+    if card.kind == "understanding":
+        raise DataError(f"{card.name}: {NO_PIXELS}; choose a task that needs none (`tokens`)")
     failed = [f"picture {index + 1} of {len(reasons)}: {reason}" for index, reason in enumerate(reasons) if reason]
     if failed:
         raise DataError("; ".join(failed[:3]))
     return pictures
+
+
+def _grid(codes: Codes) -> tuple[int, int] | None:
+    """Sides of the finest map of the codes, where they are maps."""
+    maps = codes.indices[-1] if codes.indices else codes.latent
+    if maps is None or maps.ndim < 3 or (not codes.indices and maps.ndim != 4):
+        return None
+    return (maps.shape[1], maps.shape[2]) if codes.indices else (maps.shape[2], maps.shape[3])
 
 
 def _on(codes: Codes, device: torch.device) -> Codes:
@@ -275,7 +393,9 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
         raise refuse(f"encodes to a {type(codes).__name__}, expected vtbench.types.Codes")
     parts = {"indices": bool(codes.indices), "latent": codes.latent is not None, "bitstream": bool(codes.bitstream)}
     given = {name for name, there in parts.items() if there}
-    wanted = {"discrete": "indices", "understanding": "indices", "codec": "bitstream"}.get(card.kind, "latent")
+    wanted = {"discrete": "indices", "codec": "bitstream"}.get(card.kind, "latent")
+    if card.kind == "understanding" and len(given) == 1:
+        wanted = "indices" if codes.indices else "latent"  # either is what a language model may be given
     if given != {wanted}:
         said = " and ".join(sorted(given)) or "nothing"
         raise refuse(f"is of the kind {card.kind} and gives {said}, expected {wanted} alone")

@@ -29,6 +29,8 @@ class TextLine:
     """One line of known text on a picture."""
 
     text: str
+    """What is written."""
+
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels; right and bottom are exclusive. The whole picture where the place of the text
     is not known."""
@@ -102,6 +104,16 @@ class Codes:
         )
 
     @property
+    def tokens(self) -> int | None:
+        """Tokens of one picture: indices of all scales and depths, or vectors of its latent; None of a file."""
+        if self.indices:
+            return sum(part[0].numel() for part in self.indices)
+        if self.latent is None or self.bitstream:
+            return None
+        shape = self.latent.shape  # (B, C, h, w), or (B, tokens, C)
+        return int(shape[2] * shape[3]) if len(shape) == 4 else int(shape[1])
+
+    @property
     def latent_values(self) -> int | None:
         """Floats of the continuous latent of one picture; None where the codes are discrete or a file."""
         if self.latent is None or self.indices or self.bitstream:
@@ -123,6 +135,15 @@ class Codes:
         return None
 
 
+class Regions(NamedTuple):
+    """Which pixels each token of a batch stands for."""
+
+    labels: Tensor
+    """int64, (B, H, W): the token of each pixel."""
+    tokens: int
+    """Tokens that a pixel could belong to; `labels` are below it, and not every one need occur."""
+
+
 Role = Literal["value", "floor", "raw", "reason"]
 """value: of the reconstruction; floor: the same of the original itself, where an OCR engine reads; raw: what a total is
 made of, left out of the per-image table; reason: why a value is missing."""
@@ -138,8 +159,11 @@ class Key(NamedTuple):
     """
 
     metric: str
+    """The metric's name."""
     level: str = ""
+    """The level of a metric that is a curve, such as a frequency or a width; empty for the metric itself."""
     role: Role = "value"
+    """What the column holds: the value, the original's floor, what a total is made of, or why a value is missing."""
 
     def __str__(self) -> str:
         level = f"/{self.level}" if self.level else ""
@@ -148,6 +172,8 @@ class Key(NamedTuple):
     @staticmethod
     def parse(column: str) -> Key:
         """Read a column's name; the inverse of `str`."""
+        if column.startswith("attribute/"):  # the user's name, which may end like a role
+            return Key("attribute", column.removeprefix("attribute/"))
         rest, _, last = column.rpartition(":")
         role = next((role for role in ROLES[1:] if rest and role == last), None)
         metric, _, level = (rest if role else column).partition("/")

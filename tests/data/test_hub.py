@@ -364,7 +364,7 @@ def test_place_is_parsed() -> None:
     assert hub.parse("hub:a/b/c-1@refs/pr/1:x+y") == Data(
         source="hub", hub="a/b", config="c-1", revision="refs/pr/1", split="x+y"
     )
-    for wrong in ("hub:", "hub:a", "hub:a/../b", "hub:a/b:"):
+    for wrong in ("hub:", "hub:a", "hub:a/../b", "hub:a/b:", "hub:a--b/c", "hub:a/b@../x", "hub:a/b@/etc"):
         with pytest.raises(DataError, match="expected hub:OWNER/NAME"):
             hub.parse(wrong)
 

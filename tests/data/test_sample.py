@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import cards
+from vtbench import cards, geometry, images
 from vtbench.data import open_source, sample
 from vtbench.errors import DataError
 
@@ -71,6 +71,17 @@ def test_no_picture_is_one_that_the_tiny_tokenizers_were_trained_on(source):
     for entry in source.index.pictures:
         release, _, name = entry.package.partition(": ")
         assert (release.removeprefix("Debian ").split(" ")[0], name) not in trained, entry.id
+
+
+def test_a_set_is_brought_to_the_sizes_of_networks_that_take_no_other():
+    for size, own in sample.SHRUNK.items():
+        small, whole = sample.Source(size=size), sample.Source(size=own)
+        assert [small.sample_id(index) for index in range(len(small))] == [
+            whole.sample_id(index) for index in range(len(whole))
+        ]
+        assert small.digest != whole.digest
+        expected = geometry.resize_and_crop(images.to_pil(whole.read(2).image), size)
+        assert torch.equal(small.read(2).image, images.from_pil(expected))
 
 
 @pytest.mark.parametrize("size", [128, 384, 1024])

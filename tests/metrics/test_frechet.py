@@ -20,6 +20,7 @@ from vtbench.errors import DataError, WeightsError
 from vtbench.metrics import FrechetDistance
 from vtbench.metrics.frechet import (
     RESIZES,
+    FrechetSums,
     feed,
     frechet_distance,
     frechet_interval,
@@ -400,3 +401,25 @@ def test_the_whole_chain_equals_the_published_programs(published, state, resize)
     # Six pictures: their roots of matrices of rank 5 carry noise of some 1e-5; ours is exact.
     assert ours.compute() == pytest.approx(wanted, abs=2e-4)
     assert wanted > 0.01
+
+
+@pytest.mark.parametrize(("count", "width"), [(23, 40), (200, 24), (1300, 24)])
+def test_sums_give_the_distance_and_the_interval_of_the_rows(count: int, width: int) -> None:
+    """Fewer rows than columns, more, and more than a block of each group."""
+    rng = np.random.default_rng(count)
+    real = rng.standard_normal((count, width)) @ rng.standard_normal((width, width)) + 3.0
+    fake = real + 0.3 * rng.standard_normal((count, width))
+    sums = FrechetSums()
+    for pair in zip(real, fake, strict=True):
+        sums.add(*pair)
+    assert sums.distance() == pytest.approx(frechet_distance(real, fake), rel=1e-10)
+    assert sums.interval() == pytest.approx(frechet_interval(real, fake), rel=1e-9)
+
+
+def test_sums_of_too_few_rows_are_refused() -> None:
+    sums = FrechetSums()
+    sums.add(np.zeros(3), np.zeros(3))
+    with pytest.raises(DataError, match="at least two"):
+        sums.distance()
+    with pytest.raises(DataError, match="at least 20"):
+        sums.interval()

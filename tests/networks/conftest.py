@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vtbench import cards, images
-from vtbench.cards import TokenizerCard
+from vtbench.cards import Parity, TokenizerCard
 from vtbench.tokenizer import load_tokenizer
 from vtbench.types import Codes, Strict
 from vtbench.weights import load_state, synthetic_state
@@ -79,6 +79,8 @@ def hold(monkeypatch):
     def check(variant: str, fixture: str | None = None, span: images.Range | None = None) -> None:
         tokenizer = load_tokenizer(variant, weights="synthetic", device="cpu")
         golden = Golden(fixture or variant, span or tokenizer.span)
+        if isinstance(variant, str):
+            assert tokenizer.card.parity == Parity(fixture=fixture or variant)
         network = tokenizer.network
         latents = []
         monkeypatch.setattr(network, "latent", lambda x: latents.append(type(network).latent(network, x)) or latents[0])

@@ -11,7 +11,7 @@ from vtbench.networks.control import Config, Network
 
 
 def noise(seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (2, 3, 5, 7), generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(0, 256, (2, 3, 5, 7), generator=torch.Generator().manual_seed(seed)).byte()
 
 
 def test_identity_keeps_every_pixel_at_24_bits_each():
@@ -22,7 +22,7 @@ def test_identity_keeps_every_pixel_at_24_bits_each():
 
 
 def test_identity_holds_all_256_levels():
-    x = torch.arange(256.0).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    x = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     network = Network(Config(mode="identity"))
     assert torch.equal(network.decode(network.encode(x)), x)
 
@@ -34,13 +34,15 @@ def test_mean_keeps_one_colour_at_24_bits_a_picture():
     decoded = Network(Config(mode="mean")).decode(codes)
     expected = [[round(float(x[b, c].double().mean())) for c in range(3)] for b in range(2)]
     assert expected[0] != expected[1]
-    assert torch.equal(decoded, torch.tensor(expected).float()[:, :, None, None].expand(2, 3, 5, 7))
+    assert torch.equal(decoded, torch.tensor(expected).byte()[:, :, None, None].expand(2, 3, 5, 7))
 
 
 def test_mean_rounds_half_up():
-    x = torch.tensor([10.0, 11.0]).reshape(1, 1, 1, 2).expand(1, 3, 1, 2)  # 10.5: Python's round would give 10
+    x = (
+        torch.tensor([10, 11], dtype=torch.uint8).reshape(1, 1, 1, 2).expand(1, 3, 1, 2)
+    )  # 10.5: Python's round would give 10
     network = Network(Config(mode="mean"))
-    assert network.decode(network.encode(x)).unique().tolist() == [11.0]
+    assert network.decode(network.encode(x)).unique().tolist() == [11]
 
 
 @pytest.mark.parametrize("mode", ["identity", "mean"])

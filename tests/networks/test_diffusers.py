@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +20,8 @@ from vtbench.networks._diffusers import FACTS, complete
 from vtbench.networks.diffusers import Config, Network, card_for, load_folder
 from vtbench.tokenizer import Tokenizer, build_network, load_tokenizer
 from vtbench.types import Codes
+
+diffusers = pytest.importorskip("diffusers")
 
 TWO_BLOCKS = {
     "down_block_types": ["DownEncoderBlock2D"] * 2,

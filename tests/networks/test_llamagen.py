@@ -16,7 +16,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("variant", ["llamagen-ds16", "llamagen-ds8"])
+@pytest.mark.parametrize("variant", ["llamagen-ds16", "llamagen-ds8", "janus-pro"])
 def test_every_variant_agrees_with_the_published_implementation(hold, variant):
     hold(variant)
 
@@ -66,4 +66,4 @@ def test_the_length_of_a_row_changes_neither_index_nor_pixels(filled):
 
 
 def test_every_card_says_what_its_network_does(cards_that_agree):
-    assert len(cards_that_agree("llamagen", Config)) == 2
+    assert len(cards_that_agree("llamagen", Config)) == 3

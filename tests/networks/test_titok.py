@@ -30,7 +30,20 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("variant", [name for name, card in cards.tokenizers().items() if card.network == "titok"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "titok-b64",
+        "titok-bl128-vae-c16",
+        "titok-bl128-vq8k",
+        "titok-bl64-vae-c16",
+        "titok-bl64-vq8k",
+        "titok-l32",
+        "titok-ll32-vae-c16",
+        "titok-s128",
+        "titok-sl256-vq8k",
+    ],
+)
 def test_every_variant_agrees_with_the_published_implementation(variant):
     hold(variant)
 

@@ -15,7 +15,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("variant", ["vqgan-imagenet-f16-1024", "vqgan-imagenet-f16-16384", "vqgan-gumbel-f8-8192"])
+@pytest.mark.parametrize(
+    "variant", ["vqgan-imagenet-f16-1024", "vqgan-imagenet-f16-16384", "vqgan-gumbel-f8-8192", "chameleon"]
+)
 def test_every_variant_agrees_with_the_published_implementation(hold, variant):
     hold(variant)
 
@@ -59,7 +61,7 @@ def test_a_second_instance_decodes_the_rows_of_the_indices(filled, quantizer):
 
 def test_every_card_says_what_its_network_does(cards_that_agree):
     found = cards_that_agree("vqgan", Config)
-    assert len(found) == 3
+    assert len(found) == 4
     for card in found:
         config = Config(**card.config)
         assert config.quantizer == ("gumbel" if "gumbel" in card.name else "nearest")

@@ -12,21 +12,25 @@ from vtbench import __version__
 from vtbench.cli import judge, look, machine, report, run, sheet
 from vtbench.cli._terminal import app, complaints, console, one_line, prepare
 from vtbench.errors import VtbenchError
+from vtbench.files import check_endpoint
 
 __all__ = ["app", "judge", "look", "machine", "main", "report", "run", "sheet"]
 
 
 def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 the user can mend it, anything else is a bug."""
-    prepare()
+    lost = prepare()
     try:
+        check_endpoint(os.environ.get("HF_ENDPOINT", ""))
         app(prog_name="vtbench")
     except VtbenchError as error:
         complaints.print(f"vtbench: {one_line(error)}")
         sys.exit(2)
-    except BrokenPipeError:  # `vtbench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its end
-        sys.exit(0)
+    except SystemExit as end:
+        if not end.code and (reason := lost()):
+            complaints.print(f"vtbench: the standard output can't be written ({reason}); part of it is missing")
+            sys.exit(2)
+        raise
 
 
 def _version(wanted: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,16 +40,55 @@ class _ToComplaints(logging.Handler):
         complaints.print(f"vtbench: {one_line(record.getMessage())}")
 
 
-def prepare() -> None:
-    """Let output reach any terminal: what it can't show is escaped, and what the library tells goes to stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+class _Output(io.FileIO):
+    """A stream of this process that outlives its reader: what nobody takes is dropped, and the command goes on."""
+
+    lost: str | None = None
+    """Why something that somebody waits for was not written."""
+
+    def write(self, content: Any) -> int:  # noqa: ANN401  any buffer
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):  # `vtbench list | head -1` waits for no more
+                self.lost = error.strerror
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(content)
+
+
+def _outliving(stream: io.TextIOWrapper) -> tuple[io.TextIOWrapper, _Output]:
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    made = io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering
+    )
+    return made, raw
+
+
+def prepare() -> Callable[[], str | None]:
+    """Let output reach any terminal: what it can't show is escaped, and what the library tells goes to stderr.
+
+    Returns:
+        Flushes the standard output, and says why something of it was not written.
+    """
+    output: _Output | None = None
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None where the command was started without one
+        sys.stdout, output = _outliving(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr, _ = _outliving(sys.stderr)
     log = logging.getLogger("vtbench")
     if not any(isinstance(handler, _ToComplaints) for handler in log.handlers):
         log.addHandler(_ToComplaints())
     log.propagate = False
+
+    def lost() -> str | None:
+        if output is None:
+            return None
+        sys.stdout.flush()
+        return output.lost
+
+    return lost
 
 
 def one_line(text: object) -> str:
@@ -66,7 +107,12 @@ def plain(value: object) -> str:
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, left: Sequence[int] = (0,)
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    left: Sequence[int] = (0,),
+    gap: int = 2,
 ) -> None:
     """Print a table at its natural width: one whose numbers are cut off to fit a narrow terminal says nothing.
 
@@ -75,10 +121,11 @@ def table(
         rows: cells of any type.
         title: a line above.
         left: columns that are texts; the others are numbers and end at the right.
+        gap: blanks between two columns.
     """
     if title:
         console.print(one_line(title), soft_wrap=True)
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap - 1, 0, 1))
     for column, head in enumerate(heads):
         drawn.add_column(Text(head), justify="left" if column in left else "right", no_wrap=True)
     width = [len(head) for head in heads]
@@ -86,7 +133,7 @@ def table(
         cells = [plain(value) for value in row]
         width = [max(pair) for pair in zip(width, map(len, cells), strict=True)]
         drawn.add_row(*(Text(cell) for cell in cells))
-    Console(width=max(console.width, sum(width) + 2 * len(width)), markup=False, highlight=False).print(drawn)
+    Console(width=max(console.width, sum(width) + gap * len(width)), markup=False, highlight=False).print(drawn)
 
 
 def fields(said: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as encoder
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -39,6 +40,12 @@ _FOR_PROGRAMS = frozenset({"family", "aliases", "codebook", "title", "source", "
 """What a table of 80 columns has no room for; --json gives it, and `vtbench show`."""
 
 
+_LEGEND = """
+Tokens and rate are those of 256x256; the rate is bits a pixel (discrete) or
+floats a pixel (continuous). Parity: the network was held against the published
+code with these numbers (yes), in small, or with another card's (kin)."""
+
+
 @app.command("list")
 def list_(
     what: Annotated[Listable, typer.Argument(help="What to list.")] = Listable.tokenizers,
@@ -57,14 +64,19 @@ def list_(
     if what is Listable.tokenizers:
         rows = [_shortened(row) for row in rows]
     heads = [head for head in rows[0] if head not in _FOR_PROGRAMS]
-    texts = [index for index, head in enumerate(heads) if isinstance(rows[0][head], str | list)]
-    table([head.replace("_", " ") for head in heads], [[row[head] for head in heads] for row in rows], left=texts)
+    numbers = ("tokens", "rate", "version", "size")
+    texts = [index for index, head in enumerate(heads) if head not in numbers]
+    lines = [[row[head] for head in heads] for row in rows]
+    table([head.replace("_", " ") for head in heads], lines, left=texts, gap=1 if what is Listable.tokenizers else 2)
+    if what is Listable.tokenizers:
+        console.print(_LEGEND, soft_wrap=True)
 
 
 def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dict[str, Any]]:
     if what is Listable.tokenizers:
-        chosen = [card for card in cards.tokenizers(extra).values() if family in (None, card.family)]
-        return [_tokenizer_row(card) for card in chosen]
+        known = cards.tokenizers(extra).values()
+        kin = _held_networks(known)
+        return [_tokenizer_row(card, kin) for card in known if family in (None, card.family)]
     if what is Listable.tasks:
         return [
             {
@@ -94,7 +106,7 @@ def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dic
     ]
 
 
-def _tokenizer_row(card: TokenizerCard) -> dict[str, Any]:
+def _tokenizer_row(card: TokenizerCard, kin: Mapping[str, str]) -> dict[str, Any]:
     from vtbench import weights
 
     cached = "-" if card.weights is None else "yes" if weights.cached(card.weights) else "no"
@@ -107,6 +119,7 @@ def _tokenizer_row(card: TokenizerCard) -> dict[str, Any]:
         "values": values_per_pixel(card),
         "license": card.license or "",
         "cached": cached,
+        "parity": parity_of(card, kin)[0],
         "aliases": list(card.aliases),
         "codebook": list(card.code.codebook_sizes),
         "title": card.title,
@@ -114,11 +127,45 @@ def _tokenizer_row(card: TokenizerCard) -> dict[str, Any]:
 
 
 def _shortened(row: dict[str, Any]) -> dict[str, Any]:
-    """Bring a tokenizer's row to 80 columns: one rate, and the first words of its licence."""
-    rate = f"{row['bpp']} bits" if row["bpp"] else f"{row['values']} floats" if row["values"] else ""
+    """Bring a tokenizer's row to 80 columns: one rate, and the beginnings of long words."""
     licence = row["license"].partition(";")[0].partition(",")[0][:12].strip()
-    kept = {key: row[key] for key in ("name", "kind", "tokens")}
-    return {**kept, "a_pixel": rate, "license": licence, "cached": row["cached"]}
+    return {
+        "name": row["name"],
+        "kind": row["kind"][:10],
+        "tokens": row["tokens"],
+        "rate": row["bpp"] or row["values"],
+        "license": licence,
+        "cached": row["cached"],
+        "parity": row["parity"],
+    }
+
+
+def _held_networks(known: Iterable[TokenizerCard]) -> dict[str, str]:
+    """The networks that a fixture holds against the published code, each with the card whose numbers it has."""
+    held: dict[str, str] = {}
+    for card in known:
+        if card.parity and card.parity.fixture:
+            held.setdefault(card.network, card.name)
+    return held
+
+
+def parity_of(card: TokenizerCard, kin: Mapping[str, str]) -> tuple[str, str]:
+    """Say in a word and in a sentence whether the network was held against the published implementation.
+
+    Args:
+        card: the tokenizer's.
+        kin: networks that are held, each with the card whose numbers they have then.
+    """
+    if card.source is None:
+        return "-", "there is no other implementation to compare with"
+    whose = f"{card.source.repository} at {card.source.commit[:12]}"
+    if card.parity and card.parity.fixture:
+        return "yes", f"proven on made-up weights against {whose} (tests/parity/{card.parity.fixture}.npz)"
+    if card.parity:
+        return "small", f"proven with smaller numbers against {whose} (tests/networks/{card.parity.small})"
+    if card.network in kin:
+        return "kin", f"not proven with these numbers; the same network is, with those of {kin[card.network]}"
+    return "no", "not proven"
 
 
 def bits_per_pixel(card: TokenizerCard) -> str | None:
@@ -154,7 +201,7 @@ def show(
     elif name in cards.tasks(cards_folder):
         fields(cards.find_task(name, cards_folder).model_dump(mode="json"))
     else:
-        _show_tokenizer(cards.find_tokenizer(name, cards_folder))
+        _show_tokenizer(cards.find_tokenizer(name, cards_folder), cards_folder)
 
 
 def _schema(schema: Schema) -> dict[str, Any]:
@@ -198,10 +245,11 @@ def _show_protocol(protocol: Protocol) -> None:
         console.print(f"  {sentence} {'; '.join(shifts) or 'not measured'}")
 
 
-def _show_tokenizer(card: TokenizerCard) -> None:
+def _show_tokenizer(card: TokenizerCard, extra: Path | None) -> None:
     from vtbench import weights
 
-    said = card.model_dump(mode="json", exclude={"reported"})
+    said = card.model_dump(mode="json", exclude={"reported", "parity"})
+    said["parity"] = parity_of(card, _held_networks(cards.tokenizers(extra).values()))[1]
     if card.weights is None:
         said["cached"] = "needs no weights"
     else:

@@ -1,13 +1,16 @@
-"""What a machine has: `vtbench fetch` and `vtbench doctor`."""
+"""What a machine has: `vtbench fetch`, `vtbench cache` and `vtbench doctor`."""
 
 from __future__ import annotations
 
+import shutil
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vtbench import cards, catalogue, files
-from vtbench.cli._terminal import CardsOption, app, console, fields
+from vtbench import cards, catalogue, files, results
+from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, fields, table
 
 
 @app.command()
@@ -37,6 +40,49 @@ def fetch(
             said = {card.name: ", ".join(str(path) for path in paths) or "needs no weights"}
         for part, place in said.items():
             console.print(f"{part}: {place}", soft_wrap=True)
+
+
+class Kept(StrEnum):
+    """What vtbench keeps on a machine to save time."""
+
+    weights = "weights"
+    backbones = "backbones"
+    originals = "originals"
+    shards = "shards"
+
+
+@app.command()
+def cache(
+    empty: Annotated[list[Kept], typer.Option(help="Delete this; repeats.")] = [],  # noqa: B006  typer wants a list
+    work: WorkOption = Path(".vtbench"),
+) -> None:
+    """Show what is kept to save time, and delete it: it is fetched or computed again when it is wanted.
+
+    weights: published checkpoints that do not come from the hub, whose own cache `hf cache` manages; backbones: of the
+    metrics; originals: features and OCR readings of pictures before any tokenizer; shards: of runs that did not finish.
+    """
+    places = {
+        Kept.weights: [files.cache_folder() / "weights"],
+        Kept.backbones: [files.cache_folder() / "backbones"],
+        Kept.originals: [work / results.ORIGINALS],
+        Kept.shards: sorted(work.glob("*/*/shards-*")),
+    }
+    for kind in dict.fromkeys(empty):
+        for folder in places[kind]:
+            if kind is not Kept.shards:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with files.try_lock(folder.parent / "in-use") as alone:
+                if alone:
+                    shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    complaints.print(f"vtbench: {folder} stays: a run is at work there", soft_wrap=True)
+    rows = []
+    for kind, folders in places.items():
+        sizes = [size for folder in folders for size in files.sizes(folder)]
+        where = folders[0] if len(folders) == 1 else f"{len(folders)} folders in {work}"
+        rows.append((kind.value, len(sizes), f"{sum(sizes) / 1e6:,.1f} MB", str(where)))
+    table(("kept", "files", "size", "place"), rows, left=(0, 3))
 
 
 @app.command()

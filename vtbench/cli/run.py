@@ -7,19 +7,20 @@ import traceback
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vtbench import cards, catalogue, files, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
-from vtbench.errors import CardError, VtbenchError
+from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vtbench.results import Run
+    from vtbench.task import Task
 
 
 class Precision(StrEnum):
@@ -49,7 +50,9 @@ def run(
     ] = [],  # noqa: B006  typer wants a list
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Type of the network's tensors.")] = Precision.fp32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
+    batch_size: Annotated[
+        str, typer.Option(metavar="N|auto", help="Pictures a forward pass; auto takes the fastest that fits.")
+    ] = "8",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures; such a run is not ranked.")] = None,
     data: Annotated[
         str | None,
@@ -91,6 +94,9 @@ def run(
             "that ranks, with the median and the best, or all. `vtbench report` shows them.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
+    ] = None,
     cards_folder: CardsOption = None,
 ) -> None:
     """Run tokenizers through tasks: the main job."""
@@ -109,8 +115,7 @@ def run(
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
     if name is not None and (len(chosen) > 1 or not weights):
         raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
-    for one in protocol:
-        protocols.find_protocol(one)
+    protocol = [protocols.find_protocol(one).name for one in dict.fromkeys(protocol)]
     check_sizes(chosen, task_cards)
     files.check_writable(out)
     files.check_writable(work)
@@ -119,56 +124,51 @@ def run(
     if step is None and weights:
         step = _step_of(weights[0])
 
-    from vtbench import evaluate, load_task, load_tokenizer
+    from vtbench import load_tokenizer
+    from vtbench.engine import Settings, evaluate_together
 
-    wanted = [(card, one) for card in task_cards for one in protocol or [card.protocol]]
     opened = [
-        (
-            load_task(
-                card,
-                data=data,
-                label=data_name,
-                follow_links=follow_links,
-                native=protocols.find_protocol(one).published,
-            ),
-            one,
-        )
-        for card, one in wanted
+        _opened(card, protocol or [card.protocol], data=data, label=data_name, follow_links=follow_links)
+        for card in task_cards
     ]
+    how = Settings(
+        out=out,
+        work=work,
+        batch_size=_count(batch_size),
+        limit=limit,
+        label=name,
+        step=step,
+        require=required,
+        overwrite=overwrite,
+        rank=rank,
+        world=world,
+        wait=wait,
+        workers=workers,
+    )
     done: list[Run] = []
+    refused: list[str] = []
     broken: list[str] = []
     try:
         for card in chosen:
             try:
                 own = folders.get(card.name) or given(weights)
                 loaded = load_tokenizer(card, weights=own, device=device, precision=precision.value)
-                for its_task, rule in opened:
-                    under = "" if rule == "canonical" else f" under {rule}"
-                    with _Bar(f"{card.name} on {its_task.card.name}{under}") as bar:
-                        found = evaluate(
-                            loaded,
-                            its_task,
-                            out=out,
-                            work=work,
-                            batch_size=batch_size,
-                            limit=limit,
-                            protocol=rule,
-                            label=name,
-                            step=step,
-                            require=required,
-                            overwrite=overwrite,
-                            rank=rank,
-                            world=world,
-                            wait=wait,
-                            progress=bar.update,
-                        )
-                    done += [found] if found is not None else []
-                    if found is not None and wish is not None:
-                        kept.keep(loaded, its_task, found, work / found.task / found.name, wish)
+                for pairs in opened:
+                    with _Bar(_title(card, pairs)) as bar:
+                        found = evaluate_together(loaded, pairs, how, bar.update)
+                    done += [one for one in found if one is not None]
+                    for (its_task, _), one in zip(pairs, found, strict=True):
+                        if wish is not None and one is not None and not isinstance(its_task, str):
+                            kept.keep(loaded, its_task, one, work / one.task / one.name, wish)
+            # What is wrong with one tokenizer must not take the others of the command with it.
+            except (CardError, WeightsError, DataError) as error:
+                if len(chosen) == 1:
+                    raise
+                refused.append(card.name)
+                complaints.print(f"vtbench: {card.name}: {one_line(error)}")
             except VtbenchError:
                 raise
             except Exception as error:
-                # One network's bug must not take the other tokenizers of the command with it.
                 if len(chosen) == 1:
                     raise
                 broken.append(card.name)
@@ -182,6 +182,9 @@ def run(
     if broken:
         complaints.print(f"vtbench: ended by an exception, see above: {', '.join(broken)}")
         raise typer.Exit(3)
+    if refused:
+        complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
+        raise typer.Exit(2)
     console.print(
         f"\nSummaries are in {out}, per-image tables in {work}; `vtbench leaderboard` makes the tables.", soft_wrap=True
     )
@@ -202,7 +205,6 @@ def demo(
     from vtbench.cli.judge import leaderboard
     from vtbench.cli.report import report
     from vtbench.cli.sheet import sheet
-    from vtbench.errors import WeightsError
     from vtbench.weights import locate_all
 
     shown = list(DEMO_SHEET)
@@ -220,6 +222,36 @@ def demo(
 def given(weights: Sequence[str]) -> str | list[str] | None:
     """What `load_tokenizer` is given for the --weights of a command."""
     return None if not weights else weights[0] if len(weights) == 1 else list(weights)
+
+
+def _count(said: str) -> int | Literal["auto"]:
+    """Read --batch-size."""
+    if said == "auto":
+        return "auto"
+    if not (said.isdecimal() and int(said) > 0):
+        raise VtbenchError(f"--batch-size {said}: expected a whole number from 1 up, or auto")
+    return int(said)
+
+
+def _opened(
+    card: TaskCard, rules: Sequence[str], *, data: str | None, label: str | None, follow_links: bool
+) -> list[tuple[Task | str, str | None]]:
+    """Open one task for some protocols, once for all that take its pictures as they are."""
+    from vtbench import load_task
+
+    native = [protocols.find_protocol(rule).published for rule in rules]
+    tasks = {
+        one: load_task(card, data=data, label=label, follow_links=follow_links, native=one)
+        for one in dict.fromkeys(native)
+    }
+    return [(tasks[one], rule) for one, rule in zip(native, rules, strict=True)]
+
+
+def _title(card: TokenizerCard, pairs: Sequence[tuple[Task | str, str | None]]) -> str:
+    """Name what a progress bar is of."""
+    names = [task if isinstance(task, str) else task.card.name for task, _ in pairs]
+    rules = [rule for _, rule in pairs if rule not in (None, "canonical")]
+    return f"{card.name} on {names[0]}" + (f" under {', '.join(map(str, rules))}" if rules else "")
 
 
 def _place(shards: str | None) -> tuple[int, int]:
@@ -352,39 +384,32 @@ def print_runs(runs: Sequence[Run]) -> None:
         rows = []
         for one, _, why in standings:
             cells = [leaderboard.shown(one.scores.get(name), name) for name in names]
-            cells += [leaderboard.digits(floor, name) for name in floors if (floor := _floor(one, name)) is not None]
+            cells += [leaderboard.shown_floor(one.scores.get(name), name) for name in floors]
             label = leaderboard.shown_name(one)
-            rows.append([label if why is None else f"{label} ({why})", *cells, f"{one.pictures.scored}/{one.images}"])
+            rows.append([label if why is None else f"{label} ({why})", *cells, leaderboard.behind(one)])
         heads = [f"{name} {catalogue.find_metric(name).arrow}" for name in names]
         table(
             ["tokenizer", *heads, *(f"{name} floor" for name in floors), "scored"],
             rows,
             title=f"\n{task}, protocol {protocol}",
         )
+        for one in group:
+            _print_curve(one)
         for reason in leaderboard.missing(group):
             console.print(f"not scored: {one_line(reason)}", soft_wrap=True)
-        for line in dict.fromkeys(_counted(one) for one in group):
-            if line:
-                console.print(line, soft_wrap=True)
+        for line in leaderboard.pictures(group):
+            console.print(one_line(line), soft_wrap=True)
 
 
-def _floor(run: Run, name: str) -> float | None:
-    score = run.scores.get(name)
-    return score.floor if score else None
+def _print_curve(run: Run) -> None:
+    """Print what a run says of each depth or scale, a row a step."""
+    from vtbench import leaderboard
+    from vtbench.types import Key
 
-
-def _counted(run: Run) -> str:
-    """Say in one line what became of the pictures, where any was not scored."""
-    counts = run.pictures
-    if counts.found == counts.scored:
-        return ""
-    said = [f"{counts.found} found", f"{counts.scored} scored"]
-    if counts.failed:
-        reasons = "; ".join(f"{count}: {one_line(reason)}" for reason, count in counts.reasons.items())
-        said.append(f"{counts.failed} failed ({reasons})")
-    if counts.passed_over:
-        kinds = ", ".join(f"{count} {one_line(kind)}" for kind, count in counts.passed_over.items())
-        said.append(f"{sum(counts.passed_over.values())} passed over ({kinds})")
-    if counts.left_out:
-        said.append(f"{counts.left_out} left out by --limit")
-    return f"pictures of {run.name}: {', '.join(said)}"
+    known = {Key.parse(key): score for key, score in run.scores.items() if score.value is not None}
+    names = [name for name in catalogue.of_measure("curve") if Key(name) in known]
+    steps = dict.fromkeys(key.level for key in known if key.level and key.metric in names)
+    if steps:
+        rows = [[step, *(leaderboard.shown(known.get(Key(name, step)), name) for name in names)] for step in steps]
+        heads = [f"{name.removeprefix('curve_')} {catalogue.find_metric(name).arrow}" for name in names]
+        table(["coded", *heads], rows, title=f"\n{leaderboard.shown_name(run)} on {run.task}, from the first codes")

@@ -8,16 +8,21 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 SUFFIXES = frozenset({
-    ".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg",
+    ".jpx", ".jxl", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 """File names that end so are pictures, whatever their case."""
 
 NOT_READ = frozenset({
-    ".arw", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".nef", ".orf", ".pfm",
-    ".psd", ".raf", ".rw2", ".svg",
+    ".3fr", ".arw", ".bpg", ".cr2", ".cr3", ".crw", ".dcm", ".dcr", ".dds", ".dng", ".eps", ".erf", ".exr", ".fff",
+    ".fits", ".flif", ".hdr", ".heic", ".heics", ".heif", ".hif", ".icns", ".ico", ".iiq", ".jxr", ".kdc", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pcx", ".pef", ".pfm", ".psb", ".psd", ".qoi", ".raf", ".raw", ".rw2",
+    ".rwl", ".sgi", ".sr2", ".srf", ".srw", ".svg", ".svgz", ".wdp", ".x3f", ".xcf",
 })  # fmt: skip
 """File names that end so were meant as pictures, and are not read."""
+
+HALVES = ("~", ".bak", ".crdownload", ".download", ".filepart", ".orig", ".part", ".partial", ".tmp")
+"""What programs put behind the names of copies and of downloads that are not whole yet."""
 
 MASKS = frozenset({
     "alpha", "annotation", "color", "depth", "edge", "edges", "instance", "instances", "label", "labels", "mask",
@@ -40,7 +45,17 @@ HINTS = {
 
 def was_meant(name: PurePosixPath) -> bool:
     """Tell whether a file was meant as a picture, or as several, by the end of its name."""
-    return name.suffix.lower() in SUFFIXES or name.suffix.lower() in NOT_READ or name.name.lower().endswith(PACKED)
+    end = _ending(name)
+    return end in SUFFIXES or end in NOT_READ or name.name.lower().endswith(PACKED) or _is_half(name)
+
+
+def _ending(name: PurePosixPath) -> str:
+    return name.suffix.strip().lower()
+
+
+def _is_half(name: PurePosixPath) -> bool:
+    half = next((end for end in HALVES if name.name.lower().endswith(end)), None)
+    return half is not None and _ending(PurePosixPath(name.name[: -len(half)])) in SUFFIXES
 
 
 def sort_out(names: Iterable[PurePosixPath]) -> tuple[list[PurePosixPath], dict[PurePosixPath, str]]:
@@ -68,8 +83,10 @@ def _kind(name: PurePosixPath, stems: set[str]) -> str | None:
         return f"files in {folder}"
     if name.name.lower().endswith(PACKED):
         return "archives and tables of pictures, which are read on their own"
-    if name.suffix.lower() in NOT_READ:
-        return f"{name.suffix.lower()} files, which are not read"
+    if _is_half(name):
+        return "backups and downloads that are not whole"
+    if _ending(name) in NOT_READ:
+        return f"{_ending(name)} files, which are not read"
     first, *entry = name.with_suffix("").name.split(".")
     if entry and entry[-1].lower() in MASKS and str(name.parent / first) in stems:
         return "masks beside their pictures"

@@ -12,22 +12,24 @@ inode, so a file that was replaced is never mistaken for the one before.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vtbench import data as sources
-from vtbench import pictures
+from vtbench import files, pictures
 from vtbench.data import _shards
 from vtbench.data._known import Known, known_of_row
 from vtbench.data._names import SUFFIXES, printable, short
 from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
 from vtbench.data._tables import own_names
-from vtbench.errors import ChangedError, DataError
+from vtbench.errors import ChangedError, DataError, ResultError
 from vtbench.types import Sample
 
 if TYPE_CHECKING:
@@ -132,14 +134,46 @@ class Table:
         if splits:
             where = {"data_files": {split: [str(file) for file in part] for split, part in splits.items() if part}}
         try:
-            if self._saved:
-                saved = datasets.load_from_disk(str(root))
-                return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-            if images:
-                return dict(datasets.load_dataset("imagefolder", drop_labels=True, **where))
-            return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", **where))
+            with _quiet():
+                if self._saved:
+                    saved = datasets.load_from_disk(str(root))
+                    return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+                _check_cache()
+                if images:
+                    return dict(datasets.load_dataset("imagefolder", drop_labels=True, **where))
+                return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", **where))
+        except DataError:
+            raise
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
             raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave it to our own line to say what is wrong; a bar only where somebody sees it move."""
+    import datasets
+    from datasets.utils import logging
+
+    level, bars = logging.get_verbosity(), not datasets.are_progress_bars_disabled() and not sys.stderr.isatty()
+    logging.set_verbosity(logging.CRITICAL)
+    if bars:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _check_cache() -> None:
+    """Refuse a cache that can't be written before `datasets` calls it a fault of the table."""
+    import datasets
+
+    try:
+        files.check_writable(Path(datasets.config.HF_DATASETS_CACHE))
+    except ResultError as error:
+        raise DataError(f"{error}: `datasets` lays tables out there; set HF_HOME or HF_DATASETS_CACHE") from error
 
 
 def _part(name: str, rows: Dataset, shown: str) -> Part:

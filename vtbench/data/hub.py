@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from vtbench import files
-from vtbench.cards import Data
+from vtbench.cards import Data, explain
 from vtbench.data import _rows, _shards
 from vtbench.data._names import SUFFIXES as PICTURES
 from vtbench.data._names import printable, short
@@ -97,7 +99,12 @@ def parse(place: str) -> Data:
     if found is None:
         raise DataError(f"{place}: expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
     said = found.groupdict()
-    return Data(source="hub", hub=said["hub"], config=said["config"], revision=said["revision"], split=said["split"])
+    try:
+        return Data(
+            source="hub", hub=said["hub"], config=said["config"], revision=said["revision"], split=said["split"]
+        )
+    except ValidationError as error:
+        raise DataError(f"{place}: expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT] ({explain(error)})") from error
 
 
 # --- bringing ---------------------------------------------------------------------------------------------------------
@@ -217,7 +224,8 @@ def _download(data: Data, revision: str | None, patterns: Sequence[str] | None) 
             f"no data set is called {data.hub}, or it is private; correct the name or run `hf auth login`"
         ) from error
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
-        raise DataError(f"{_missing(data)} ({short(error)})") from error
+        said = short(error.__cause__ or error).split(" For more information", 1)[0]
+        raise DataError(f"{_missing(data)} ({constants.ENDPOINT}: {said})") from error
     return Path(found)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vtbench import data, images, pictures
+from vtbench import data, geometry, images, pictures
 from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample, Strict
@@ -22,6 +22,9 @@ FOLDER = Path(__file__).resolve().parent.parent / "assets" / "sample"
 
 SIZES = (256, 512)
 """Heights and widths that there is a set of."""
+
+SHRUNK = {224: 256, 448: 512}
+"""Heights and widths that a set is brought to by the canonical rule, for networks that take no other."""
 
 
 class Entry(Strict):
@@ -69,12 +72,14 @@ class Source(data.Source):
         if path is not None:
             raise DataError(f"sample: the pictures are embedded and take no path, got {path}; use the source folder")
         size = size or SIZES[0]  # at their own size, where none is asked for
-        if size not in SIZES:
+        if size not in SIZES and size not in SHRUNK:
             raise DataError(
                 f"sample: the embedded pictures are 256x256 and 512x512, the task asks for {size}x{size}; "
-                "set [geometry] size to 256 or 512, or use the source folder"
+                "set [geometry] size to 256 or 512 (or 224 or 448, made from these), or use the source folder"
             )
-        self.folder = FOLDER if size == SIZES[0] else FOLDER / str(size)
+        self.size = size
+        own = SHRUNK.get(size, size)
+        self.folder = FOLDER if own == SIZES[0] else FOLDER / str(own)
         file = self.folder / "index.json"
         try:
             self.index = Index.model_validate_json(file.read_bytes())
@@ -84,8 +89,13 @@ class Source(data.Source):
 
     @property
     def digest(self) -> str:
-        """sha256 over id, category and pixel digest of every picture, as the index states them; `read` checks them."""
-        said = [[entry.id, entry.category, entry.sha256] for entry in self.index.pictures]
+        """sha256 over id, category and pixel digest of every picture, as the index states them; `read` checks them.
+
+        Of a set that is made smaller also over its size.
+        """
+        said: list[object] = [[entry.id, entry.category, entry.sha256] for entry in self.index.pictures]
+        if self.size in SHRUNK:
+            said.append(self.size)
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -105,4 +115,6 @@ class Source(data.Source):
             raise DataError(
                 f"{entry.file}: pixels have sha256 {found[:12]}, expected {entry.sha256[:12]}; install vtbench again"
             )
+        if self.size in SHRUNK:
+            picture = geometry.resize_and_crop(picture, self.size)
         return Sample(entry.id, images.from_pil(picture), attributes={"category": entry.category})

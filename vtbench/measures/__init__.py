@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from itertools import compress
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from vtbench.catalogue import Metric
 from vtbench.errors import CardError
 from vtbench.protocols import Protocol
 from vtbench.results import CLUSTER, Score, summarise
-from vtbench.types import Codes, Key, Role, Sample
+from vtbench.types import Codes, Key, Regions, Role, Sample
 
 NO_PICTURE = "no picture was scored"
 
@@ -35,6 +36,7 @@ class Missing:
     """Stands in a column for a value that a picture can't have."""
 
     reason: str
+    """Why, in a few words."""
 
 
 Column = Sequence[Any]
@@ -46,11 +48,13 @@ class Outcome:
     """What one batch left behind: B pictures of one size before and after, all on one device."""
 
     samples: tuple[Sample, ...]
+    """The pictures as the task gave them, with their text and attributes."""
     reference: Tensor
     """What went in, (B, 3, H, W): uint8, or float32 where a measure feeds the tokenizer itself (`Measure.feed`)."""
     reconstruction: Tensor
     """What came out, of the same shape and type."""
     codes: Codes
+    """What crossed the bottleneck."""
     again: Callable[[Tensor], tuple[Tensor, Codes]]
     """Encode and decode once more, (B, 3, H, W) uint8, for stability and latents."""
 
@@ -68,6 +72,7 @@ class Context:
     device: torch.device
     """Where metrics are computed."""
     protocol: Protocol
+    """How pictures become numbers."""
     side: int | None
     """Height and width of the task's pictures; None at native size."""
     engine: str
@@ -77,24 +82,55 @@ class Context:
     kind: str
     """discrete, continuous, codec, …: the tokenizer's."""
     codebook_sizes: tuple[int, ...]
+    """Codes an index chooses from, one entry a codebook or scale."""
     span: Any
     """What the levels 0 and 255 become on the tokenizer's way in (`images.Range`)."""
     primary: str
     """The metric that ranks."""
-    readings: Path | None
-    """Folder that keeps what OCR engines read on originals; None keeps them in memory."""
+    originals: Path | None
+    """Folder that keeps what is computed of originals alone (`_originals`); None keeps nothing on disk."""
+    computed_by: str
+    """sha256 over all that moves what is computed of originals: code, libraries, device, backbones."""
+    regions: Callable[[Tensor, Codes], Regions | None] | None = None
+    """Says of uint8 pictures and their codes which token each pixel belongs to (`Tokenizer.regions`)."""
+    curve: Callable[[Codes, tuple[int, int]], Iterator[tuple[str, float, Tensor]]] | None = None
+    """Decodes from the first of the codes, and from more and more of them (`Tokenizer.curve`)."""
+
+
+RawColumns = Mapping[str, Callable[[], Iterator[Any]]]
+"""What totals are made of, by column: each call reads the column again, a value or None a picture."""
 
 
 class Table:
     """The measured columns of some pictures, as a measure's totals see them."""
 
-    def __init__(self, table: pa.Table, *, group: str | None = None, intervals: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        raw: RawColumns | None = None,
+        group: str | None = None,
+        chosen: Sequence[bool] | None = None,
+        intervals: Callable[[str], bool],
+    ) -> None:
+        """Bind columns.
+
+        Args:
+            table: those in memory.
+            raw: those that are too large for it, of all pictures; read when they are wanted.
+            group: the attribute whose value all these pictures share; None for the whole task.
+            chosen: of which pictures of the raw columns the table is; None for all.
+            intervals: tells for a metric whether its interval is wanted.
+        """
         self._table = table
+        self._raw = raw or {}
+        self._chosen = chosen
         self.group = group
         """The attribute whose value all these pictures share; None for the whole task."""
         self.intervals = intervals
         """Tells for a metric whether its interval is wanted."""
-        self.keys = tuple(Key.parse(name) for name in table.column_names)
+        self.keys = tuple(Key.parse(name) for name in (*table.column_names, *self._raw))
+        """The columns' names."""
 
     @property
     def expected(self) -> int:
@@ -103,15 +139,24 @@ class Table:
 
     def has(self, key: Key) -> bool:
         """Tell whether there is such a column."""
-        return str(key) in self._table.column_names
+        return str(key) in self._table.column_names or str(key) in self._raw
 
     def values(self, key: Key) -> list[Any]:
         """Give a column, None where a picture has no value."""
+        if str(key) in self._raw:
+            return list(self._read(key))
         return cast("list[Any]", self._table.column(str(key)).to_pylist()) if self.has(key) else []
 
-    def arrays(self, key: Key) -> list[np.ndarray[Any, Any]]:
-        """Give the arrays of a column, without the pictures that have none."""
-        return list(self._table.column(str(key)).drop_null().to_numpy()) if self.has(key) else []
+    def arrays(self, key: Key) -> Iterator[np.ndarray[Any, Any]]:
+        """Give the arrays of a column one by one, without the pictures that have none."""
+        if str(key) in self._raw:
+            yield from (array for array in self._read(key) if array is not None)
+        elif self.has(key):
+            yield from self._table.column(str(key)).drop_null().to_numpy()
+
+    def _read(self, key: Key) -> Iterator[Any]:
+        found = self._raw[str(key)]()
+        return found if self._chosen is None else compress(found, self._chosen)
 
     def attribute(self, name: str) -> list[Any]:
         """Give an attribute of the pictures; empty where none has it."""
@@ -140,8 +185,9 @@ class Table:
 
     def where(self, attribute: str, value: object) -> Table:
         """Take the pictures of one group."""
-        part = self._table.filter(arrow.equal(self._table.column(f"attribute/{attribute}"), value))
-        return Table(part, group=attribute, intervals=self.intervals)
+        equal = arrow.fill_null(arrow.equal(self._table.column(f"attribute/{attribute}"), value), False)
+        chosen = equal.to_pylist()
+        return Table(self._table.filter(equal), raw=self._raw, group=attribute, chosen=chosen, intervals=self.intervals)
 
 
 class Measure(ABC):

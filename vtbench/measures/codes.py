@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from vtbench import measures
 from vtbench.measures import Column, Outcome, Table, means
 from vtbench.metrics.codes import code_usage, entropy_bits
 from vtbench.results import Score
-from vtbench.types import Key
+from vtbench.types import Codes, Key
 
 NO_RATE = "continuous latents have no rate until a quantisation is stated"
 UNSEEN = "its codes are not seen"
@@ -23,7 +24,7 @@ class Measure(measures.Measure):
     sees = "codes"
 
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
-        """Give the rate of each picture, and its indices a scale."""
+        """Give the rate of each picture, and its indices by scale or codebook."""
         codes, count = outcome.codes, len(outcome.samples)
         pixels = outcome.reference.shape[-2] * outcome.reference.shape[-1]
         columns: dict[Key, Column] = {}
@@ -31,9 +32,20 @@ class Measure(measures.Measure):
             columns[Key("bpp")] = [bits / pixels for bits in codes.bits]
         if codes.latent_values is not None:
             columns[Key("latent_values")] = [codes.latent_values / pixels] * count
-        for scale, indices in enumerate(codes.indices):
-            columns[_key(scale)] = list(indices.flatten(1).cpu().numpy())
+        for number, indices in enumerate(self._by_codebook(codes)):
+            columns[_key(number)] = list(indices.flatten(1).cpu().numpy())
         return columns
+
+    def _by_codebook(self, codes: Codes) -> Sequence[Tensor]:
+        """Part the indices by scale, or by codebook where each position has an index of each of several.
+
+        Depths that share one codebook stay together: the card then names one. One that names as many as the last axis
+        is long (UniTok's eight) has a table of its own for each, where the same index means another thing.
+        """
+        count = len(self.context.codebook_sizes)
+        if len(codes.indices) == 1 < count and codes.indices[0].ndim > 2 and codes.indices[0].shape[-1] == count:
+            return codes.indices[0].unbind(-1)
+        return codes.indices
 
     def scores(self, table: Table) -> dict[str, Score]:
         """Summarise rate and use; over several codebooks the mean, and each one's as a level."""
@@ -41,9 +53,8 @@ class Measure(measures.Measure):
         used = self._use(table)
         for metric in self.metrics:
             if metric.name in ("bpp", "latent_values"):
-                found |= means(
-                    metric, table, reason=self._no_rate(metric.name) if not self._is_of(metric.name) else None
-                )
+                known = self._is_of(metric.name, table)
+                found |= means(metric, table, reason=None if known else self._no_rate(metric.name))
             elif used:
                 found |= {name: score for name, score in used.items() if name.split("/")[0] == metric.name}
             else:
@@ -56,9 +67,11 @@ class Measure(measures.Measure):
                 )
         return found
 
-    def _is_of(self, name: str) -> bool:
+    def _is_of(self, name: str, table: Table) -> bool:
+        if self.context.kind == "understanding":  # of indices or of vectors
+            return table.has(Key(name))
         continuous = self.context.kind == "continuous"
-        return continuous if name == "latent_values" else self.context.kind in ("discrete", "codec", "understanding")
+        return continuous if name == "latent_values" else self.context.kind in ("discrete", "codec")
 
     def _no_rate(self, name: str) -> str:
         if self.context.kind == "opaque":
@@ -66,8 +79,8 @@ class Measure(measures.Measure):
         return NO_RATE if name == "bpp" else f"{self.context.kind} tokenizers have no continuous latent"
 
     def _use(self, table: Table) -> dict[str, Score]:
-        scales = range(len(table.levels("codes", "raw")))
-        columns = [pictures for scale in scales if (pictures := table.arrays(_key(scale)))]
+        numbers = range(len(table.levels("codes", "raw")))
+        columns = [pictures for number in numbers if (pictures := list(table.arrays(_key(number))))]
         if not columns:
             return {}
         sizes = self.context.codebook_sizes
@@ -93,5 +106,5 @@ class Measure(measures.Measure):
         return {name: Score(value=value, scored=scored, expected=table.expected) for name, value in values.items()}
 
 
-def _key(scale: int) -> Key:
-    return Key("codes", str(scale), "raw")
+def _key(number: int) -> Key:
+    return Key("codes", str(number), "raw")

@@ -5,8 +5,10 @@ A metric's `function(reference, reconstruction, **options)` takes two uint8 batc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+
+import torch
+from torch import Tensor
 
 from vtbench import device, measures
 from vtbench.errors import DataError
@@ -22,16 +24,18 @@ class Measure(measures.Measure):
         reference = outcome.reference.to(self.context.device)
         reconstruction = outcome.reconstruction.to(self.context.device)
         columns: dict[Key, Column] = {}
+        found: dict[str, Tensor] = {}
         for metric in self.metrics:
             call = function(metric.function or "")
+            columns[Key(metric.name)] = []
             try:
                 with device.exact():
-                    values = call(reference, reconstruction, **metric.options).tolist()
+                    found[metric.name] = call(reference, reconstruction, **metric.options)
             except DataError as error:  # the pictures of a batch have one size, so none of them can be measured
                 columns[Key(metric.name)] = [Missing(str(error))] * len(outcome.samples)
-                continue
-            columns[Key(metric.name)] = [
-                Missing(f"{metric.name} of this picture is not a number") if math.isnan(value) else value
-                for value in values
-            ]
+        if found:
+            # In one transfer: a GPU is waited for once.
+            rows = torch.stack([values.to(reference.device, torch.float64) for values in found.values()]).tolist()
+            for name, values in zip(found, rows, strict=True):
+                columns[Key(name)] = values
         return columns

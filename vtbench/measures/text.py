@@ -6,8 +6,6 @@ A metric's option `read` says what its function compares with the known text: `b
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +15,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vtbench import device, files, measures, ocr
+from vtbench import device, measures, ocr
 from vtbench.catalogue import Metric
 from vtbench.errors import VtbenchError
 from vtbench.measures import Column, Context, Missing, Outcome, Table, function, means
+from vtbench.measures._originals import Originals
 from vtbench.metrics import text
 from vtbench.results import Score
 from vtbench.types import Key, Sample
@@ -60,7 +59,7 @@ class Measure(measures.Measure):
         if self._reader is None:
             self._check_script(outcome)
             engine = ocr.load(self.context.engine, str(outcome.reference.device))
-            self._reader = _Reader(engine, self.context.readings, device.model(outcome.reference.device))
+            self._reader = _Reader(engine, self.context.originals, device.model(outcome.reference.device))
         pairs = zip(outcome.samples, outcome.reconstruction, strict=True)
         with device.exact():
             rows = [self._row(self._reader, sample, after) for sample, after in pairs]
@@ -174,6 +173,8 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
             [height for height, _, _ in known], [rate for _, rate, _ in known], [size for _, _, size in known]
         )
         reason = threshold.reason if threshold.value is None else None
+        if lines and not known:
+            reason = f"no picture states how high its letters are (an attribute {CAP})"
         found["legibility"] = Score(
             value=threshold.value, reason=reason, low=threshold.low, high=threshold.high, **counts
         )
@@ -185,9 +186,8 @@ class _Reader:
 
     def __init__(self, engine: ocr.Engine, folder: Path | None, place: str) -> None:
         self.engine = engine
-        said = json.dumps([engine.name, engine.version, dict(engine.digests), place], sort_keys=True)
-        self._folder = folder / f"{engine.name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}" if folder else None
-        self._known: dict[str, list[str]] = {}
+        said = (engine.version, dict(engine.digests), place)
+        self._originals = Originals(folder, f"readings-{engine.name}", engine.name, *said)
 
     def read(self, picture: Tensor, boxes: Sequence[ocr.Box] | None) -> list[str]:
         """Read a text a box, or in a list of one the whole page."""
@@ -195,23 +195,4 @@ class _Reader:
 
     def original(self, sample: Sample, boxes: Sequence[ocr.Box] | None) -> list[str]:
         """Read an original, or remember what was read on it."""
-        shape = json.dumps([boxes, list(sample.image.shape)]).encode()
-        key = hashlib.sha256(shape + sample.image.cpu().contiguous().numpy().tobytes()).hexdigest()
-        if key not in self._known:
-            file = self._folder / f"{key}.json" if self._folder else None
-            kept = _kept(file) if file is not None else None
-            if kept is None:
-                kept = self.read(sample.image, boxes)
-                if file is not None:
-                    files.write_atomic(file, json.dumps(kept).encode())
-            self._known[key] = kept
-        return self._known[key]
-
-
-def _kept(file: Path) -> list[str] | None:
-    """What was kept of an earlier reading; None where nothing was, or it is damaged."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, list) and all(isinstance(part, str) for part in found) else None
+        return self._originals.texts(sample.image, boxes, lambda: self.read(sample.image, boxes))

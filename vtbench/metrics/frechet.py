@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from vtbench import backbones, images, weights
 from vtbench import device as compute
 from vtbench.errors import DataError, WeightsError
+from vtbench.metrics.gaussians import Growing, distance, gaussian, left_out, merged
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -103,7 +103,7 @@ class FrechetDistance:
         Raises:
             DataError: if it is not such a batch.
         """
-        return cast(Floats, self._pooled(images).cpu().numpy())
+        return cast(Floats, self.pooled(images).cpu().numpy())
 
     def logits(self, images: Tensor) -> Floats:
         """Compute what an Inception score is made of: the classes' logits without their bias, (B, 1008).
@@ -114,10 +114,15 @@ class FrechetDistance:
         Raises:
             DataError: if it is not such a batch.
         """
-        head = cast(Tensor, self.network.get_parameter("fc.weight"))
-        return cast(Floats, (self._pooled(images) @ head.T).cpu().numpy())
+        return self.logits_of(self.pooled(images))
 
-    def _pooled(self, pictures: Tensor) -> Tensor:
+    def logits_of(self, pooled: Tensor) -> Floats:
+        """Compute the logits, (B, 1008), of what `pooled` gave."""
+        head = cast(Tensor, self.network.get_parameter("fc.weight"))
+        return cast(Floats, (pooled @ head.T).cpu().numpy())
+
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """Compute the features of some pictures as a tensor on the device, (B, 2048); arguments as of `features`."""
         x = feed(pictures, self.resize, device=self.device, dtype=self.dtype)
         with torch.no_grad(), compute.exact():
             for name in _LAYERS:
@@ -251,7 +256,7 @@ def frechet_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndar
         DataError: if a set has fewer than two rows, or d differs.
     """
     _check_features(real_features, fake_features)
-    return _distance(_gaussian(real_features), _gaussian(fake_features))
+    return distance(gaussian(real_features), gaussian(fake_features))
 
 
 def frechet_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -276,20 +281,56 @@ def frechet_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndar
         DataError: if a set has fewer than 20 rows, or d differs.
     """
     _check_features(real_features, fake_features, at_least=2 * GROUPS)
-    sides = []
-    for features in (real_features, fake_features):
-        parts = [_gaussian(features[group::GROUPS]) for group in range(GROUPS)]
-        before, after = [parts[0]], [parts[-1]]
-        for part in parts[1:-1]:
-            before.append(before[-1].merged(part))
-        for part in parts[-2:0:-1]:
-            after.append(after[-1].merged(part))
-        after.reverse()  # after[j] holds the groups past j
-        inner = [before[j - 1].merged(after[j]) for j in range(1, GROUPS - 1)]
-        sides.append([after[0], *inner, before[-1]])
-    left = np.array([_distance(real, fake) for real, fake in zip(*sides, strict=True)])
+    sides = [
+        left_out([gaussian(features[group::GROUPS]) for group in range(GROUPS)])
+        for features in (real_features, fake_features)
+    ]
+    left = np.array([distance(real, fake) for real, fake in zip(*sides, strict=True)])
     low, high = _jackknife(frechet_distance(real_features, fake_features), left)
     return max(0.0, low), high
+
+
+class FrechetSums:
+    """Two sets of features as far as `frechet_distance` and `frechet_interval` need them, to rounding.
+
+    The memory that it takes does not grow with the number of pictures: 20 factors of at most 2048 x 2048, 0.7 GB, and
+    as much again while the interval is computed.
+    """
+
+    def __init__(self) -> None:
+        self._sides = [[Growing() for _ in range(GROUPS)] for _ in range(2)]
+        self.count = 0
+        """Pictures so far."""
+
+    def add(self, real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any]) -> None:
+        """Add the features of one picture and of its reconstruction, (d,) each; the order of pictures makes groups."""
+        for side, row in zip(self._sides, (real, fake), strict=True):
+            side[self.count % GROUPS].add(row)
+        self.count += 1
+
+    def distance(self) -> float:
+        """Give the distance of the two sets.
+
+        Raises:
+            DataError: if there are fewer than two pictures.
+        """
+        if self.count < 2:
+            raise DataError(f"FID of {self.count} pictures: expected at least two")
+        return distance(*(merged([one for growing in side if (one := growing.gaussian)]) for side in self._sides))
+
+    def interval(self) -> tuple[float, float]:
+        """Give the 95% interval of the distance.
+
+        Raises:
+            DataError: if there are fewer than 20 pictures.
+        """
+        if self.count < 2 * GROUPS:
+            raise DataError(f"the interval of FID of {self.count} pictures: expected at least {2 * GROUPS}")
+        parts = [[growing.gaussian for growing in side] for side in self._sides]
+        sides = [left_out([part for part in side if part is not None]) for side in parts]
+        left = np.array([distance(real, fake) for real, fake in zip(*sides, strict=True)])
+        low, high = _jackknife(self.distance(), left)
+        return max(0.0, low), high
 
 
 def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> float:
@@ -330,13 +371,13 @@ def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
     across = _kernel_by_group(real, fake)
     counts = [np.array([len(side[group::GROUPS]) for group in range(GROUPS)]) for side in (real, fake)]
 
-    def distance(kept: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+    def without(kept: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
         n, m = (int(count[kept].sum()) for count in counts)
         first, second, mixed = (float(sums[kept][:, kept].sum()) for sums in (*within, across))
         return first / (n * (n - 1)) + second / (m * (m - 1)) - 2 * mixed / (n * m)
 
-    left = np.array([distance(np.arange(GROUPS) != group) for group in range(GROUPS)])
-    return _jackknife(distance(np.ones(GROUPS, dtype=bool)), left)
+    left = np.array([without(np.arange(GROUPS) != group) for group in range(GROUPS)])
+    return _jackknife(without(np.ones(GROUPS, dtype=bool)), left)
 
 
 def _jackknife(value: float, left: Array) -> tuple[float, float]:
@@ -383,45 +424,6 @@ def _check_features(real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any], *, a
             f"feature sets of {real.shape} and {fake.shape}: expected (pictures, features), "
             f"at least {number} pictures each"
         )
-
-
-@dataclass(frozen=True)
-class _Gaussian:
-    """A set of rows, as far as a Gaussian knows it."""
-
-    count: int
-    mean: Array
-    factor: Array
-    """A with A^T A = sum of (row - mean)(row - mean)^T, and at most as many rows as columns."""
-
-    def merged(self, other: _Gaussian) -> _Gaussian:
-        """Put two sets together, exactly: their factors, and one row for the gap of their means."""
-        count = self.count + other.count
-        gap = other.mean - self.mean
-        row = np.sqrt(self.count * other.count / count) * gap
-        factor = _at_most_square(np.concatenate([self.factor, other.factor, row[None]]))
-        return _Gaussian(count, self.mean + gap * (other.count / count), factor)
-
-
-def _at_most_square(factor: Array) -> Array:
-    return np.asarray(np.linalg.qr(factor, mode="r")) if len(factor) > factor.shape[1] else factor  # keeps A^T A
-
-
-def _gaussian(features: np.ndarray[Any, Any]) -> _Gaussian:
-    rows, columns = features.shape
-    mean = features.mean(axis=0, dtype=np.float64)
-    factor = np.empty((0, columns))
-    step = max(columns, 1024)
-    for start in range(0, rows, step):  # in blocks: 50,000 pictures in float64 would take 800 MB more
-        factor = _at_most_square(np.concatenate([factor, features[start : start + step].astype(np.float64) - mean]))
-    return _Gaussian(rows, mean, factor)
-
-
-def _distance(first: _Gaussian, second: _Gaussian) -> float:
-    factors = [side.factor / np.sqrt(side.count - 1) for side in (first, second)]
-    root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
-    distance = np.sum((first.mean - second.mean) ** 2) + np.sum(factors[0] ** 2) + np.sum(factors[1] ** 2) - 2.0 * root
-    return max(0.0, float(distance))  # rounding takes equal sets below zero
 
 
 def _build(state: Mapping[str, Tensor]) -> torch.nn.Module:

@@ -20,8 +20,6 @@ from vtbench.types import Codes, Strict
 
 Format = Literal["jpeg", "webp", "avif", "jxl"]
 
-SPAN = (0.0, 255.0)
-
 OPTIONS: dict[Format, dict[str, str | int | bool]] = {
     "jpeg": {"subsampling": "4:2:0", "optimize": True, "progressive": False},
     "webp": {"lossless": False, "method": 6, "exact": False},
@@ -50,6 +48,8 @@ class Config(Strict):
 class Network(nn.Module):
     """Encodes every picture of a batch on its own; has no tensors and keeps no state between calls."""
 
+    takes_levels = True
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -58,21 +58,21 @@ class Network(nn.Module):
         """Write one file a picture.
 
         Args:
-            x: (B, 3, H, W) in [0, 255]; fractions are rounded to the nearest level.
+            x: uint8, (B, 3, H, W).
 
         Raises:
             DataError: if the format has no room for a picture of this size.
         """
-        return Codes(bitstream=tuple(self._file(picture) for picture in images.to_uint8(x, SPAN)))
+        return Codes(bitstream=tuple(self._file(picture) for picture in x))
 
     def decode(self, codes: Codes) -> Tensor:
-        """Read the files back: float32, (B, 3, H, W), whole numbers in [0, 255].
+        """Read the files back: uint8, (B, 3, H, W).
 
         Raises:
             DataError: if a file is damaged.
         """
         read = (pictures.read(file, f"{self.config.format} file") for file in codes.bitstream)
-        return torch.stack([images.from_pil(picture) for picture in read]).float()
+        return torch.stack([images.from_pil(picture) for picture in read])
 
     def _file(self, picture: Tensor) -> bytes:
         file = io.BytesIO()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,20 +28,22 @@ class Config(Strict):
 class Network(nn.Module):
     """Has no tensors; the bits of its codes are raw bytes without any header."""
 
+    takes_levels = True
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.mean = config.mode == "mean"
 
     def encode(self, x: Tensor) -> Codes:
-        """Keep the pixels, or their mean: x is (B, 3, H, W) in [0, 255]; fractions are rounded first."""
-        levels = images.to_uint8(x, SPAN)
+        """Keep the pixels, or their mean: x is uint8, (B, 3, H, W)."""
+        levels = x
         if self.mean:
             levels = images.to_uint8(levels.double().mean((2, 3), keepdim=True), SPAN)  # (B, 3, 1, 1)
         size = (x.shape[2], x.shape[3])
         return Codes(bitstream=tuple(picture.cpu().numpy().tobytes() for picture in levels), size=size)
 
     def decode(self, codes: Codes) -> Tensor:
-        """Lay the pixels out again, or fill the size with the one colour: float32, (B, 3, H, W).
+        """Lay the pixels out again, or fill the size with the one colour: uint8, (B, 3, H, W).
 
         Raises:
             DataError: if the codes state no size, or one that their bytes don't fill.
@@ -55,8 +56,5 @@ class Network(nn.Module):
         for stream in codes.bitstream:
             if len(stream) != expected:
                 raise DataError(f"a control's code has {len(stream)} bytes, expected {expected}; encode it again")
-        pictures = [
-            torch.from_numpy(np.frombuffer(stream, dtype=np.uint8).reshape(shape).astype(np.float32))
-            for stream in codes.bitstream
-        ]
+        pictures = [torch.frombuffer(bytearray(stream), dtype=torch.uint8).reshape(shape) for stream in codes.bitstream]
         return torch.stack(pictures).expand(-1, 3, height, width)

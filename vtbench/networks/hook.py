@@ -190,7 +190,7 @@ class Network(nn.Module):
             DataError: always; nothing of the kind was ever trained.
         """
         raise DataError(
-            "HOOK has no decoder: its tokens are for understanding; choose a task that needs no pixels back"
+            "HOOK has no decoder: its tokens are for understanding; choose the task `tokens`, which needs no pixels"
         )
 
     def attention(self, x: Tensor) -> Tensor:

@@ -3,6 +3,12 @@
 Source: FoundationVision/LlamaGen, tokenizer/tokenizer_image/vq_model.py
 Commit: ce98ec41803a74a90ce68c40ababa9eaeffeb4ec
 Licence: MIT
+
+The tokenizer with which Janus and Janus-Pro draw is the same network.
+
+Source: deepseek-ai/Janus, janus/models/vq_model.py
+Commit: 1daa72fa409002d40931bd7b36a9280362469ead
+Licence: MIT
 """
 
 from __future__ import annotations

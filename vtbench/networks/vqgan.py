@@ -3,6 +3,12 @@
 Source: CompVis/taming-transformers, taming/models/vqgan.py, taming/modules/vqvae/quantize.py
 Commit: 3ba01b241669f5ade541ce990f7650a3b8f65318
 Licence: MIT
+
+Chameleon's image tokenizer, which Anole took over, is the same network, with attention in the middle alone.
+
+Source: facebookresearch/chameleon, chameleon/inference/vqgan.py
+Commit: dbbe47fdbc7a3cc4982ae931fea75e227262e70a
+Licence: Chameleon License
 """
 
 from __future__ import annotations

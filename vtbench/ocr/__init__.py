@@ -157,6 +157,15 @@ def _file(name: str) -> tuple[File, tuple[str, ...]]:
     return file, (languages,)
 
 
+def file_of(name: str) -> File:
+    """The file of an engine, without building it.
+
+    Raises:
+        DataError: if there is no such engine.
+    """
+    return _file(name)[0]
+
+
 def find(name: str) -> Path | None:
     """Look for an engine on this machine; touches no network.
 
@@ -213,7 +222,7 @@ def version(name: str) -> str:
         WeightsError: if it is not on this machine.
     """
     require(name)
-    return _file(name)[0].version()
+    return file_of(name).version()
 
 
 def fetch(name: str = "easyocr") -> Path:

@@ -1,0 +1,74 @@
+"""One use of codes a codebook: where each position has an index of each of several, equal numbers are other codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders import small_task, write_pictures
+from torch import Tensor, nn
+
+from vtbench import cards, evaluate
+from vtbench.cards import Code, TokenizerCard
+from vtbench.results import Run
+from vtbench.tokenizer import Tokenizer
+from vtbench.types import Codes
+
+
+class Two(nn.Module):
+    """Two indices a position: the first always 3, the second counts from 0."""
+
+    def encode(self, x: Tensor) -> Codes:
+        first = torch.full((len(x), 4, 4), 3)
+        second = torch.arange(16).view(1, 4, 4).expand(len(x), -1, -1)
+        return Codes(indices=(torch.stack([first, second], -1),), codebook_sizes=(16,), size=(x.shape[2], x.shape[3]))
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.size is not None
+        return torch.zeros(len(codes), 3, *codes.size)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures", 2)
+
+
+def run(folder: Path, sizes: tuple[int, ...]) -> Run:
+    card = TokenizerCard(
+        name="two",
+        family="test",
+        network="planted",
+        kind="discrete",
+        title="Two",
+        code=Code(codebook_sizes=sizes),
+    )
+    return evaluate(Tokenizer(card, Two()), small_task(folder), out=None)
+
+
+def values(run: Run, name: str) -> dict[str, float | None]:
+    return {key: score.value for key, score in run.scores.items() if key.split("/")[0] == name}
+
+
+def test_each_of_several_codebooks_has_its_own_use(folder: Path) -> None:
+    found = run(folder, (16, 16))
+    assert values(found, "code_usage") == {
+        "code_usage": (1 / 16 + 1) / 2,
+        "code_usage/0": 1 / 16,
+        "code_usage/1": 1.0,
+    }
+    assert values(found, "code_entropy") == {"code_entropy": 2.0, "code_entropy/0": 0.0, "code_entropy/1": 4.0}
+    assert found.scores["bpp_entropy"].value == pytest.approx(4.0 * 16 / 64**2)
+    assert found.scores["bpp"].value == pytest.approx(2 * 4.0 * 16 / 64**2)
+    assert found.tokens_per_image == 32
+
+
+def test_depths_that_share_one_codebook_are_counted_together(folder: Path) -> None:
+    found = run(folder, (16,))
+    assert values(found, "code_usage") == {"code_usage": 1.0}
+    assert found.tokens_per_image == 32
+
+
+def test_cards_of_several_codebooks_name_them_all() -> None:
+    assert len(cards.find_tokenizer("unitok").code.codebook_sizes) == 8
+    assert len(cards.find_tokenizer("dnd-16x16x4").code.codebook_sizes) == 1

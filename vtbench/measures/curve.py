@@ -1,0 +1,63 @@
+"""Rate and quality step by step, out of one encode: from the first depth or scale of the codes alone, the first two, ….
+
+A level is a step, named by the option of the card that would code no more: `curve_psnr/depth=2`. The metric itself is
+that of the last step, which is the reconstruction of all codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from vtbench import device, measures
+from vtbench.catalogue import Metric
+from vtbench.errors import DataError
+from vtbench.measures import Column, Missing, Outcome, Table, function
+from vtbench.results import Score
+from vtbench.types import Key
+
+NO_STEPS = "its codes have no depths or scales to decode one after the other"
+
+
+class Measure(measures.Measure):
+    """Decodes a batch once a step."""
+
+    def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
+        """Give each metric at each step; a tokenizer without steps has the reason."""
+        count = len(outcome.samples)
+        size = (outcome.reference.shape[-2], outcome.reference.shape[-1])
+        steps = self.context.curve(outcome.codes, size) if self.context.curve else iter(())
+        columns: dict[Key, Column] = {}
+        reason = NO_STEPS
+        try:
+            for label, bits, pictures in steps:
+                for metric in self.metrics:
+                    values = self._at(metric, bits / (size[0] * size[1]), outcome.reference, pictures)
+                    columns[Key(metric.name, label)] = columns[Key(metric.name)] = values
+        except DataError as error:  # a step gave no picture, so there is no whole curve
+            columns, reason = {}, str(error)
+        return columns or {Key(name): [Missing(reason)] * count for name in self.names}
+
+    def _at(self, metric: Metric, rate: float, reference: Tensor, pictures: Tensor) -> Sequence[object]:
+        if metric.function is None:
+            return [rate] * len(reference)
+        place = self.context.device
+        try:
+            with device.exact():
+                values: list[float] = function(metric.function)(
+                    reference.to(place), pictures.to(place), **metric.options
+                ).tolist()
+        except DataError as error:  # the pictures are smaller than its window
+            return [Missing(str(error))] * len(reference)
+        return values
+
+    def scores(self, table: Table) -> dict[str, Score]:
+        """Summarise each metric and each of its steps, in the order of the steps."""
+        found = super().scores(table)
+        return {name: found[name] for name in sorted(found, key=lambda name: (Key.parse(name).metric, _number(name)))}
+
+
+def _number(name: str) -> int:
+    """The number that a step's name ends with."""
+    return int(Key.parse(name).level.rpartition("=")[2] or 0)
