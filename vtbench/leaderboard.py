@@ -390,6 +390,8 @@ SECTIONS = {
     "pairs": "pairs-of-pictures",
     "sets": "sets-of-pictures",
     "codes": "codes",
+    "curve": "rate-and-quality-by-depth-or-scale",
+    "tokens": "tokens-as-parts-of-a-picture",
     "stability": "stability",
     "text": "text-and-detail",
     "charts": "text-and-detail",
