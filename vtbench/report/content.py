@@ -33,6 +33,7 @@ LEVELS: Mapping[str, str] = {
     "line_survival": "line width (px)",
     "repeat_psnr": "round trips",
     "shift_psnr": "shift (px)",
+    **dict.fromkeys(("curve_psnr", "curve_ssim", "curve_lpips", "curve_bpp"), "depths or scales decoded"),
 }
 """What the levels of a metric are."""
 
