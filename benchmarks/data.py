@@ -22,7 +22,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,9 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vtbench import shards
+from vtbench import load_tokenizer, plan, shards
 from vtbench.cards import Data, Geometry, TaskCard
-from vtbench.plan import SHARD
 from vtbench.task import Task, load_task
 
 torch.set_num_threads(1)
@@ -77,11 +76,28 @@ def task_of(place: Path) -> Task:
 
 def ours(task: Task) -> int:
     """Read all pictures by the engine's own path."""
-    seen = 0
-    for start in range(0, len(task), SHARD):
-        indices = range(start, min(start + SHARD, len(task)))
-        seen += sum(len(batch) for batch in shards.batches(task, indices, 8))
-    return seen
+    return sum(len(window.pictures) for window in windows(task, len(task)))
+
+
+def windows(task: Task, count: int) -> Iterator[shards.Window]:
+    """Read pictures ahead as a run of JPEG does, and do nothing with them."""
+    made = plan.make(
+        load_tokenizer("jpeg-q30"),
+        task,
+        protocol=None,
+        limit=count,
+        batch_size=8,
+        label=None,
+        step=None,
+        require=(),
+        originals=None,
+    )
+    job = shards.Job(range(count), [shards.Want(made, range(made.shards), lambda shard, table: None)], lambda: None)
+    with ThreadPoolExecutor(shards.workers()) as readers:
+        for window in shards.read_ahead([job], readers):
+            for _, reads in window.reads:
+                assert all(read.result().sample for read in reads)
+            yield window
 
 
 def plain(files: list[Path]) -> int:
@@ -97,7 +113,7 @@ def plain(files: list[Path]) -> int:
         picture = picture.crop((left, top, left + SIDE, top + SIDE))
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
-    with ThreadPoolExecutor(shards.READERS) as pool:
+    with ThreadPoolExecutor(shards.workers()) as pool:
         return sum(1 for _ in pool.map(read, files))
 
 
@@ -120,8 +136,7 @@ def read_and_weigh(place: Path, count: int) -> None:
     """Be the process that `memory` starts."""
     task = task_of(place)
     largest = 0
-    for start in range(0, count, SHARD):
-        list(shards.batches(task, range(start, min(start + SHARD, count)), 8))
+    for _ in windows(task, count):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         largest = max(largest, pages * resource.getpagesize())
     print(largest)
@@ -141,7 +156,7 @@ def main() -> int:
         with tarfile.open(place / "a.tar.gz", "w:gz") as packed:
             for file in files:
                 packed.add(file, file.name)
-        print(f"{COUNT} JPEGs, {shards.READERS} threads, median of {TURNS}")
+        print(f"{COUNT} JPEGs, {shards.workers()} threads, median of {TURNS}")
         print(f"{'source':>12} {'pictures/s':>12} {'plain loop':>12} {'ratio':>8}")
         archives = [(f"a.{end}", place / f"a.{end}") for end in ("zip", "tar", "tar.gz")]
         for kind, source in (("folder", folder), *archives):

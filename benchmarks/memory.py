@@ -24,7 +24,7 @@ import pyarrow as pa
 from overhead import photographs
 from pyarrow import parquet
 
-from vtbench import engine, evaluate, load_task, load_tokenizer, measures, plan, summary
+from vtbench import evaluate, load_task, load_tokenizer, measures, plan, summary, workfolder
 from vtbench.catalogue import find_metric
 from vtbench.plan import SHARD, Plan
 from vtbench.task import Task
@@ -66,7 +66,7 @@ def merge(count: int, place: Path) -> dict[str, float]:
     made = _plan(count)
     paths = [place / f"{shard:05d}.parquet" for shard in range(shards)]
     began = time.perf_counter()
-    parts = [summary.Shard.of(parquet.read_table(path), partial(engine.column, path)) for path in paths]
+    parts = [summary.Shard.of(parquet.read_table(path), partial(workfolder.column, path)) for path in paths]
     found = summary.finish(made, parts)[0]
     spent = time.perf_counter() - began
     assert found.scores["rfid"].value is not None

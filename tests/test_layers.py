@@ -21,7 +21,7 @@ LAYERS = [
     {"networks", "metrics", "ocr", "data"},
     {"measures", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
-    {"summary", "shards", "engine", "sheet", "kept"},
+    {"summary", "passes", "shards", "team", "workfolder", "engine", "sheet", "kept"},
     {"rates", "leaderboard", "comparison", "validation"},
     {"report"},
     {"cli", "__main__"},

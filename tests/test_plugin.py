@@ -154,3 +154,16 @@ def test_a_second_package_with_its_names_is_refused_in_one_line(
     assert "vtbench-example 0.1.0" in done.stderr
     assert "more-cards 2.0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_package_whose_metric_cannot_be_loaded_is_told_in_one_line(installed: dict[str, str], tmp_path: Path) -> None:
+    about = tmp_path / "broken-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[vtbench.metrics]\nmine = not_there:WORST\n")
+    both = {**installed, "PYTHONPATH": os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])}
+    command = [sys.executable, "-m", "vtbench", "list", "metrics"]
+    done = subprocess.run(command, cwd=tmp_path, env=both, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "not_there:WORST" in done.stderr and "mend its package or uninstall it" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -83,7 +83,7 @@ def test_the_package_runs_by_its_name(place: Place) -> None:
 
 def test_its_tokens_are_held_against_the_pictures_segments(place: Place) -> None:
     run = place.runs()["patches-f4~first", "tokens"]
-    assert run.scores["tokens"].value == 56 * 56
+    assert run.scores["tokens_per_picture"].value == 56 * 56
     assert run.scores["homogeneity_gain"].value == 0.0
     assert 0.8 < (run.scores["homogeneity"].value or 0) < 1
 

@@ -242,7 +242,9 @@ _BUILT_IN = (
         measure="stability",
         cap=PSNR_CAP,
     ),
-    _tokens("tokens", "tokens", "lower", 0, "tokens of a picture, all scales and depths together"),
+    _tokens(
+        "tokens_per_picture", "tokens a picture", "lower", 0, "tokens of a picture, all scales and depths together"
+    ),
     _tokens("homogeneity", "homogeneity", "higher", 4, "share of pixels in the segment that most of their token is in"),
     _tokens("homogeneity_gain", "over a grid", "higher", 4, "homogeneity less that of an even grid of as many regions"),
     _tokens("coverage", "coverage", "higher", 4, "overlap of each segment with the token that overlaps it most"),
@@ -294,7 +296,13 @@ def metrics() -> Mapping[str, Metric]:
     """
     found = {metric.name: metric for metric in _BUILT_IN}
     for entry in metadata.entry_points(group="vtbench.metrics"):
-        loaded = entry.load()
+        try:
+            loaded = entry.load()
+        except Exception as error:  # a package of somebody's, imported here for the first time
+            raise CardError(
+                f"entry point {entry.value} of the group vtbench.metrics can't be loaded ({error}); "
+                "mend its package or uninstall it"
+            ) from error
         for metric in loaded if isinstance(loaded, Iterable) else (loaded,):
             if not isinstance(metric, Metric):
                 raise CardError(f"entry point {entry.value}: expected a vtbench.catalogue.Metric, got {metric!r}")

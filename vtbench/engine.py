@@ -5,30 +5,28 @@ number of processes. A computed shard is committed atomically; a later start ski
 order. Processes share the work by blocks, whole shards that whole batches fill. So one process, several, or a killed
 and resumed run give the same table.
 
-No process waits for another's work. Each computes the shards that are its own and not there, and ends; the one that
-then finds all of them merges. Shards are named by the digest of the plan, so nothing computed otherwise is mixed in.
+A process by itself waits for nobody's work. It computes the shards that are its own and not there, and ends; the one
+that then finds all of them merges. In a `Team` rank 0 says what is not there, each computes its part, and rank 0 merges
+when all have told it that theirs is committed. Shards are named by the digest of the plan, so nothing that was computed
+otherwise is mixed in.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import pyarrow as pa
-from pyarrow import parquet
 
-from vtbench import device, files, plan, provenance, results, shards, summary
-from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench import device, files, passes, plan, provenance, results, shards, summary
+from vtbench.errors import DataError, VtbenchError
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
 from vtbench.published import fed
@@ -36,15 +34,14 @@ from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
 from vtbench.task import Task, load_task
+from vtbench.team import Team
 from vtbench.tokenizer import Tokenizer, load_tokenizer
+from vtbench.workfolder import Counted, WorkFolder, alike, compute, pictures_of
 
 log = logging.getLogger("vtbench")
 
 BATCHES = "batch-sizes"
 """Folder in the work folder: what `batch_size="auto"` found."""
-
-ATTEMPTS = 5
-"""How often a process computes shards of its own that another one deleted."""
 
 WAIT = 600.0
 """Seconds that a process waits for another one to finish writing a run of the same name."""
@@ -66,6 +63,12 @@ class Settings:
     world: int = 1
     wait: float = WAIT
     workers: int | None = None
+    team: Team | None = None
+    """The processes that make the run together, in place of `rank` and `world`."""
+    compute: bool = True
+    """Whether pictures may be computed; without, only shards that are there are merged."""
+    command: Mapping[str, Any] | None = None
+    """What `vtbench run` was asked for, for `vtbench merge`."""
 
     def __post_init__(self) -> None:
         """Refuse what is none of its kind, before anything is loaded."""
@@ -230,7 +233,8 @@ def evaluate_together(
     Raises:
         VtbenchError: as `evaluate`; and if the pairs are of several tasks.
     """
-    rank, world, out, work = how.rank, how.world, how.out, Path(how.work)
+    team, out, work = how.team, how.out, Path(how.work)
+    rank, world = (how.rank, how.world) if team is None else (team.rank, team.world)
     if not (isinstance(rank, int) and isinstance(world, int) and 0 <= rank < world):
         raise VtbenchError(f"rank {rank!r} of world {world!r}: expected whole numbers, 0 <= rank < world")
     if out is None and world > 1:
@@ -263,12 +267,27 @@ def evaluate_together(
     ]
     if out is None:
         return _in_memory(plans, how.workers, progress)
-    folders = [_Folder(made, Path(out), work, wait=how.wait, overwrite=how.overwrite) for made in plans]
+    folders = [
+        WorkFolder(
+            made,
+            Path(out),
+            work,
+            wait=how.wait,
+            overwrite=how.overwrite,
+            compute=how.compute,
+            command=how.command,
+            job=team.job if team else None,
+        )
+        for made in plans
+    ]
     with ExitStack() as stack:
+        if team is not None:
+            return list(_with_team(team, folders, how, progress, stack))
         found = [folder.begin(rank, world, stack) for folder in folders]
         left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
-        for group in _alike(left):
-            _compute(group, how.workers, progress)
+        if how.compute:
+            for group in alike(left):
+                compute(group, how.workers, progress)
         return [run or folder.end(how.workers, progress) for folder, run in zip(folders, found, strict=True)]
 
 
@@ -299,7 +318,7 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
     if task.size is None:
         return 1
     if how.out is None:
-        return shards.best_batch(tokenizer, task.size)
+        return passes.best_batch(tokenizer, task.size)
     said = [tokenizer.card.name, tokenizer.precision, device.model(tokenizer.device), task.size, provenance.versions()]
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     kept = Path(how.work) / BATCHES / f"{key}.json"
@@ -310,7 +329,7 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
                 return known
         except (OSError, ValueError):
             pass
-        found = shards.best_batch(tokenizer, task.size)
+        found = passes.best_batch(tokenizer, task.size)
         files.write_atomic(kept, json.dumps(found).encode())
     log.info("%s: batches of %d", tokenizer.card.name, found)
     return found
@@ -342,15 +361,15 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
     for window in sorted({made.window for made in plans}):
         group = [(made, found) for made, found in zip(plans, tables, strict=True) if made.window == window]
         first = group[0][0]
-        shards.check_bottleneck(first)
+        passes.check_bottleneck(first)
 
         def jobs(group: Sequence[tuple[Plan, dict[int, pa.Table]]] = group, first: Plan = first) -> Iterator[Job]:
             for block in range(first.blocks):
                 chosen = first.shards_of(block)
                 wants = [Want(made, chosen, found.__setitem__) for made, found in group]
-                yield Job(_pictures(first, chosen), wants, lambda: None)
+                yield Job(pictures_of(first, chosen), wants, lambda: None)
 
-        shards.compute_all(jobs(), _Counted(progress, 0, first.count).add, workers)
+        shards.compute_all(jobs(), Counted(progress, 0, first.count).add, workers)
     runs: list[Run | None] = []
     for made, found in zip(plans, tables, strict=True):
         run = summary.finish(made, [Shard.of(found[index]) for index in range(made.shards)])[0]
@@ -359,255 +378,72 @@ def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | 
     return runs
 
 
-def _alike(folders: Sequence[_Folder]) -> list[list[_Folder]]:
-    """Put those together whose batches are cut alike."""
-    windows = dict.fromkeys(folder.plan.window for folder in folders)
-    return [[folder for folder in folders if folder.plan.window == window] for window in windows]
+def _with_team(
+    team: Team, folders: Sequence[WorkFolder], how: Settings, progress: Progress | None, stack: ExitStack
+) -> Sequence[Run]:
+    """Compute what is not there with all processes of a team; rank 0 says what that is, and merges."""
+    plans = team.gather([folder.plan.identity for folder in folders])
+
+    def begin() -> list[Run | list[int]]:
+        _check_same(plans or [])
+        found = [folder.begin(0, 1, stack) for folder in folders]
+        return [run or sorted(folder.lacks()) for folder, run in zip(folders, found, strict=True)]
+
+    said = team.announce(begin)
+    lacked = {id(folder): set(one) for folder, one in zip(folders, said, strict=True) if isinstance(one, list)}
+    left = [folder for folder in folders if id(folder) in lacked]
+    groups = alike(left)
+    in_all = waiting = 0
+    for group in groups:
+        first = group[0].plan
+        lacking = set().union(*(lacked[id(folder)] for folder in group))
+        blocks = sorted({index // first.block for index in lacking})[team.rank :: team.world]
+        own = {index for block in blocks for index in first.shards_of(block)}
+        for folder in group:
+            folder.join(own & lacked[id(folder)], stack, alone=team.rank > 0)
+        in_all += first.count
+        waiting += sum(len(first.indices(index)) for index in lacking)
+
+    def told(pictures: int) -> None:
+        if progress is not None:
+            progress(min(in_all - waiting + pictures, in_all), in_all)
+
+    if left:
+        with team.counting(told):
+            for group in groups:
+                compute(group, how.workers, _Added(team).set)
+            team.gather(None)
+
+    def merge() -> list[Run]:
+        pairs = zip(folders, said, strict=True)
+        return [one if isinstance(one, Run) else folder.merge(how.workers) for folder, one in pairs]
+
+    return team.announce(merge)
 
 
-def _pictures(made: Plan, chosen: range) -> range:
-    """Say which pictures some shards in a row hold."""
-    return range(made.indices(chosen[0]).start, made.indices(chosen[-1]).stop)
-
-
-def _compute(folders: Sequence[_Folder], workers: int | None, progress: Progress | None) -> None:
-    """Compute and commit the shards of this process that are not there.
+def _check_same(plans: Sequence[object]) -> None:
+    """Refuse processes whose machines would compute other numbers.
 
     Raises:
-        ResultError: if they vanish again and again.
+        VtbenchError: naming the ranks, and what differs.
     """
-    for _ in range(ATTEMPTS):  # another process may delete some meanwhile, to compute them again
-        for polite in (True, False):
-            _compute_once(folders, workers, progress, polite=polite)
-        if not any(folder.lacks() for folder in folders):
-            return
-    raise ResultError(f"{folders[0].shards}: shards vanish while they are computed; who deletes them?")
-
-
-def _compute_once(folders: Sequence[_Folder], workers: int | None, progress: Progress | None, *, polite: bool) -> None:
-    """Compute what is not there.
-
-    Two processes that were given the same shards take turns: one that another process has begun is left to it by the
-    polite, and computed by the others.
-    """
-    first = folders[0].plan
-    lacked = set().union(*(folder.lacks() for folder in folders))
-    in_all = sum(len(first.indices(index)) for index in folders[0].mine)
-    done = in_all - sum(len(first.indices(index)) for index in lacked)
-    counted = _Counted(progress, done, in_all)
-    if not lacked:
-        return
-    shards.check_bottleneck(first)
-    shards.warm_up(first)
-    with ExitStack() as all_claims:
-
-        def jobs() -> Iterator[Job]:
-            for block in sorted({index // first.block for index in lacked}):
-                claims = ExitStack()
-                all_claims.callback(claims.close)
-                wants = [
-                    Want(folder.plan, chosen, folder.commit)
-                    for folder in folders
-                    if (chosen := folder.claim(first.shards_of(block), claims, polite=polite))
-                ]
-                if wants:
-                    yield Job(_pictures(first, first.shards_of(block)), wants, claims.close)
-
-        shards.compute_all(jobs(), counted.add, workers)
-
-
-class _Counted:
-    """Counts pictures for a progress bar."""
-
-    def __init__(self, progress: Progress | None, done: int, in_all: int) -> None:
-        self._progress, self._done, self._in_all = progress, done, in_all
-        self.add(0)
-
-    def add(self, pictures: int) -> None:
-        """Count pictures that are done; those that a batch takes along once more count once."""
-        self._done = min(self._done + pictures, self._in_all)
-        if self._progress:
-            self._progress(self._done, self._in_all)
-
-
-# --- the work folder --------------------------------------------------------------------------------------------------
-
-
-class _Folder:
-    """The files of one run: its shards while it runs, its table and summary after."""
-
-    def __init__(self, made: Plan, out: Path, work: Path, *, wait: float, overwrite: bool) -> None:
-        self.plan = made
-        self.summary = out / made.task.card.name / f"{made.name}.json"
-        self.folder = work / made.task.card.name / made.name
-        self.shards = self.folder / f"shards-{made.digest[:12]}"
-        self.wait = wait
-        self.overwrite = overwrite
-        self.mine: Sequence[int] = ()
-        """The shards that this process computes."""
-        files.check_writable(self.summary.parent)
-
-    def begin(self, rank: int, world: int, stack: ExitStack) -> Run | None:
-        """Make the folder ready; give the finished run, where it is there already."""
-        made = self.plan
-        self.mine = [index for block in range(rank, made.blocks, world) for index in made.shards_of(block)]
-        self._protect()
-        self._clean(parts=world > 1)
-        held = files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=f"cleaning {self.folder}")
-        stack.enter_context(held)
-        if self.overwrite:
-            for index in self.mine:
-                self._path(index).unlink(missing_ok=True)
-        elif (done := self._finished()) is not None:
-            return self._publish(done)
-        else:
-            self._tell_changes()
-        return None
-
-    def end(self, workers: int | None, progress: Progress | None) -> Run | None:
-        """Merge, where all shards are there; else say how many are not."""
-        missing = [index for index in range(self.plan.shards) if not self._path(index).is_file()]
-        if not missing:
-            return self._merge(workers, progress)
-        log.warning(
-            "%s on %s: %d of %d shards are not there yet; the process that commits the last one merges. "
-            "If none is running any more, start the same command again",
-            *(self.plan.name, self.plan.task.card.name, len(missing), self.plan.shards),
-        )
-        return None
-
-    def lacks(self) -> set[int]:
-        """Say which shards of this process's are not there."""
-        return {index for index in self.mine if not self._path(index).is_file()}
-
-    def claim(self, chosen: Iterable[int], claims: ExitStack, *, polite: bool) -> list[int]:
-        """Say which of some shards are this process's to compute now, and keep other processes from them."""
-        lacked = self.lacks()
-        found = []
-        for index in sorted(lacked.intersection(chosen)):
-            free = not polite or claims.enter_context(files.try_lock(self._path(index).with_suffix(".lock")))
-            if free and not self._path(index).is_file():
-                found.append(index)
-        return found
-
-    def commit(self, index: int, table: pa.Table) -> None:
-        """Write a shard."""
-        files.write_atomic(self._path(index), _to_bytes(table))
-
-    def _protect(self) -> None:
-        """Keep a full result from being replaced by a trial, and one on other pictures from sharing the name."""
-        if self.overwrite:
-            return
-        made = self.plan
-        for path in (self.summary, self.folder / results.RUN):
-            if not path.is_file():
-                continue
-            try:
-                there = results.read_run(path)
-            except ResultError:  # of another version, or damaged: nothing that is worth keeping
-                continue
-            if "@" in made.task.card.name and there.digests.get("data") != made.digests["data"]:
-                other, own = (str(digests.get("data"))[:12] for digests in (there.digests, made.digests))
-                raise ResultError(
-                    f"{path} is on other pictures that go by the same name (data {other}, these are {own}); "
-                    "name these with --data-name, or give --overwrite"
-                )
-            if made.trial and there.limit is None and there.weights != "synthetic":
-                raise ResultError(
-                    f"{path} is a full run, and this one would replace it by {made.trial}; "
-                    "choose another --out and --work, or give --overwrite"
+    for rank, own in enumerate(plans):
+        for first, other in zip(plans[0], own, strict=True):  # type: ignore[call-overload]
+            if found := plan.differences(first, other):
+                raise VtbenchError(
+                    f"rank {rank} would compute other numbers than rank 0, for these differ: {', '.join(found)}; "
+                    "give all processes the same command, versions, files and kind of device"
                 )
 
-    def _clean(self, *, parts: bool) -> None:
-        """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards.
 
-        Of a run that is computed again in parts, one after another, this plan's shards stay: other parts' are new.
-        """
-        with files.try_lock(self.folder / "in-use") as alone:
-            if not alone:
-                return
-            for part in self.folder.rglob(".*.tmp"):
-                part.unlink(missing_ok=True)
-            keep = None if self._finished() and not (parts and self.overwrite) else self.shards
-            for spent in self.folder.glob("shards-*"):
-                if spent != keep:
-                    shutil.rmtree(spent)
+class _Added:
+    """Reports to a team what a progress bar of this process alone would show."""
 
-    def _finished(self) -> Run | None:
-        """The run of exactly this plan, where an earlier start completed it and its table is whole."""
-        try:
-            run, _ = results.find_run(self.folder, self.folder)
-        except ResultError:
-            return None
-        return run if run.digests.get("plan") == self.plan.digest else None
+    def __init__(self, team: Team) -> None:
+        self._team, self._done = team, 0
 
-    def _tell_changes(self) -> None:
-        try:
-            old = results.read_run(self.folder / results.RUN)
-        except ResultError:
-            return
-        if found := plan.changes(old, self.plan):
-            log.warning("%s on %s: computed anew, for these differ: %s", old.name, old.task, ", ".join(found))
-
-    def _publish(self, run: Run) -> Run:
-        """Put a finished run's summary where it belongs, under the label and step that it goes by now."""
-        run = run.model_copy(update={"label": self.plan.label, "step": self.plan.step})
-        summary.check(run)
-        results.write(run, self.summary)
-        return run
-
-    def _path(self, index: int) -> Path:
-        return self.shards / f"{index:05d}.parquet"
-
-    def _shard(self, index: int) -> Shard | None:
-        """Read a shard whole and keep of it what is not raw; None where it is damaged, gone, or not this plan's."""
-        try:
-            table = parquet.read_table(self._path(index))
-        except (OSError, pa.ArrowException):
-            return None
-        said = (table.schema.metadata or {}).get(b"plan", b"").decode()
-        if said != self.plan.digest or table.column("index").to_pylist() != list(self.plan.indices(index)):
-            return None
-        return Shard.of(table, partial(column, self._path(index)))
-
-    def _merge(self, workers: int | None, progress: Progress | None) -> Run:
-        """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
-
-        Raises:
-            ResultError: if a shard can't be read though it was computed again.
-        """
-        parts = []
-        for index in range(self.plan.shards):
-            part = self._shard(index)
-            if part is None:
-                self._path(index).unlink(missing_ok=True)
-                log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
-                self.mine = [index]
-                _compute([self], workers, progress)
-                part = self._shard(index)
-            if part is None:
-                raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
-            parts.append(part)
-        with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
-            if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
-                return done
-            self._protect()
-            run, images = summary.finish(self.plan, parts)
-            content = _to_bytes(images)
-            run = run.model_copy(update={"digests": {**run.digests, "table": results.table_digest(content)}})
-            files.write_atomic(self.folder / results.IMAGES, content)
-            results.write(run, self.folder / results.RUN)
-            summary.check(run)
-            results.write(run, self.summary)
-        return run
-
-
-def column(path: Path, name: str) -> pa.ChunkedArray:
-    """Read one column of a shard."""
-    return parquet.read_table(path, columns=[name]).column(name)
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    parquet.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    def set(self, done: int, in_all: int) -> None:
+        """Report the pictures that came in since the last call."""
+        del in_all
+        self._team.add(max(0, done - self._done))
+        self._done = max(self._done, done)

@@ -5,7 +5,8 @@ VtbenchError
 ├── WeightsError   a weight file is missing, damaged or does not fit its network
 ├── DataError      a picture or a data set can't be read or doesn't fit the task
 ├── ChangedError   pictures changed or vanished while a run read them
-└── ResultError    a result can't be read, written or compared
+├── ResultError    a result can't be read, written or compared
+└── ToldError      what another process of a team has said already
 
 The command line prints such an error as one line and ends with exit code 2; anything else is a bug and shows its
 traceback. A message says what was wrong, what was expected and what to do next.
@@ -34,3 +35,7 @@ class ChangedError(VtbenchError):
 
 class ResultError(VtbenchError):
     """A result can't be read, written or compared."""
+
+
+class ToldError(VtbenchError):
+    """What rank 0 of a team of processes says; the others end with it and say nothing."""

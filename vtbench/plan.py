@@ -57,7 +57,12 @@ class Plan:
     @property
     def digest(self) -> str:
         """sha256 over all of it."""
-        return _sha256({"digests": self.digests, "said": self.said})
+        return _sha256(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that can move a number, by name."""
+        return {"digests": self.digests, "said": self.said}
 
     @property
     def primary(self) -> str:
@@ -300,3 +305,21 @@ def changes(old: Run, new: Plan) -> list[str]:
         ("weights", old.weights, new.origin),
     )
     return found + [f"{what} ({before}, now {now})" for what, before, now in compared if before != now]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say in what two plans' `identity` differ, of which either may have been read from JSON."""
+    before, after = (json.loads(json.dumps(one, sort_keys=True, default=str)) for one in (before, after))
+    found = []
+    for what in ("digests", "said"):
+        old, new = before.get(what, {}), after.get(what, {})
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                found.append(
+                    name if what == "digests" else f"{name} ({_shown(old.get(name))}, {_shown(new.get(name))})"
+                )
+    return found
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -8,14 +8,13 @@ way together: what two protocols feed alike is encoded and decoded once.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -28,13 +27,12 @@ from torch import Tensor
 from vtbench import device as compute
 from vtbench.errors import DataError
 from vtbench.measures import Measure, Missing, Outcome
+from vtbench.passes import Passes
 from vtbench.plan import SHARD, Plan
 from vtbench.summary import Clock
 from vtbench.task import Task
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes, Key, Sample
-
-log = logging.getLogger("vtbench")
 
 AHEAD = 256 * 2**20
 """Bytes of pictures that are read ahead of the tokenizer, unless a single batch is larger."""
@@ -82,14 +80,14 @@ def compute_all(jobs: Iterable[Job], told: Callable[[int], None], threads: int |
     Raises:
         ChangedError: if pictures changed or vanished while they were read.
     """
-    passes: _Passes | None = None
+    passes: Passes | None = None
     with ThreadPoolExecutor(threads or workers()) as readers, ThreadPoolExecutor(1) as writer:
         written: deque[Future[None]] = deque()
         last = time.perf_counter()
         try:
-            for window in _read_ahead(jobs, readers):
+            for window in read_ahead(jobs, readers):
                 if passes is None:
-                    passes = _Passes(window.sheets[0].made)
+                    passes = Passes(window.sheets[0].made)
                 passes.begin(shared=len(window.sheets) > 1)
                 reads = {id(task): [read.result() for read in reads] for task, reads in window.reads}
                 for sheet in window.sheets:
@@ -125,7 +123,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Pictures that are read and go through the tokenizer together."""
 
     pictures: range
@@ -145,9 +143,9 @@ def _read(task: Task, index: int) -> _Read:
         return _Read(index, None, str(error))
 
 
-def _read_ahead(jobs: Iterable[Job], readers: ThreadPoolExecutor) -> Iterator[_Window]:
+def read_ahead(jobs: Iterable[Job], readers: ThreadPoolExecutor) -> Iterator[Window]:
     """Read pictures while earlier ones are computed, across blocks, and no more than memory should hold."""
-    ahead: deque[_Window] = deque()
+    ahead: deque[Window] = deque()
     waiting = 0
     windows = _windows(jobs)
     upcoming = next(windows, None)
@@ -156,7 +154,7 @@ def _read_ahead(jobs: Iterable[Job], readers: ThreadPoolExecutor) -> Iterator[_W
             sheets, pictures, last, close = upcoming
             tasks = {id(sheet.made.task): sheet.made.task for sheet in sheets}
             reads = [(task, [readers.submit(_read, task, index) for index in pictures]) for task in tasks.values()]
-            ahead.append(_Window(pictures, sheets, reads, last, close))
+            ahead.append(Window(pictures, sheets, reads, last, close))
             waiting += len(pictures)
             upcoming = next(windows, None)
         window = ahead.popleft()
@@ -185,87 +183,6 @@ def _limit(made: Plan) -> int:
         return workers() + 1
     height, width = made.task.size or (made.protocol.size or 256,) * 2
     return max(made.window, min(3 * made.window, AHEAD // (3 * height * width)))
-
-
-# --- the tokenizer ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """What one forward pass left of some pictures."""
-
-    count: int
-    codes: Codes | None
-    """None where the network refused the picture."""
-    decoded: Tensor | None
-    reasons: Sequence[str | None]
-    seconds: tuple[float, float] = (0.0, 0.0)
-    """In the encoder and the decoder."""
-
-
-class _Passes:
-    """The tokenizer's forward passes: pictures of one window that are fed alike go through once."""
-
-    def __init__(self, made: Plan) -> None:
-        self._tokenizer = made.tokenizer
-        self.most = made.batch_size
-        """Pictures that fit into one forward pass."""
-        self._shared = False
-        self._known: list[tuple[Tensor, list[_Pass]]] = []
-
-    def begin(self, *, shared: bool) -> None:
-        """Begin a window; keep its passes where several plans take it."""
-        self._shared = shared
-        self._known = []
-
-    def through(self, pictures: Tensor) -> list[_Pass]:
-        """Take pictures of one size, as a measure feeds them, through the tokenizer."""
-        fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
-        for known, found in self._known:
-            if known.shape == fed.shape and known.dtype == fed.dtype and torch.equal(known, fed):
-                return found
-        found = self._computed(fed)
-        if self._shared:
-            self._known.append((fed, found))
-        return found
-
-    def _computed(self, fed: Tensor) -> list[_Pass]:
-        found: list[_Pass] = []
-        done = 0
-        while done < len(fed):
-            part = fed[done : done + self.most]
-            try:
-                found += self._tried(part)
-            except (RuntimeError, MemoryError) as error:
-                if not compute.is_out_of_memory(error):
-                    raise
-                if len(part) > 1:
-                    self.most = len(part) // 2
-                    log.warning(
-                        "%s: out of memory with %d pictures a forward pass; goes on with %d",
-                        *(self._tokenizer.card.name, len(part), self.most),
-                    )
-                    continue
-                size = f"{part.shape[-1]}x{part.shape[-2]}"
-                found.append(_Pass(1, None, None, [f"{self._tokenizer.card.name}: out of memory for {size} pixels"]))
-            done += len(part)
-        return found
-
-    def _tried(self, fed: Tensor) -> list[_Pass]:
-        """Encode and decode one batch; where the network refuses it, each picture alone, to tell which one it was."""
-        tokenizer, size = self._tokenizer, (fed.shape[-2], fed.shape[-1])
-        marks = [compute.mark(tokenizer.device)]
-        try:
-            codes = tokenizer.encode_input(fed)
-            marks.append(compute.mark(tokenizer.device))
-            decoded, reasons = tokenizer.decoded(codes, size)
-            marks.append(compute.mark(tokenizer.device))
-        except DataError as error:
-            if len(fed) > 1:
-                return [one for picture in fed[:, None] for one in self._tried(picture)]
-            return [_Pass(1, None, None, [str(error)])]
-        seconds = (compute.between(*marks[:2]), compute.between(*marks[1:]))
-        return [_Pass(len(fed), codes, decoded, reasons, seconds)]
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -302,7 +219,7 @@ class _Sheet:
         """Tell whether some of these pictures are of a shard that is lacked."""
         return any(shard in self._rows for shard in range(pictures[0] // SHARD, pictures[-1] // SHARD + 1))
 
-    def take(self, passes: _Passes, reads: Sequence[_Read], pictures: range, *, last: bool) -> None:
+    def take(self, passes: Passes, reads: Sequence[_Read], pictures: range, *, last: bool) -> None:
         """Take the pictures of one window through the tokenizer and, as far as they are complete, all measures."""
         feeder = self.made.measures[0]
         fed: list[tuple[int, Sample, Tensor]] = []
@@ -321,7 +238,7 @@ class _Sheet:
         for parts in self._complete(pictures.stop, last=last):
             self._measure(parts)
 
-    def _reconstruct(self, passes: _Passes, group: Sequence[tuple[int, Sample, Tensor]]) -> None:
+    def _reconstruct(self, passes: Passes, group: Sequence[tuple[int, Sample, Tensor]]) -> None:
         reference = torch.stack([fed for _, _, fed in group])
         tokenizer = self.made.tokenizer
         place = tokenizer.device
@@ -501,116 +418,3 @@ def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
     if name in ("id", "reason") or Key.parse(name).role == "reason" or isinstance(known, str):
         return pa.string()
     return pa.float64()
-
-
-# --- before the first shard -------------------------------------------------------------------------------------------
-
-
-def check_bottleneck(made: Plan) -> None:
-    """Find out a decoder that uses what its encoder left behind, on the first picture that can be read.
-
-    The picture is decoded once more from a copy of its codes, after an unrelated picture was encoded.
-
-    Raises:
-        DataError: if the two reconstructions differ.
-    """
-    tokenizer, feeder = made.tokenizer, made.measures[0]
-    if tokenizer.card.kind in ("opaque", "understanding"):
-        return
-    for index in range(made.count):
-        try:
-            sample = made.task.read(index)
-            picture = feeder.feed(sample)[None].to(tokenizer.device)
-            floats = picture.is_floating_point()
-            encode = tokenizer.encode_floats if floats else tokenizer.encode
-            size = (picture.shape[-2], picture.shape[-1])
-            codes = encode(picture)
-            first, reasons = tokenizer.attempt(codes, size, floats=floats)
-        except DataError:  # said of each picture, where it belongs
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not compute.is_out_of_memory(error):  # likewise
-                raise
-            continue
-        if reasons[0] is not None:
-            continue
-        kept, bound = codes.copied(), _FLOATS if floats else 1.0
-        # Noise: no picture, however flat or even, is like it.
-        noise = torch.randint(0, 256, sample.image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        encode(feeder.feed(replace(sample, image=noise))[None].to(tokenizer.device))
-        second, _ = tokenizer.attempt(kept, size, floats=floats)
-        if _apart(first, second) > bound:
-            if _apart(second, tokenizer.attempt(kept, size, floats=floats)[0]) > bound:
-                raise DataError(
-                    f"{tokenizer.card.name}: its decoder gives another picture for the same codes every time, so no "
-                    "number could be repeated; let it draw from a generator that it seeds itself"
-                )
-            raise DataError(
-                f"{tokenizer.card.name}: its decoder gives another picture for the same codes after another "
-                "picture was encoded, so it uses what its encoder left behind; decode from the codes alone"
-            )
-        return
-
-
-def _apart(first: Tensor, second: Tensor) -> float:
-    return (first.double() - second.double()).abs().max().item()
-
-
-_FLOATS = 0.01
-"""How far apart two reconstructions of the same codes may be, where they are floats of about [-1, 1]; a level at most
-of those in levels. So much another kernel may round otherwise."""
-
-
-def warm_up(made: Plan) -> None:
-    """Pay for first-call costs (allocation, kernel choice) outside the clock."""
-    if made.task.size is not None and made.tokenizer.parameters and not made.protocol.published:
-        warm = torch.full((min(made.window, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
-        try:
-            codes = made.tokenizer.encode(warm)
-            made.tokenizer.attempt(codes, made.task.size)
-        except DataError:  # said of each picture, where it belongs
-            return
-        except (RuntimeError, MemoryError) as error:
-            if not compute.is_out_of_memory(error):  # the first batch is halved where it belongs
-                raise
-
-
-LARGEST = {"cpu": 32, "cuda": 512}
-"""Pictures a forward pass beyond which nothing is gained."""
-
-TRIAL = 10.0
-"""Seconds of a trial after which no larger batch is tried."""
-
-
-def best_batch(tokenizer: Tokenizer, size: tuple[int, int]) -> int:
-    """Find the batch that is fastest a picture: doubled as long as that saves a twentieth, and as memory lasts.
-
-    Args:
-        tokenizer: which.
-        size: height and width of the pictures.
-    """
-    if not tokenizer.parameters:
-        return SHARD
-    best, fastest = 1, float("inf")
-    count = 1
-    while count <= LARGEST.get(tokenizer.device.type, 32):
-        pictures = torch.full((count, 3, *size), 128, dtype=torch.uint8)
-        try:
-            for _ in range(2):  # the first call of a size chooses kernels
-                compute.synchronise(tokenizer.device)
-                began = time.perf_counter()
-                tokenizer.attempt(tokenizer.encode(pictures), size)
-                compute.synchronise(tokenizer.device)
-                spent = time.perf_counter() - began
-        except (RuntimeError, MemoryError) as error:
-            if compute.is_out_of_memory(error):
-                break
-            raise
-        if spent / count < 0.95 * fastest:
-            best, fastest = count, spent / count
-        elif count > 4 * best:
-            break
-        if spent > TRIAL:
-            break
-        count *= 2
-    return best

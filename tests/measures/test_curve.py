@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from vtbench import cards, evaluate, load_tokenizer
+from vtbench.cli.run import _adapted
+from vtbench.errors import CardError
 from vtbench.metrics import psnr
 from vtbench.tokenizer import Tokenizer
 
@@ -106,6 +108,14 @@ def test_the_pictures_of_a_step_are_those_of_the_network() -> None:
     assert steps[-1][1] == codes.bits[0] if codes.bits else False
     assert all(step.shape == pictures.shape and step.dtype == torch.uint8 for _, _, step in steps)
     assert not torch.equal(psnr(pictures, steps[0][2]), psnr(pictures, steps[1][2]))
+
+
+def test_any_task_takes_it_on_the_command_line() -> None:
+    own = cards.find_task("stability")
+    adapted = _adapted(own, ["curve_psnr", "curve_bpp", "homogeneity"], None)
+    assert adapted.metrics == (*own.metrics, "curve_psnr", "curve_bpp", "homogeneity")
+    with pytest.raises(CardError, match="--metric mtf: belongs to certain tasks"):
+        _adapted(own, ["mtf"], None)
 
 
 def test_a_tokenizer_without_steps_says_so() -> None:

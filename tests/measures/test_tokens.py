@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vtbench import cards, evaluate, images, load_task, load_tokenizer
+from vtbench import cards, evaluate, images, leaderboard, load_task, load_tokenizer
 from vtbench.cards import Code, Data, Geometry, TaskCard, TokenizerCard
 from vtbench.errors import DataError
 from vtbench.metrics.regions import coverage, even_regions, homogeneity
@@ -18,7 +18,7 @@ from vtbench.task import Task
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes
 
-METRICS = ("homogeneity", "homogeneity_gain", "coverage", "tokens", "tokens_placed")
+METRICS = ("homogeneity", "homogeneity_gain", "coverage", "tokens_per_picture", "tokens_placed")
 
 
 def card(**change: object) -> TokenizerCard:
@@ -98,7 +98,7 @@ def test_tokens_that_are_the_segments_are_whole(task: Task, segments: Labels) ->
     """And nothing of a tokenizer for understanding is decoded."""
     run = evaluate(Tokenizer(card(kind="understanding"), Perfect()), task, out=None)
     found, count = values(run), int(segments.max()) + 1
-    assert found["tokens"] == 100
+    assert found["tokens_per_picture"] == 100
     assert found["tokens_placed"] == count / 100
     assert found["homogeneity"] == found["coverage"] == 1.0
     assert found["homogeneity_gain"] == pytest.approx(1 - homogeneity(even_regions(count, 64, 64), segments))
@@ -110,7 +110,7 @@ def test_tokens_that_are_the_segments_are_whole(task: Task, segments: Labels) ->
 def test_a_grid_says_what_it_stands_for_by_its_card(task: Task, segments: Labels) -> None:
     found = values(evaluate(Tokenizer(card(code=Code(downsampling=16)), Grid()), task, out=None))
     squares = np.arange(16).reshape(4, 4).repeat(16, 0).repeat(16, 1)
-    assert found["tokens"] == 16
+    assert found["tokens_per_picture"] == 16
     assert found["tokens_placed"] == 1.0
     assert found["homogeneity"] == homogeneity(squares, segments) < 0.95
     assert found["homogeneity_gain"] == 0.0
@@ -130,7 +130,7 @@ def test_a_size_that_was_padded_is_cut_off_again(task: Task) -> None:
 def test_the_finest_of_several_maps_is_the_grid_and_all_tokens_count(task: Task) -> None:
     own = card(kind="discrete", code=Code(codebook_sizes=(16, 16), downsampling=8))
     found = values(evaluate(Tokenizer(own, Steps()), task, out=None))
-    assert found["tokens"] == 2 * 2 * 2 + 8 * 8 * 2
+    assert found["tokens_per_picture"] == 2 * 2 * 2 + 8 * 8 * 2
     assert found["homogeneity_gain"] == 0.0
     assert found["tokens_placed"] == 1.0
 
@@ -138,7 +138,7 @@ def test_the_finest_of_several_maps_is_the_grid_and_all_tokens_count(task: Task)
 @pytest.mark.parametrize("downsampling", [None, 32])
 def test_tokens_without_a_place_are_counted_and_no_more(task: Task, downsampling: int | None) -> None:
     run = evaluate(Tokenizer(card(code=Code(downsampling=downsampling)), Grid()), task, out=None)
-    assert run.scores["tokens"].value == 16
+    assert run.scores["tokens_per_picture"].value == 16
     for name in ("homogeneity", "homogeneity_gain", "coverage", "tokens_placed"):
         assert run.scores[name].reason == "its tokens don't say which pixels they stand for"
 
@@ -160,7 +160,7 @@ def test_hook_runs_on_the_task_of_its_size() -> None:
     tiny = {"side": 224, "tokens": 5, "stem": 8, "seed_channels": 16, "heads": 2, "token_channels": 24}
     hook = cards.find_tokenizer("hook").model_copy(update={"config": tiny})
     run = evaluate(load_tokenizer(hook, weights="synthetic", device="cpu"), "tokens", out=None, limit=2)
-    assert run.scores["tokens"].value == 5
+    assert run.scores["tokens_per_picture"].value == 5
     assert run.scores["homogeneity"].scored == 2
     assert 0 < (run.scores["tokens_placed"].value or 0) <= 1
     assert run.scores["latent_values"].value == 5 * 24 / 224**2
@@ -172,3 +172,9 @@ def test_every_task_of_the_family_is_of_a_size_that_somebody_needs() -> None:
     for one in cards.tokenizers().values():
         if one.kind == "understanding":
             assert set(one.input.sizes) & sizes
+
+
+def test_a_table_of_its_runs_has_every_column_once(task: Task) -> None:
+    run = evaluate(Tokenizer(card(code=Code(downsampling=16)), Grid()), task, out=None)
+    heads = leaderboard.to_csv([run]).splitlines()[0].split(",")
+    assert len(set(heads)) == len(heads)

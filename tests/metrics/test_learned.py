@@ -96,12 +96,12 @@ def test_floats_are_refused():
 
 def test_random_numbers_and_gradients_are_left_alone():
     network.cache_clear()
-    before, tf32 = torch.random.get_rng_state(), torch.backends.cudnn.allow_tf32
+    before, tf32 = torch.random.get_rng_state(), torch.backends.cudnn.conv.fp32_precision
     image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     value = lpips(image, image)
     assert torch.equal(before, torch.random.get_rng_state())
     assert not value.requires_grad
-    assert torch.backends.cudnn.allow_tf32 == tf32
+    assert torch.backends.cudnn.conv.fp32_precision == tf32
 
 
 def test_a_missing_backbone_is_an_error_that_says_what_to_run(monkeypatch, tmp_path):

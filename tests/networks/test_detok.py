@@ -70,8 +70,10 @@ def test_the_angles_are_real_under_meta():
     assert network.encoder.cosine.device.type == network.decoder.sine.device.type == "cpu"
 
 
-def test_the_card_says_what_its_network_does():
-    (card,) = [card for card in cards.tokenizers().values() if card.network == "detok"]
+@pytest.mark.parametrize(
+    "card", [card for card in cards.tokenizers().values() if card.network == "detok"], ids=lambda card: card.name
+)
+def test_the_card_says_what_its_network_does(card):
     config = Config(**card.config)
     assert card.kind == "continuous"
     assert card.code.latent_channels == config.channels

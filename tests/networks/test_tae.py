@@ -76,8 +76,8 @@ def test_a_second_instance_decodes_the_latent_alone(filled, layout):
     assert torch.equal(decoded, network.decode(network.encode(x)))
     for index in range(3):
         alone = network.encode(x[index : index + 1])
-        torch.testing.assert_close(alone.latent[0], codes.latent[index], rtol=0, atol=1e-6)  # other float32 kernels
-        torch.testing.assert_close(second.decode(alone)[0], decoded[index], rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone.latent[0], codes.latent[index], rtol=0, atol=1e-5)  # other float32 kernels
+        torch.testing.assert_close(second.decode(alone)[0], decoded[index], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from vtbench import __version__
-from vtbench.cli import judge, look, machine, report, run, sheet
+from vtbench.cli import judge, look, machine, merge, report, run, sheet
 from vtbench.cli._terminal import app, complaints, console, one_line, prepare
-from vtbench.errors import VtbenchError
+from vtbench.errors import ToldError, VtbenchError
 from vtbench.files import check_endpoint
 
-__all__ = ["app", "judge", "look", "machine", "main", "report", "run", "sheet"]
+__all__ = ["app", "judge", "look", "machine", "main", "merge", "report", "run", "sheet"]
 
 
 def main() -> None:
@@ -23,6 +23,8 @@ def main() -> None:
     try:
         check_endpoint(os.environ.get("HF_ENDPOINT", ""))
         app(prog_name="vtbench")
+    except ToldError:  # by rank 0 of a team
+        sys.exit(2)
     except VtbenchError as error:
         complaints.print(f"vtbench: {one_line(error)}")
         sys.exit(2)

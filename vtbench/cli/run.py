@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,12 +17,14 @@ from vtbench import cards, catalogue, files, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
+from vtbench.types import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vtbench.results import Run
     from vtbench.task import Task
+    from vtbench.team import Team
 
 
 class Precision(StrEnum):
@@ -29,6 +33,51 @@ class Precision(StrEnum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+
+
+class Command(Strict):
+    """What a run is made of; `vtbench merge` reads it from the folder of a run that `vtbench run` began."""
+
+    task: list[str]
+    tokenizer: list[str]
+    diffusers: list[str]
+    protocol: list[str]
+    device: str
+    precision: Precision
+    batch_size: str
+    limit: int | None
+    data: str | None
+    data_name: str | None
+    follow_links: bool
+    weights: list[str]
+    name: str | None
+    step: float | None
+    ocr: str | None
+    metric: list[str]
+    require: str
+    cards_folder: Path | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is made, and by whom."""
+
+    out: Path
+    work: Path
+    overwrite: bool = False
+    rank: int = 0
+    world: int = 1
+    team: Team | None = None
+    wait: float = 600
+    workers: int | None = None
+    compute: bool = True
+    keep: kept.Wish | None = None
+    """Which pictures are kept beside the per-image tables."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process says what was done: of a team rank 0 alone."""
+        return self.team is None or self.team.rank == 0
 
 
 @app.command()
@@ -85,7 +134,16 @@ def run(
     shards: Annotated[
         str | None, typer.Option(metavar="I/N", help="Compute the I-th of N parts, from 1; the last one merges.")
     ] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a process that writes the same run.")] = 600,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds to wait for a process that writes the same run, or for torchrun's without any progress.",
+        ),
+    ] = 600,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
+    ] = None,
     keep_pictures: Annotated[
         str | None,
         typer.Option(
@@ -94,56 +152,86 @@ def run(
             "that ranks, with the median and the best, or all. `vtbench report` shows them.",
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
-    ] = None,
     cards_folder: CardsOption = None,
 ) -> None:
     """Run tokenizers through tasks: the main job."""
-    rank, world = _place(shards)
+    command = Command(
+        task=task,
+        tokenizer=tokenizer,
+        diffusers=diffusers,
+        protocol=protocol,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        limit=limit,
+        data=data,
+        data_name=data_name,
+        follow_links=follow_links,
+        weights=weights,
+        name=name,
+        step=step,
+        ocr=ocr,
+        metric=metric,
+        require=require,
+        cards_folder=cards_folder,
+    )
+    rank, world = _part(shards)
     wish = kept.parse(keep_pictures) if keep_pictures is not None else None
-    task_cards = [_adapted(card, metric, ocr) for card in tasks_of(task, cards_folder)]
-    chosen = tokenizers_of(tokenizer, weights, cards_folder) if tokenizer else []
+    with _joined(shards, wait) as team:
+        perform(command, Place(out, work, overwrite, rank, world, team, wait, workers, keep=wish))
+
+
+def perform(command: Command, place: Place) -> None:
+    """Run tokenizers through tasks, print their tables and write their summaries.
+
+    Raises:
+        VtbenchError: if the user can mend something.
+    """
+    weights, extra, team = command.weights, command.cards_folder, place.team
+    task_cards = [_adapted(card, command.metric, command.ocr) for card in tasks_of(command.task, extra)]
+    chosen = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
     folders: dict[str, Mapping[str, Tensor]] = {}
-    for place in diffusers:
+    named = {card.name: {"tokenizer": [card.name]} for card in chosen}
+    for one in command.diffusers:
         from vtbench.networks.diffusers import card_for, load_folder
 
-        chosen.append(card_for(place))
-        if Path(place).is_dir():
-            folders[chosen[-1].name] = load_folder(place)
+        chosen.append(card_for(one))
+        named[chosen[-1].name] = {"diffusers": [one]}
+        if Path(one).is_dir():
+            folders[chosen[-1].name] = load_folder(one)
     if not chosen:
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
-    if name is not None and (len(chosen) > 1 or not weights):
+    if command.name is not None and (len(chosen) > 1 or not weights):
         raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
-    protocol = [protocols.find_protocol(one).name for one in dict.fromkeys(protocol)]
+    rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
     check_sizes(chosen, task_cards)
-    files.check_writable(out)
-    files.check_writable(work)
-    required = tuple(one.strip() for one in require.split(",") if one.strip())
+    files.check_writable(place.out)
+    files.check_writable(place.work)
+    required = tuple(one.strip() for one in command.require.split(",") if one.strip())
     _check_required(required, task_cards)
+    step = command.step
     if step is None and weights:
         step = _step_of(weights[0])
 
     from vtbench import load_tokenizer
     from vtbench.engine import Settings, evaluate_together
 
-    opened = [
-        _opened(card, protocol or [card.protocol], data=data, label=data_name, follow_links=follow_links)
-        for card in task_cards
-    ]
+    opened = [_opened(card, rules or [card.protocol], command) for card in task_cards]
     how = Settings(
-        out=out,
-        work=work,
-        batch_size=_count(batch_size),
-        limit=limit,
-        label=name,
+        out=place.out,
+        work=place.work,
+        batch_size=_count(command.batch_size),
+        limit=command.limit,
+        label=command.name,
         step=step,
         require=required,
-        overwrite=overwrite,
-        rank=rank,
-        world=world,
-        wait=wait,
-        workers=workers,
+        overwrite=place.overwrite,
+        rank=place.rank,
+        world=place.world,
+        wait=place.wait,
+        workers=place.workers,
+        team=team,
+        compute=place.compute,
     )
     done: list[Run] = []
     refused: list[str] = []
@@ -151,15 +239,19 @@ def run(
     try:
         for card in chosen:
             try:
-                own = folders.get(card.name) or given(weights)
-                loaded = load_tokenizer(card, weights=own, device=device, precision=precision.value)
-                for pairs in opened:
-                    with _Bar(_title(card, pairs)) as bar:
-                        found = evaluate_together(loaded, pairs, how, bar.update)
-                    done += [one for one in found if one is not None]
-                    for (its_task, _), one in zip(pairs, found, strict=True):
-                        if wish is not None and one is not None and not isinstance(its_task, str):
-                            kept.keep(loaded, its_task, one, work / one.task / one.name, wish)
+                with team.section(card.name) if team else nullcontext():
+                    own = folders.get(card.name) or given(weights)
+                    loaded = load_tokenizer(card, weights=own, device=command.device, precision=command.precision.value)
+                    for task, pairs in zip(task_cards, opened, strict=True):
+                        again = recorded(
+                            command, {"task": [task.name], "tokenizer": [], "diffusers": [], **named[card.name]}
+                        )
+                        with _Bar(_title(card, pairs), shown=place.speaks) as bar:
+                            runs = evaluate_together(loaded, pairs, replace(how, command=again), bar.update)
+                        done += [one for one in runs if one is not None]
+                        for (its_task, _), ended in zip(pairs, runs, strict=True):
+                            if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
+                                kept.keep(loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
             # What is wrong with one tokenizer must not take the others of the command with it.
             except (CardError, WeightsError, DataError) as error:
                 if len(chosen) == 1:
@@ -175,19 +267,41 @@ def run(
                 complaints.print(traceback.format_exc())
                 complaints.print(f"vtbench: {card.name}: {type(error).__name__}: {one_line(error)}")
     except KeyboardInterrupt:
-        complaints.print(f"vtbench: interrupted; finished shards are in {work}: the same command resumes there")
+        if place.speaks:
+            complaints.print(
+                f"vtbench: interrupted; finished shards are in {place.work}: the same command resumes there"
+            )
         raise typer.Exit(130) from None
     finally:
-        print_runs(done)
+        if place.speaks:
+            print_runs(done)
     if broken:
         complaints.print(f"vtbench: ended by an exception, see above: {', '.join(broken)}")
         raise typer.Exit(3)
     if refused:
         complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
         raise typer.Exit(2)
-    console.print(
-        f"\nSummaries are in {out}, per-image tables in {work}; `vtbench leaderboard` makes the tables.", soft_wrap=True
-    )
+    if place.speaks:
+        console.print(
+            f"\nSummaries are in {place.out}, per-image tables in {place.work}; "
+            "`vtbench leaderboard` makes the tables.",
+            soft_wrap=True,
+        )
+
+
+def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:
+    """Lay out what one run was made of as JSON that says the same in any folder."""
+
+    def whole(place: str) -> str:
+        return str(Path(place).absolute()) if Path(place).exists() else place
+
+    said: dict[str, Any] = command.model_dump(mode="json") | change
+    said["diffusers"] = [whole(one) for one in said["diffusers"]]
+    said["weights"] = [whole(one) for one in said["weights"]]
+    for name in ("data", "cards_folder"):
+        if said[name] is not None:
+            said[name] = whole(said[name])
+    return said
 
 
 DEMO_TASKS = ("reconstruction", "detail", "text")
@@ -233,15 +347,13 @@ def _count(said: str) -> int | Literal["auto"]:
     return int(said)
 
 
-def _opened(
-    card: TaskCard, rules: Sequence[str], *, data: str | None, label: str | None, follow_links: bool
-) -> list[tuple[Task | str, str | None]]:
+def _opened(card: TaskCard, rules: Sequence[str], command: Command) -> list[tuple[Task | str, str | None]]:
     """Open one task for some protocols, once for all that take its pictures as they are."""
     from vtbench import load_task
 
     native = [protocols.find_protocol(rule).published for rule in rules]
     tasks = {
-        one: load_task(card, data=data, label=label, follow_links=follow_links, native=one)
+        one: load_task(card, data=command.data, label=command.data_name, follow_links=command.follow_links, native=one)
         for one in dict.fromkeys(native)
     }
     return [(tasks[one], rule) for one, rule in zip(native, rules, strict=True)]
@@ -254,16 +366,27 @@ def _title(card: TokenizerCard, pairs: Sequence[tuple[Task | str, str | None]]) 
     return f"{card.name} on {names[0]}" + (f" under {', '.join(map(str, rules))}" if rules else "")
 
 
-def _place(shards: str | None) -> tuple[int, int]:
-    """Rank and world: of --shards I/N, or of torchrun, whose variables count only where torchrun itself set them."""
-    if shards is not None:
-        part, _, whole = shards.partition("/")
-        if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
-            raise VtbenchError(f"--shards {shards}: expected I/N with I from 1 to N, such as 3/16")
-        return int(part) - 1, int(whole)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return 0, 1
+def _part(shards: str | None) -> tuple[int, int]:
+    """Rank and world of --shards I/N."""
+    if shards is None:
+        return 0, 1
+    part, _, whole = shards.partition("/")
+    if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
+        raise VtbenchError(f"--shards {shards}: expected I/N with I from 1 to N, such as 3/16")
+    return int(part) - 1, int(whole)
+
+
+def _joined(shards: str | None, wait: float) -> AbstractContextManager[Team | None]:
+    """Join the other processes of torchrun, whose variables count only where torchrun itself set them."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    if shards is not None or job is None:
+        return nullcontext()
+    from vtbench.team import Team
+
+    # torchrun calls every job "none" that it was given no name for.
+    return Team.join(
+        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), wait=wait, job=None if job == "none" else job
+    )
 
 
 def _step_of(path: str) -> float | None:
@@ -285,11 +408,11 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
 
 def _adapted(card: TaskCard, names: list[str], engine: str | None) -> TaskCard:
     """Add metrics of single pictures that any task can have, and change the engine that reads."""
-    pairs = catalogue.of_measure("pairs")
+    anywhere = [name for measure in ("pairs", "curve", "tokens") for name in catalogue.of_measure(measure)]
     for name in names:
         catalogue.find_metric(name)
-        if name not in pairs:
-            raise CardError(f"--metric {name}: belongs to certain tasks; expected {', '.join(pairs)}")
+        if name not in anywhere:
+            raise CardError(f"--metric {name}: belongs to certain tasks; expected {', '.join(anywhere)}")
     if engine is not None:
         from vtbench import ocr
 
@@ -344,7 +467,7 @@ def _check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
 class _Bar:
     """A progress bar with rate and remaining time; silent where the output is not a terminal."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, shown: bool) -> None:
         from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -355,6 +478,7 @@ class _Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=console,
+            disable=not shown,
         )
         self._task = self._progress.add_task(escape(one_line(title)), total=None, rate="")
 

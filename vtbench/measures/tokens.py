@@ -28,7 +28,7 @@ class Measure(measures.Measure):
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Give each metric; without a place the regions' metrics are missing, and the number stands."""
         count, tokens = len(outcome.samples), outcome.codes.tokens
-        columns: dict[Key, list[object]] = {Key("tokens"): [tokens or Missing(NO_TOKENS)] * count}
+        columns: dict[Key, list[object]] = {Key("tokens_per_picture"): [tokens or Missing(NO_TOKENS)] * count}
         place = self.context.regions
         found = None if place is None or tokens is None else place(outcome.reference, outcome.codes)
         names = ("homogeneity", "homogeneity_gain", "coverage", "tokens_placed")

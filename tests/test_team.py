@@ -1,0 +1,522 @@
+"""Processes that make one run together: `Team` by itself, torchrun, array jobs, and whatever kills or stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from builders import write_pictures
+from torch.distributed import HashStore
+
+from vtbench import plan, results, team
+from vtbench.errors import ResultError, ToldError, VtbenchError
+from vtbench.plan import SHARD
+from vtbench.team import ElsewhereError, Team
+
+COUNT = 6 * SHARD + 5
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "small@pictures/jpeg-q10"
+CARD = """
+name = "small"
+version = 1
+family = "reconstruction"
+title = "Small"
+primary = "psnr"
+metrics = ["psnr", "ssim"]
+[data]
+source = "folder"
+[geometry]
+size = 64
+"""
+
+
+# --- the team alone ---------------------------------------------------------------------------------------------------
+
+
+def together(
+    world: int, work: Callable[[Team], object], wait: float = 20.0, store: HashStore | None = None
+) -> list[object]:
+    """Let threads be the processes of a team; give what each returned or raised."""
+    store, found = store or HashStore(), [None] * world
+
+    def one(rank: int) -> None:
+        member = Team(store, rank, world, wait=wait)
+        try:
+            with member:
+                found[rank] = work(member)
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive(), "a process waits for ever"
+    return found
+
+
+def test_rank_0_gathers_from_all_and_announces_to_all() -> None:
+    def work(member: Team) -> object:
+        gathered = member.gather(member.rank * 10)
+        return member.announce(lambda: gathered)
+
+    assert together(3, work) == [[0, 10, 20]] * 3
+
+
+def test_pictures_of_all_are_counted_by_rank_0() -> None:
+    told: list[int] = []
+
+    def work(member: Team) -> None:
+        with member.counting(told.append):
+            for _ in range(5):
+                member.add(member.rank + 1)
+            member.gather(None)
+            member.announce(lambda: time.sleep(2 * team.BEAT))
+
+    together(3, work)
+    assert told == sorted(told)
+    assert told[-1] == 5 * (1 + 2 + 3)
+
+
+def test_rank_0_goes_on_waiting_while_anyone_gets_on_and_then_names_who_does_not() -> None:
+    def work(member: Team) -> None:
+        with member.counting(None):
+            if member.rank == 1:
+                for _ in range(4):  # three times the patience, and something comes all the time
+                    time.sleep(1.5)
+                    member.add(1)
+            if member.rank == 2:
+                time.sleep(9)
+            member.gather(None)
+            member.announce(lambda: None)
+
+    first, second, third = together(3, work, wait=2.0)
+    assert isinstance(first, VtbenchError) and not isinstance(first, ToldError)
+    assert str(first).startswith(f"nothing came of rank 2 on {socket.gethostname()} for 2 s")
+    assert isinstance(second, ToldError) and isinstance(third, ToldError), "rank 0 alone says it"
+
+
+def test_a_dead_process_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "DEAD", 2.0)
+    monkeypatch.setattr(team, "LEAVE", 0.5)
+    began = time.monotonic()
+
+    def work(member: Team) -> None:
+        member.gather(None)
+        if member.rank == 1:
+            member._over.set()  # its signs of life end, as those of a killed process do
+            time.sleep(5)
+            return
+        member.gather(None)
+        member.announce(lambda: None)
+
+    first, _, third = together(3, work, wait=600.0)
+    assert str(first).startswith("rank 1 on ") and "died" in str(first)
+    assert isinstance(third, ToldError)
+    assert time.monotonic() - began < 30
+
+
+def test_a_dead_rank_0_is_noticed_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "DEAD", 2.0)
+
+    def work(member: Team) -> None:
+        member.gather(None)
+        if member.rank == 0:
+            member._over.set()
+            time.sleep(5)
+            return
+        member.announce(lambda: None)
+
+    assert "rank 0 on" in str(together(2, work)[1])
+
+
+def test_what_the_user_can_mend_is_said_once() -> None:
+    def work(member: Team) -> None:
+        def refuse() -> None:
+            raise ResultError("the folder is full")
+
+        member.announce(refuse)
+
+    first, second = together(2, work)
+    assert (type(first), str(first)) == (ResultError, "the folder is full")
+    assert (type(second), str(second)) == (ToldError, "the folder is full")
+
+
+def test_another_ranks_error_is_said_by_rank_0() -> None:
+    def work(member: Team) -> None:
+        if member.rank == 1:
+            raise ResultError("the folder is full")
+        member.gather(None)
+
+    first, second = together(2, work)
+    assert str(first) == f"rank 1 on {socket.gethostname()}: the folder is full"
+    assert not isinstance(first, ToldError)
+    assert isinstance(second, ToldError)
+
+
+def test_a_bug_ends_its_section_in_all_processes_and_the_next_begins() -> None:
+    def work(member: Team) -> object:
+        with pytest.raises((KeyError, ElsewhereError)) as raised, member.section("first"):
+            if member.rank == 1:
+                raise KeyError("planted")
+            member.gather(None)
+            member.announce(lambda: None)
+        with member.section("second"):
+            gathered = member.gather(type(raised.value).__name__)
+            return member.announce(lambda: gathered)
+
+    expected = ["ElsewhereError", "KeyError", "ElsewhereError"]
+    assert together(3, work) == [expected] * 3
+
+
+def test_a_restart_reads_nothing_that_earlier_starts_left_in_the_store() -> None:
+    """torchrun keeps its store where it restarts processes, and does not always count the restart."""
+    store = HashStore()
+
+    def work(member: Team) -> object:
+        gathered = member.gather((member.world, member.rank))
+        if member.world == 3 and member.rank == 2:
+            raise ResultError("ends the first start")
+        return member.announce(lambda: gathered)
+
+    first = together(3, work, store=store)
+    assert isinstance(first[2], VtbenchError)
+    assert together(2, work, store=store) == [[(2, 0), (2, 1)]] * 2
+    assert together(4, work, store=store) == [[(4, 0), (4, 1), (4, 2), (4, 3)]] * 4
+
+
+def test_processes_that_would_compute_other_numbers_are_told_apart() -> None:
+    one = {"digests": {"code": "a", "weights": None}, "said": {"device": "cuda: A", "limit": 5}}
+    other = {"digests": {"code": "b", "weights": None}, "said": {"device": "cuda: B", "limit": 5}}
+    assert plan.differences(one, one) == []
+    assert plan.differences(one, other) == ["code", "device (cuda: A, cuda: B)"]
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_pictures(folder / "pictures", COUNT)
+    (folder / "cards").mkdir()
+    (folder / "cards" / "small.toml").write_text(CARD)
+    return folder
+
+
+def command(data: Path, place: Path, *more: object) -> list[str]:
+    said = ("run", "-t", "jpeg-q10", "--task", "small", "--cards", data / "cards", "--data", data / "pictures")
+    return ["-m", "vtbench", *map(str, (*said, "--out", place / "r", "--work", place / "w", *more))]
+
+
+def torchrun(*options: object) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *map(str, options)]
+
+
+def finish(said: list[str], **change: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", **change}
+    return subprocess.run(said, capture_output=True, text=True, check=False, env=environment, timeout=240)
+
+
+def bytes_of(place: Path) -> tuple[bytes, dict[str, object], dict[str, object]]:
+    """The table, and the run without its timing and the state of the checkout, from both folders."""
+    runs = [json.loads((place / path).read_bytes()) for path in (f"r/{NAME}.json", f"w/{NAME}/run.json")]
+    for run in runs:
+        for name in ("timing", "commit", "dirty"):  # somebody may commit while the tests run
+            del run[name]
+    results.find_run(place / f"r/{NAME}.json", place / "w")
+    return (place / "w" / NAME / results.IMAGES).read_bytes(), *runs
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, object], dict[str, object]]:
+    place = tmp_path_factory.mktemp("whole")
+    done = finish([sys.executable, *command(data, place)])
+    assert done.returncode == 0, done.stderr
+    return bytes_of(place)
+
+
+Whole = tuple[bytes, dict[str, object], dict[str, object]]
+
+
+def shards_in(place: Path) -> list[Path]:
+    return sorted(place.glob(f"w/{NAME}/shards-*/*.parquet"))
+
+
+def test_torchrun_makes_one_run_with_one_bar_and_one_table(data: Path, whole: Whole, tmp_path: Path) -> None:
+    done = finish([*torchrun("--nproc-per-node", 3), *command(data, tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(tmp_path) == whole
+    assert done.stdout.count("reconstruction") == 0
+    assert done.stdout.count(f"{COUNT}/{COUNT} ") == 1, "one progress bar, counting all"
+    assert done.stdout.count("protocol canonical") == done.stdout.count("Summaries are in") == 1
+    assert "vtbench:" not in done.stderr
+
+
+def test_what_is_wrong_is_one_line_from_rank_0(data: Path, tmp_path: Path) -> None:
+    done = finish([*torchrun("--nproc-per-node", 2), *command(data, tmp_path, "--metric", "nothing")])
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "vtbench: " in line]
+    assert len(lines) == 1 and "nothing" in lines[0], done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[list[str]], subprocess.Popen[str]]]:
+    """Start commands, each in a session of its own, and end what is left of them."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(said: list[str]) -> subprocess.Popen[str]:
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        processes.append(subprocess.Popen(said, **out))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def nodes(port: int, how_many: str, *more: object) -> list[str]:
+    place = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "job", "--local-addr")
+    return torchrun("--nnodes", how_many, "--nproc-per-node", 1, *place, "localhost", *more)
+
+
+def test_two_nodes_make_one_run(
+    data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+) -> None:
+    port = free_port()
+    agents = [started([*nodes(port, "2"), *command(data, tmp_path)]) for _ in range(2)]
+    said = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert sum(one.count("protocol canonical") for one in said) == 1
+    assert bytes_of(tmp_path) == whole
+
+
+def wait_for(come: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not come():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.02)
+
+
+SLOW = """
+import sys, time
+from vtbench.networks import codec
+encode = codec.Network.encode
+codec.Network.encode = lambda self, x: (time.sleep(0.25), encode(self, x))[1]
+from vtbench.cli import main
+main()
+"""
+
+
+def slow(data: Path, place: Path, tmp_path: Path, *more: object) -> list[str]:
+    """The same command, of which each batch takes a quarter of a second longer."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    return [str(tmp_path / "slow.py"), *command(data, place, *more)[2:]]
+
+
+def workers_of(agent: int) -> list[int]:
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return [int(child) for child in children if "slow.py" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the children of torchrun in /proc")
+def test_a_killed_worker_is_restarted_and_goes_on(
+    data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+) -> None:
+    """With --overwrite, which a restart does not do once more."""
+    options = ("--nproc-per-node", 2, "--max-restarts", 1, "--rdzv-id", "job", "--rdzv-backend", "c10d")
+    agent = started(
+        [*torchrun(*options, "--rdzv-endpoint", "localhost:0"), *slow(data, tmp_path, tmp_path, "--overwrite")]
+    )
+    wait_for(lambda: len(shards_in(tmp_path)) >= 2)
+    survived = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
+    os.kill(workers_of(agent.pid)[-1], signal.SIGKILL)
+    said, _ = agent.communicate(timeout=240)
+    assert agent.returncode == 0, said
+    assert bytes_of(tmp_path) == whole
+    assert {path: path.stat().st_mtime_ns for path in survived} == survived, "committed shards were computed again"
+
+
+def test_a_node_that_joins_later_takes_its_part(
+    data: Path,
+    whole: Whole,
+    tmp_path: Path,
+    started: Callable[[list[str]], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    options = ("--max-restarts", 2, "--rdzv-conf", "last_call_timeout=1,join_timeout=120", "--monitor-interval", "0.1")
+    # torch 2.14's agent says its address in the first round alone, where the rounds share a store.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    first = started([*nodes(port, "1:2", *options), *slow(data, tmp_path, tmp_path)])
+    wait_for(lambda: shards_in(tmp_path))
+    survived = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
+    second = started([*nodes(port, "1:2", *options), *slow(data, tmp_path, tmp_path)])
+    said = [agent.communicate(timeout=240)[0] for agent in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert bytes_of(tmp_path) == whole
+    assert {path: path.stat().st_mtime_ns for path in survived} == survived
+
+
+# --- array jobs -------------------------------------------------------------------------------------------------------
+
+
+def merge(place: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    places = ("--out", place / "r", "--work", place / "w")
+    return finish([sys.executable, "-m", "vtbench", "merge", *map(str, (*more, *places))])
+
+
+def test_merge_says_what_lacks_and_then_merges_without_computing(data: Path, whole: Whole, tmp_path: Path) -> None:
+    assert merge(tmp_path).stderr.count("no run was begun there") == 1
+    assert finish([sys.executable, *command(data, tmp_path, "--shards", "2/2")]).returncode == 0
+    early = merge(tmp_path)
+    assert early.returncode == 2
+    assert early.stderr == f"vtbench: {NAME}: 4 of 7 shards are not there; start the jobs again that compute them\n"
+    assert finish([sys.executable, *command(data, tmp_path, "--shards", "1/2")]).returncode == 0  # the last one merges
+    assert bytes_of(tmp_path) == whole
+    assert "every run there is merged" in merge(tmp_path).stdout
+
+    # As if the last one had been killed while it merged.
+    for path in (f"r/{NAME}.json", f"w/{NAME}/run.json", f"w/{NAME}/images.parquet"):
+        (tmp_path / path).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
+    done = merge(tmp_path, NAME)
+    assert done.returncode == 0, done.stderr
+    assert "protocol canonical" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)} == kept
+    assert bytes_of(tmp_path) == whole
+
+    (tmp_path / f"r/{NAME}.json").unlink()
+    assert merge(tmp_path).returncode == 0  # merged before, and written to another --out
+    assert bytes_of(tmp_path) == whole
+
+
+def test_merge_refuses_what_was_computed_otherwise_and_what_is_damaged(data: Path, tmp_path: Path) -> None:
+    assert finish([sys.executable, *command(data, tmp_path)]).returncode == 0
+    for path in (f"r/{NAME}.json", f"w/{NAME}/run.json"):
+        (tmp_path / path).unlink()
+    record = tmp_path / "w" / NAME / "plan.json"
+    before = record.read_text()
+    record.write_text(before.replace('"device": "cpu: ', '"device": "cuda: H100 of '))
+    done = merge(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "computed otherwise than would be here: device (cuda: H100 of " in done.stderr
+    record.write_text(before)
+    shards_in(tmp_path)[3].write_bytes(b"PAR1")
+    done = merge(tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "00003.parquet: damaged" in done.stderr
+    assert len(shards_in(tmp_path)) == 7
+    record.write_text("{")
+    assert "damaged; start the command again" in merge(tmp_path).stderr
+
+
+# --- what stops a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parity  # as long as a busy machine takes for sixteen hundred pictures
+def test_killed_again_and_again_the_run_is_the_same_byte_for_byte() -> None:
+    done = finish([sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "8", "--quick"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 kills" in done.stdout
+
+
+MOUNTS = (
+    shutil.which("unshare")
+    and not subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    ).returncode
+)
+in_a_mount = pytest.mark.skipif(not MOUNTS, reason="this machine lets nobody mount a small disk")
+
+
+def on_a_disk(script: str, place: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script with a disk of half a megabyte at `place`, which only it sees."""
+    mount = f"set -e; mount -t tmpfs -o size=512k none {place}; "
+    return finish(["unshare", "-rm", "sh", "-c", mount + script])
+
+
+FREE = 24
+"""Kilobytes left on the full disk: for the lock, the record and some of the seven shards, of 4 kB each."""
+
+
+@in_a_mount
+def test_a_full_disk_is_one_line_and_loses_nothing(data: Path, whole: Whole, tmp_path: Path) -> None:
+    for place in ("w", "kept"):
+        (tmp_path / place).mkdir()
+    run = " ".join([sys.executable, *command(data, tmp_path)])
+    work = tmp_path / "w"
+    fill = f"head -c {512 - FREE}k /dev/zero > {work}/filler"
+    copy = f"rm {work}/filler; cp -r {work}/. {tmp_path}/kept"
+    done = on_a_disk(f"{fill}; code=0; {run} || code=$?; {copy}; exit $code", work)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    shutil.rmtree(tmp_path / "w")
+    (tmp_path / "kept").rename(tmp_path / "w")
+    survived = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
+    assert 0 < len(survived) < 7
+    assert finish([sys.executable, *command(data, tmp_path)]).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in survived} == survived
+    assert bytes_of(tmp_path) == whole
+
+
+@in_a_mount
+def test_a_folder_that_becomes_read_only_is_one_line(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    run = " ".join([sys.executable, *command(data, tmp_path)])
+    done = on_a_disk(f"mount -o remount,ro {tmp_path}/w; {run}", tmp_path / "w")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "can't be written (Read-only file system); choose a folder that can" in done.stderr
+
+
+def test_pictures_that_vanish_are_one_line_and_committed_shards_stay(
+    data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    process = started([sys.executable, *slow(tmp_path / "data", tmp_path, tmp_path, "--workers", 1)])
+    wait_for(lambda: shards_in(tmp_path))
+    shutil.rmtree(tmp_path / "data" / "pictures")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert "start the run again" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    survived = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
+    assert survived
+    shutil.copytree(data / "pictures", tmp_path / "data" / "pictures")
+    assert finish([sys.executable, *command(tmp_path / "data", tmp_path)]).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in survived} == survived
+    assert bytes_of(tmp_path) == whole
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_any_number_of_processes_in_any_order_gives_the_same_bytes(
+    world: int, data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+) -> None:
+    parts = list(range(1, world + 1))
+    random.Random(world).shuffle(parts)
+    processes = [started([sys.executable, *command(data, tmp_path, "--shards", f"{part}/{world}")]) for part in parts]
+    said = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * world, said
+    assert bytes_of(tmp_path) == whole
