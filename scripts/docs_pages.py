@@ -30,6 +30,8 @@ PAGES = {
     "examples/plugin/README.md": "plugin.md",
     "results/LEADERBOARD.md": "leaderboard.md",
     "results/contact-sheet.webp": "contact-sheet.webp",
+    "results/report.png": "report.png",
+    "results/rate-distortion.svg": "rate-distortion.svg",
 }
 """Files outside of docs/ that the site has, and what they are called there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # also of the processes that tests start: a run names its threads
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -59,3 +60,21 @@ def photographs() -> torch.Tensor:
 
     named = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
     return torch.stack([images.from_pil(geometry.resize_and_crop(Image.fromarray(np.array(p)), 256)) for p in named])
+
+
+@pytest.fixture(scope="session")
+def report_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results/ and work/ of some tokenizers on four pictures of two tasks; three pictures kept."""
+    from vtbench.cli import run
+
+    place = tmp_path_factory.mktemp("report")
+    names = ["control-identity", "tiny-fsq-f8", *(f"jpeg-q{quality}" for quality in (5, 10, 30)), "webp-q5", "webp-q30"]
+    run.run(
+        task=["reconstruction", "text"],
+        tokenizer=names,
+        limit=4,
+        out=place / "results",
+        work=place / "work",
+        keep_pictures="worst:1",
+    )
+    return place

@@ -48,6 +48,8 @@ def test_version_and_help() -> None:
         "leaderboard",
         "validate",
         "check",
+        "report",
+        "plot",
         "sheet",
         "fetch",
         "cache",

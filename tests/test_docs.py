@@ -6,11 +6,13 @@ import io
 import re
 import subprocess
 import tarfile
+from importlib import util
 from pathlib import Path
 
 import pytest
 
 from vtbench import cards, leaderboard, results
+from vtbench.report import plots
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,6 +54,23 @@ def test_table_of_the_readme_is_that_of_the_committed_results(committed: Path) -
         assert row in written, row
     assert (committed / "contact-sheet.webp").is_file()
     assert "results/contact-sheet.webp" in README
+
+
+def test_pictures_of_the_readme_are_of_the_committed_results(committed: Path) -> None:
+    """`make pictures` draws both anew."""
+    from PIL import Image
+
+    spec = util.spec_from_file_location("report_pictures", ROOT / "scripts" / "report_pictures.py")
+    assert spec and spec.loader
+    script = util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    runs = results.read_runs(committed)
+    with Image.open(committed / "report.png") as picture:
+        said = picture.info["Description"]
+    assert said == f"{script.MARK}: {script.shown(runs)}"
+    drawn = plots.panels("rate-distortion", runs, task="reconstruction")
+    assert plots.fingerprint(drawn) in (committed / "rate-distortion.svg").read_text()
+    assert "results/report.png" in README and "results/rate-distortion.svg" in README
 
 
 def test_leaderboard_follows_from_the_committed_runs(committed: Path) -> None:

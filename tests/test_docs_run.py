@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 
 from vtbench import cards
-from vtbench.results import Run, read_runs
+from vtbench.results import Run, read_runs, write
 from vtbench.tokenizer import build_network
 from vtbench.weights import synthetic_state
 
@@ -454,6 +454,20 @@ def run_training_loops(place: Place, found: list[Block]) -> None:
             place.python(block, MODELS + SHARED + "rank = 1", "assert run.scores['lpips'].scored == 29")
 
 
+def run_report(place: Place, found: list[Block]) -> None:
+    place.command("run", "-t", "tiny", "-t", "jpeg-q10", "--task", "reconstruction", "--task", "text")
+    run = place.runs()["reconstruction", "tiny-fsq-f8"]
+    for step in (1000, 2000):
+        said = {"tokenizer": "my-ibq", "label": f"step-{step}", "step": float(step), "weights": "local"}
+        own = run.model_copy(update=said)
+        write(own, place.folder / "results" / own.task / f"{own.name}.json")
+    for block in found:
+        place.shell(block)
+    assert list((place.folder / "report-pictures").glob("*.webp"))
+    for name in ("report.html", "rates.pdf", "legibility.svg", "steps.png"):
+        assert (place.folder / name).stat().st_size > 1000, name
+
+
 def run_plugin(place: Place, found: list[Block]) -> None:
     import shutil
 
@@ -474,6 +488,7 @@ RUN: dict[str, Callable[[Place, list[Block]], None]] = {
     "README.md": run_readme,
     "CONTRIBUTING.md": run_contributing,
     "docs/api.md": run_as_they_stand,
+    "docs/report.md": run_report,
     "docs/training-loops.md": run_training_loops,
     "docs/why-numbers-differ.md": run_as_they_stand,
     "examples/plugin/README.md": run_plugin,

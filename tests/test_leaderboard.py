@@ -3,11 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
+from pathlib import Path
 
 import pytest
 from builders import make_run
 
 from vtbench import leaderboard, results
+from vtbench.catalogue import metrics
 from vtbench.results import Run, Score
 
 
@@ -83,7 +86,7 @@ def test_same_runs_give_the_same_bytes_in_any_order() -> None:
 def test_markdown_has_one_table_a_task_and_says_what_is_missing() -> None:
     said = leaderboard.to_markdown(RUNS)
     assert said.count("## ") == 2
-    assert "| 1 | perfect | 0.2500 |" in said
+    assert "| 1 | perfect ◆ | 1/4: 0.1 to 0.3 bits/pixel | 0.2500 | - |" in said
     assert "∞" in said
     assert "Not scored: lpips: alex is not here." in said
     assert (
@@ -168,7 +171,67 @@ def test_nearest_to_one_is_best() -> None:
     runs = [make_run(name, scores=ratio(value), primary="spectral_ratio") for name, value in (("a", 1.4), ("b", 0.9))]
     (standings,) = leaderboard.tables(runs).values()
     assert [one.run.tokenizer for one in standings] == ["b", "a"]
-    assert "energy ratio →1" in leaderboard.to_markdown(runs)
+    assert "[energy ratio](" in leaderboard.to_markdown(runs)
+    assert "#text-and-detail) →1**" in leaderboard.to_markdown(runs)
+
+
+def rated(name: str, bpp: float | None, lpips: float, **change: object) -> Run:
+    found = {"lpips": Score(value=lpips, scored=32, expected=32, low=lpips - 0.01, high=lpips + 0.01)}
+    missing = Score(value=None, reason="no rate", scored=0, expected=32)
+    found["bpp"] = missing if bpp is None else Score(value=bpp, scored=32, expected=32)
+    found["latent_values"] = Score(value=0.5, scored=32, expected=32) if bpp is None else missing
+    return make_run(name, scores=found, **change)
+
+
+def test_ranks_within_rate_classes_and_the_frontier_stand_beside_the_overall_rank() -> None:
+    runs = [
+        *(
+            rated("control-identity", 24.0, 0.0, family="control"),
+            rated("large", 0.9, 0.05),
+            rated("larger", 0.95, 0.1),
+        ),
+        *(rated("floats", None, 0.07), rated("small", 0.05, 0.4), rated("local", 0.06, 0.3, weights="local")),
+    ]
+    (standings,) = leaderboard.tables(runs).values()
+    found = {
+        one.run.tokenizer: place and tuple(place)
+        for one, place in zip(standings, leaderboard.places(standings), strict=True)
+    }
+    assert found == {
+        "control-identity": None,
+        "large": ("0.3 to 1 bits/pixel", 1, 2),
+        "floats": ("0.3 to 1 values/pixel", 1, 1),
+        "larger": ("0.3 to 1 bits/pixel", 2, 2),
+        "small": ("0.03 to 0.1 bits/pixel", 1, 1),
+        "local": None,
+    }
+    marked = [
+        one.run.tokenizer for one, best in zip(standings, leaderboard.on_frontier(standings), strict=True) if best
+    ]
+    assert marked == ["large", "small"]
+    said = leaderboard.to_markdown(runs)
+    assert "| 2 | large ◆ | 1/2: 0.3 to 1 bits/pixel | 0.9000 | - | - | 0.0500 (0.0400 to 0.0600) |" in said
+    assert "| 3 | floats | 1/1: 0.3 to 1 values/pixel | - | 0.5000 |" in said
+    (row,) = [row for row in rows(runs) if row["tokenizer"] == "larger"]
+    assert (row["rank"], row["rate_class"], row["rank_in_class"], row["frontier"]) == (
+        "4",
+        "0.3 to 1 bits/pixel",
+        "2",
+        "False",
+    )
+
+
+def test_every_column_of_a_metric_leads_to_what_explains_it() -> None:
+    docs = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text()
+    heads = {head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.*)$", docs, flags=re.MULTILINE)}
+    assert set(leaderboard.SECTIONS.values()) <= heads
+    measures = {
+        metric.measure
+        for metric in metrics().values()
+        if metric.function is None or metric.function.startswith("vtbench.")
+    }
+    assert measures - {"published"} <= set(leaderboard.SECTIONS)
+    assert f"**[LPIPS]({leaderboard.DOCS}#pairs-of-pictures) ↓**" in leaderboard.to_markdown(RUNS)
 
 
 def test_diagnostics_stand_beside_each_other_without_a_rank() -> None:

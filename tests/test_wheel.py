@@ -44,7 +44,14 @@ def run(arguments: list[str], place: Path, environment: dict[str, str]) -> str:
 
 def test_wheel_holds_what_it_must_and_stays_small(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("sample/LICENSES.md", "LICENSE_DEJAVU", "tiny-fsq-f8.safetensors", "py.typed"):
+    for wanted in (
+        "sample/LICENSES.md",
+        "LICENSE_DEJAVU",
+        "tiny-fsq-f8.safetensors",
+        "page.html.jinja",
+        "LICENSE_uplot",
+        "py.typed",
+    ):
         assert any(name.endswith(wanted) for name in names), wanted
     large = ROOT / "vtbench" / "assets" / "sample" / "512"
     assert {f"vtbench/assets/sample/512/{path.name}" for path in large.iterdir()} <= set(names)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from vtbench import rates
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.data import HINTS
 from vtbench.results import CANONICAL, UNRANKED, Run, Score, run_name
@@ -59,7 +60,7 @@ def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
     eligible = [run for run in group if why[id(run)] is None]
     for run in eligible:
         why[id(run)] = _unlike(run, eligible)
-    primary = _primary(group)
+    primary = primary_of(group)
     ceiling = [_badness(run, primary) for run in group if run.tokenizer == CEILING and why[id(run)] is None]
 
     def place(run: Run) -> tuple[bool, float, float, str]:
@@ -92,12 +93,42 @@ def _unlike(run: Run, eligible: Sequence[Run]) -> str | None:
     return f"{run.primary} is infinite" if _badness(run, run.primary) == math.inf else None
 
 
+class Place(NamedTuple):
+    """A run's place among those of its rate class."""
+
+    rates: str
+    """The class (`rates.rate_class`)."""
+    rank: int
+    among: int
+    """How many of the class have a rank."""
+
+
+def places(standings: Sequence[Standing]) -> list[Place | None]:
+    """Rank within rate classes, in the order of the table; None for controls and what has no rank at all."""
+    classes = [
+        rates.rate_class(one.run) if one.rank is not None and one.run.family != rates.CONTROLS else None
+        for one in standings
+    ]
+    sizes = Counter(classes)
+    return [
+        None if own is None else Place(own, classes[: at + 1].count(own), sizes[own]) for at, own in enumerate(classes)
+    ]
+
+
+def on_frontier(standings: Sequence[Standing]) -> list[bool]:
+    """Say of each ranked run whether no other of the table takes fewer bits and is better in what ranks."""
+    ranked = [one.run for one in standings if one.rank is not None]
+    best = {id(run) for run in rates.frontier(ranked, primary_of([one.run for one in standings]))}
+    return [id(one.run) in best for one in standings]
+
+
 def _majority(values: Iterable[object]) -> object:
     """The commonest value; of several, the one that sorts last (a later version)."""
     return max(Counter(values).items(), key=lambda item: (item[1], str(item[0])))[0]
 
 
-def _primary(group: Sequence[Run]) -> str:
+def primary_of(group: Sequence[Run]) -> str:
+    """Name the metric that ranks in a table."""
     return str(_majority(run.primary for run in group))
 
 
@@ -120,7 +151,8 @@ def to_csv(runs: Sequence[Run], *, rank_local: bool = False) -> str:
     known = {name for run in runs for name, score in run.scores.items() if score.floor is not None}
     floors = [name for name in names if name in known]
     columns = [
-        *("task", "task_version", "protocol", "rank", "unranked", "run", "tokenizer", "label", "step", "family"),
+        *("task", "task_version", "protocol", "rank", "rate_class", "rank_in_class", "frontier", "unranked"),
+        *("run", "tokenizer", "label", "step", "family"),
         *("kind", "tokens", "codebook_size"),
         *("parameters", "images_expected"),
         *(f"{name}{suffix}" for name in names for suffix in ("", "_low", "_high", "_scored")),
@@ -133,8 +165,9 @@ def to_csv(runs: Sequence[Run], *, rank_local: bool = False) -> str:
     writer = csv.DictWriter(sink, columns, lineterminator="\n")
     writer.writeheader()
     for standings in tables(runs, rank_local=rank_local).values():
-        for standing in standings:
-            writer.writerow(_csv_row(standing, names))
+        for standing, place, best in zip(standings, places(standings), on_frontier(standings), strict=True):
+            said = {"rate_class": place.rates, "rank_in_class": place.rank} if place else {}
+            writer.writerow(_csv_row(standing, names) | said | {"frontier": best})
     return sink.getvalue()
 
 
@@ -192,7 +225,10 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
         "protocol; `n` is pictures behind the metric that ranks, of pictures expected. Arrows say which way is "
         "better. Only what may be compared has a rank: a full task, published or packaged weights or none, finite "
         "values, the pictures, version and backbones of the table's majority. Nothing ranks above "
-        f"`{CEILING}`, the originals: a better value than its own counts as equal, and PSNR decides.",
+        f"`{CEILING}`, the originals: a better value than its own counts as equal, and PSNR decides. "
+        "In brackets stands the 95% interval of the metric that ranks. The rank within the rate class compares what "
+        "takes about as many bits (or floats, which are never weighed against bits); ◆ is on the frontier: no other "
+        "takes fewer bits and is better. →1: the nearest to 1 is best, from either side.",
     ]
     for (task, protocol), standings in tables(runs, rank_local=rank_local).items():
         group = [standing.run for standing in standings]
@@ -224,22 +260,27 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
 def ranking(standings: Sequence[Standing]) -> str:
     """Draw the runs of one table as Markdown, best first."""
     group = [standing.run for standing in standings]
-    names = [name for name in measured(group) if name not in ("bpp", "bpp_entropy", "code_perplexity")]
-    primary = _primary(group)
+    apart = ("bpp", "latent_values", "bpp_entropy", "code_perplexity")
+    names = [name for name in measured(group) if name not in apart]
+    primary = primary_of(group)
     ranks = any(one.rank is not None for one in standings)
     heads = [f"**{_head(name)}**" if name == primary and ranks else _head(name) for name in names]
-    lines = [
-        ["", "tokenizer", "bits/pixel", "tokens", *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]
-    ]
-    for run, rank, _ in standings:
+    first = ["", "tokenizer", "in its rate class", _linked("bpp"), _linked("latent_values"), "tokens"]
+    lines = [[*first, *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]]
+    for (run, rank, _), place, best in zip(standings, places(standings), on_frontier(standings), strict=True):
         rate = (run.timing.encode_per_second, run.timing.decode_per_second)
         lines.append(
             [
                 str(rank or "-"),
-                cell(shown_name(run)),
+                cell(shown_name(run)) + (" ◆" if best else ""),
+                f"{place.rank}/{place.among}: {place.rates}" if place else "-",
                 shown(run.scores.get("bpp"), "bpp"),
+                shown(run.scores.get("latent_values"), "latent_values"),
                 str(run.tokens_per_image or "-"),
-                *(shown(run.scores.get(name), name) for name in names),
+                *(
+                    shown(run.scores.get(name), name) + (_interval(run, name) if name == primary else "")
+                    for name in names
+                ),
                 behind(run, primary),
                 *(f"{value:.{0 if value >= 10 else 1}f}" if value else "-" for value in rate),
                 *(run.weights, run.precision, cell(run.version)),
@@ -368,9 +409,37 @@ def _has(run: Run, name: str) -> bool:
     return name in run.scores and run.scores[name].value is not None
 
 
+DOCS = "https://github.com/vtbench/vtbench/blob/main/docs/metrics.md"
+
+SECTIONS = {
+    "pairs": "pairs-of-pictures",
+    "sets": "sets-of-pictures",
+    "codes": "codes",
+    "curve": "rate-and-quality-by-depth-or-scale",
+    "tokens": "tokens-as-parts-of-a-picture",
+    "stability": "stability",
+    "text": "text-and-detail",
+    "charts": "text-and-detail",
+}
+"""Where DOCS explains the metrics of a measure."""
+
+
 def _head(name: str) -> str:
+    return f"{_linked(name)} {find_metric(name).arrow}"
+
+
+def _linked(name: str) -> str:
+    """Link a metric's title to what explains it; one of another package has no such place."""
     metric = find_metric(name)
-    return f"{metric.title} {metric.arrow}"
+    section = SECTIONS.get(metric.measure)
+    return f"[{metric.title}]({DOCS}#{section})" if section else metric.title
+
+
+def _interval(run: Run, name: str) -> str:
+    score = run.scores.get(name)
+    if score is None or score.low is None or score.high is None:
+        return ""
+    return f" ({digits(score.low, name)} to {digits(score.high, name)})"
 
 
 def _number_first(label: str) -> tuple[bool, float, str]:

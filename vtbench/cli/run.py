@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vtbench import cards, catalogue, files, protocols
+from vtbench import cards, catalogue, files, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
@@ -72,6 +72,8 @@ class Place:
     wait: float = 600
     workers: int | None = None
     compute: bool = True
+    keep: kept.Wish | None = None
+    """Which pictures are kept beside the per-image tables."""
 
     @property
     def speaks(self) -> bool:
@@ -150,6 +152,14 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
     ] = None,
+    keep_pictures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="worst:N|all",
+            help="Keep originals and reconstructions losslessly beside the per-image table: the N worst by the metric "
+            "that ranks, with the median and the best, or all. `vtbench report` shows them.",
+        ),
+    ] = None,
     cards_folder: CardsOption = None,
 ) -> None:
     """Run tokenizers through tasks: the main job."""
@@ -175,8 +185,9 @@ def run(
         cards_folder=cards_folder,
     )
     rank, world = _part(shards)
+    wish = kept.parse(keep_pictures) if keep_pictures is not None else None
     with _joined(shards, wait) as team:
-        perform(command, Place(out, work, overwrite, rank, world, team, wait, workers))
+        perform(command, Place(out, work, overwrite, rank, world, team, wait, workers, keep=wish))
 
 
 def perform(command: Command, place: Place) -> None:
@@ -249,6 +260,9 @@ def perform(command: Command, place: Place) -> None:
                         with _Bar(_title(card, pairs), shown=place.speaks) as bar:
                             runs = evaluate_together(loaded, pairs, replace(how, command=again), bar.update)
                         done += [one for one in runs if one is not None]
+                        for (its_task, _), ended in zip(pairs, runs, strict=True):
+                            if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
+                                kept.keep(loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
             # What is wrong with one tokenizer must not take the others of the command with it.
             except (CardError, WeightsError, DataError) as error:
                 if len(chosen) == 1:
@@ -302,17 +316,19 @@ def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:
 
 
 DEMO_TASKS = ("reconstruction", "detail", "text")
+DEMO_KEPT = "worst:3"
 DEMO_SHEET = ("tiny-fsq-f8", "tiny-fsq-f16", "taef2", "jpeg-q5", "webp-q5", "avif-q20")
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Summaries, tables and the contact sheet.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Summaries, tables, contact sheet and report.")] = Path("results"),
     work: WorkOption = Path(".vtbench"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures of each task.")] = None,
 ) -> None:
-    """Run everything that this machine has weights for through the embedded tasks, and draw the tables."""
+    """Run all that this machine has weights for through the embedded tasks, and draw the tables and the report."""
     from vtbench.cli.judge import leaderboard
+    from vtbench.cli.report import report
     from vtbench.cli.sheet import sheet
     from vtbench.weights import locate_all
 
@@ -322,9 +338,10 @@ def demo(
     except WeightsError as error:
         shown.remove("taef2")
         complaints.print(f"vtbench: goes on without taef2: {one_line(error)}")
-    run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit)
+    run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit, keep_pictures=DEMO_KEPT)
     leaderboard(results_folder=out)
     sheet(tokenizer=shown, task=list(DEMO_TASKS), samples=2, out=out / "contact-sheet.webp")
+    report(results_folder=out, work=work, out=out / "report.html")
 
 
 def given(weights: Sequence[str]) -> str | list[str] | None:
