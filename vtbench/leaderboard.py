@@ -420,6 +420,8 @@ SECTIONS = {
     "stability": "stability",
     "text": "text-and-detail",
     "charts": "text-and-detail",
+    "latents": "latent-spaces",
+    "latent_sets": "latent-spaces",
 }
 """Where DOCS explains the metrics of a measure."""
 
