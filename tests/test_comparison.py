@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from builders import make_run
 
-from vtbench import comparison, results
+from vtbench import comparison, gate, results
 from vtbench.errors import ResultError
 from vtbench.results import Run, Score
 
@@ -103,8 +103,10 @@ def test_run_without_its_table_says_where_it_was_looked_for(tmp_path: Path) -> N
 
 def test_junit_names_the_failure(tmp_path: Path) -> None:
     ours, theirs = saved(tmp_path / "run", BASE - 1), saved(tmp_path / "baseline", BASE)
-    suite = ElementTree.fromstring(comparison.to_junit("gate", comparison.check(ours, [theirs], {"psnr": 0.1})))
-    assert suite.attrib == {"name": "gate", "tests": "1", "failures": "1"}
+    suite = ElementTree.fromstring(
+        gate.to_junit([gate.Verdict(ours, [theirs], comparison.check(ours, [theirs], {"psnr": 0.1}))])
+    )
+    assert suite.attrib == {"name": "vtbench.reconstruction.jpeg-q5", "tests": "1", "failures": "1"}
     assert "psnr: worse by 1" in suite[0][1].attrib["message"]
     assert {one.attrib["name"] for one in suite[0][0]} == {"baseline", "value", "drop", "low", "high", "allowed"}
 

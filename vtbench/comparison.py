@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 from vtbench.catalogue import find_metric, metrics
 from vtbench.errors import ResultError
@@ -114,37 +113,66 @@ def check(
         ResultError: if they are not of the same task, version, protocol and pictures, lack a metric, or an amount is
             no number.
     """
+    return check_all([Question(run, baselines, allowed)], allow_missing=allow_missing)[0]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A run of one task, the baselines that it is held against, and by how much each metric may get worse."""
+
+    run: Found
+    baselines: Sequence[Found]
+    allowed: Mapping[str, float]
+
+
+def check_all(questions: Sequence[Question], *, allow_missing: int = 0) -> list[list[Check]]:
+    """Hold the runs of several tasks against their baselines: `check`, corrected for the metrics of all tasks together.
+
+    Raises:
+        ResultError: as `check`.
+    """
+    found = [
+        (number, name, limit, against)
+        for number, question in enumerate(questions)
+        for name, limit, against in _compared(question)
+    ]
+    pvalues = [_p(against, len(found)) for *_, against in found]
+    adjusted = iter(holm([p for p in pvalues if p is not None]))
+    checks: list[list[Check]] = [[] for _ in questions]
+    for (number, name, limit, against), p in zip(found, pvalues, strict=True):
+        checks[number].append(
+            Check(
+                metric=name,
+                baseline=math.fsum(one.second for one in against) / len(against),
+                value=against[0].first,
+                drop=spread_of_means([one.drop for one in against]),
+                allowed=limit,
+                adjusted=None if p is None else next(adjusted),
+                missing=max(one.missing for one in against),
+                allowed_missing=allow_missing,
+                infinite=max(one.infinite for one in against),
+            )
+        )
+    return checks
+
+
+def _compared(question: Question) -> list[tuple[str, float, list[_Against]]]:
+    """Compare one run in each of its metrics with each of its baselines."""
+    run, baselines = question.run, question.baselines
     if not baselines:
         raise ResultError("no baseline was given; name one run to compare with")
     for baseline in baselines:
         _same_question(run[0], baseline[0])
-    for name, limit in allowed.items():
+    for name, limit in question.allowed.items():
         if math.isnan(limit):
             raise ResultError(f"{name}: it may get worse by {limit}; expected a number")
     own = read_images(run[1])
     others = [read_images(baseline[1]) for baseline in baselines]
     found = []
-    for name, limit in allowed.items():
-        against = [
-            _against(name, run[0], baseline[0], own, other) for baseline, other in zip(baselines, others, strict=True)
-        ]
-        found.append((name, limit, against))
-    pvalues = [_p(against, len(found)) for _, _, against in found]
-    adjusted = iter(holm([p for p in pvalues if p is not None]))
-    return [
-        Check(
-            metric=name,
-            baseline=math.fsum(one.second for one in against) / len(against),
-            value=against[0].first,
-            drop=spread_of_means([one.drop for one in against]),
-            allowed=limit,
-            adjusted=None if p is None else next(adjusted),
-            missing=max(one.missing for one in against),
-            allowed_missing=allow_missing,
-            infinite=max(one.infinite for one in against),
-        )
-        for (name, limit, against), p in zip(found, pvalues, strict=True)
-    ]
+    for name, limit in question.allowed.items():
+        pairs = zip(baselines, others, strict=True)
+        found.append((name, limit, [_against(name, run[0], baseline[0], own, other) for baseline, other in pairs]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -250,27 +278,3 @@ def _same_question(run: Run, baseline: Run) -> None:
             raise ResultError(f"the runs differ in {what.replace('_', ' ')}: {ours} and {theirs}; compare equal ones")
     if run.digests.get("data") != baseline.digests.get("data"):
         raise ResultError(f"the two runs of {run.task} are on different pictures; run the baseline again on these")
-
-
-def to_junit(name: str, checks: Sequence[Check]) -> str:
-    """Write the checks as a JUnit test suite, one case a metric, with its numbers."""
-    failures = sum(check.failed for check in checks)
-    suite = ElementTree.Element("testsuite", name=name, tests=str(len(checks)), failures=str(failures))
-    for check in checks:
-        case = ElementTree.SubElement(suite, "testcase", classname=name, name=check.metric)
-        properties = ElementTree.SubElement(case, "properties")
-        numbers = {
-            "baseline": check.baseline,
-            "value": check.value,
-            "drop": check.drop.mean,
-            "low": check.drop.low,
-            "high": check.drop.high,
-            "allowed": check.allowed,
-        }
-        for key, number in numbers.items():
-            if number is not None:
-                ElementTree.SubElement(properties, "property", name=key, value=f"{number:.9g}")
-        if check.reason:
-            ElementTree.SubElement(case, "failure", message=f"{check.metric}: {check.reason}")
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as encoder
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,10 @@ import typer
 
 from vtbench import catalogue, files
 from vtbench.cli._terminal import JsonOption, ResultsOption, WorkOption, app, complaints, console, one_line, table
-from vtbench.errors import ResultError
+from vtbench.errors import ResultError, VtbenchError
 
 if TYPE_CHECKING:
-    from vtbench.comparison import Check
+    from vtbench.gate import Verdict
 
 
 @app.command()
@@ -125,73 +126,87 @@ def _p(value: float | None) -> str:
 
 @app.command()
 def check(
-    run_: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder in the work folder, or its JSON.")],
+    run_: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder in the work folder, or its JSON.")
+    ] = None,
     baseline: Annotated[
         list[Path], typer.Option(help="The run it is held against, likewise; repeats for other training seeds.")
-    ],
-    max_drop: Annotated[list[str], typer.Option(help="METRIC=AMOUNT: by how much it may get worse; repeats.")],
-    allow_missing: Annotated[int, typer.Option(min=0, help="Pictures that may be scored on one side alone.")] = 0,
+    ] = [],  # noqa: B006  typer wants a list
+    max_drop: Annotated[list[str], typer.Option(help="METRIC=AMOUNT: by how much it may get worse; repeats.")] = [],  # noqa: B006
+    allow_missing: Annotated[
+        int | None, typer.Option(min=0, help="Pictures that may be scored on one side alone; 0 where left out.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The file whose [tool.vtbench.check] is checked without a RUN; pyproject.toml.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write a summary in Markdown here.")] = None,
     work: WorkOption = Path(".vtbench"),
     json: JsonOption = False,
 ) -> None:
-    """Fail (exit 1) where a run is significantly worse than its baseline, beyond what is allowed."""
-    from vtbench import comparison, results
+    """Fail (exit 1) where a run is significantly worse than its baseline, beyond what is allowed.
 
-    allowed = _allowed(max_drop)
-    ours, theirs = results.find_run(run_, work), [results.find_run(one, work) for one in baseline]
-    checks = comparison.check(ours, theirs, allowed, allow_missing=allow_missing)
+    Without a RUN, all that [tool.vtbench.check] of ./pyproject.toml, or of --config, names is checked. Where GitHub
+    runs it, failures become annotations and the summary that of the job.
+    """
+    from vtbench import gate
+
+    on_github = os.environ.get("GITHUB_ACTIONS") == "true"
+    try:
+        if run_ is None:
+            if baseline or max_drop or allow_missing is not None:
+                raise ResultError(
+                    "--baseline, --max-drop and --allow-missing belong to a RUN; name one, or write them into "
+                    f"[{gate.SECTION}]"
+                )
+            verdicts = gate.judge_project(config or Path("pyproject.toml"), work)
+        elif config is not None:
+            raise ResultError(f"{run_}: a RUN is checked by --baseline and --max-drop; leave RUN or --config out")
+        else:
+            verdicts = [_judged(run_, baseline, max_drop, allow_missing or 0, work)]
+    except VtbenchError as error:
+        if on_github:
+            typer.echo(gate.error_annotation("vtbench check", one_line(error)), err=json)
+        raise
     if junit:
-        name = f"vtbench.{ours[0].task}.{ours[0].name}"
-        files.write_atomic(junit, comparison.to_junit(name, checks).encode())
+        files.write_atomic(junit, gate.to_junit(verdicts).encode())
+    if markdown:
+        files.write_atomic(markdown, gate.to_markdown(verdicts).encode())
+    if on_github and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+        _append(Path(summary), gate.to_markdown(verdicts))
     if json:
-        rows = [
-            {
-                "metric": one.metric,
-                "baseline": one.baseline,
-                "run": one.value,
-                "worse_by": one.drop.mean,
-                "low": one.drop.low,
-                "high": one.drop.high,
-                "allowed": one.allowed,
-                "pictures": one.drop.pairs,
-                "missing": one.missing,
-                "failed": one.failed,
-                "reason": one.reason,
-            }
-            for one in checks
-        ]
-        baselines = [one[0].name for one in theirs]
-        typer.echo(encoder.dumps({"run": ours[0].name, "baselines": baselines, "checks": rows}, indent=2))
+        typer.echo(gate.to_json(verdicts, whole=run_ is None))
     else:
-        _print_checks(checks, _who(ours[0]), [_who(one[0]) for one in theirs], ours[0].task)
-    if any(one.failed for one in checks):
+        for verdict in verdicts:
+            table(gate.HEADS, [gate.row(one) for one in verdict.checks], title=verdict.title, left=(0, 7))
+        for line in dict.fromkeys(verdict.covers for verdict in verdicts):
+            console.print(line, soft_wrap=True)
+    if on_github:
+        for line in gate.to_annotations(verdicts):
+            typer.echo(line, err=json)  # GitHub reads both streams; a program reads the JSON alone
+    if any(verdict.failed for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def _print_checks(checks: list[Check], run: str, baselines: list[str], task: str) -> None:
-    from vtbench import comparison
+def _judged(run: Path, baseline: list[Path], max_drop: list[str], allow_missing: int, work: Path) -> Verdict:
+    """Hold the one run of the command line against its baselines."""
+    from vtbench import comparison, gate, results
 
-    lines = []
-    for one in checks:
-        digits = catalogue.find_metric(one.metric).digits + 1
-        lines.append(
-            (
-                one.metric,
-                *(f"{number:.{digits}f}" for number in (one.baseline, one.value, one.drop.mean)),
-                _interval(one.drop.low, one.drop.high, digits),
-                f"{one.allowed:g}",
-                str(one.drop.pairs or "-"),
-                f"FAILED: {one.reason}" if one.failed else "ok",
-            )
-        )
-    table(
-        ("metric", "baseline", "run", "worse by", "95% interval", "allowed", "pictures", ""),
-        lines,
-        title=f"{run} against {', '.join(baselines)} on {task}",
-        left=(0, 7),
-    )
-    console.print(comparison.COVERS_SEEDS if len(baselines) > 1 else comparison.COVERS, soft_wrap=True)
+    if not baseline or not max_drop:
+        lacking = " and ".join(name for name, said in (("--baseline", baseline), ("--max-drop", max_drop)) if not said)
+        raise ResultError(f"{run}: needs {lacking}; or leave RUN out, and [{gate.SECTION}] of a pyproject says it")
+    allowed = _allowed(max_drop)
+    ours, theirs = results.find_run(run, work), [results.find_run(one, work) for one in baseline]
+    return gate.Verdict(ours, theirs, comparison.check(ours, theirs, allowed, allow_missing=allow_missing))
+
+
+def _append(path: Path, text: str) -> None:
+    """Add to the summary of a job, of which earlier commands may have written a part."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ResultError(f"$GITHUB_STEP_SUMMARY, {path}: can't be written ({error.strerror}); unset it") from error
 
 
 def _allowed(pairs: list[str]) -> dict[str, float]:
