@@ -1,0 +1,1 @@
+"""A tokenizer of somebody's own."""
