@@ -126,12 +126,12 @@ def crops(pictures: Tensor, size: int, batch: int, generator: torch.Generator) -
     return torch.stack([pictures[index, :, top : top + size, left : left + size] for index, top, left in places])
 
 
-def step_of(batch: int = 8, size: int = 128) -> tuple[Model, Callable[[], float]]:
+def step_of(batch: int = 8, size: int = 128, seed: int = 0) -> tuple[Model, Callable[[], float]]:
     """A model, and a function that trains it for one step and gives the loss."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     task = load_task("reconstruction")
     pictures = torch.stack([to_float(task.read(index).image) for index in range(HELD_OUT, len(task))])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Model().to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)

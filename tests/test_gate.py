@@ -258,7 +258,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
         shutil.copy(EXAMPLE / file, repository / file)
     environment = {
         "PYTHONPATH": str(home / "there"),
-        "PIP_NO_INDEX": "1",  # what pip needs beside the two packages is in this environment
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",  # what the two packages need is in this environment
         "PIP_NO_BUILD_ISOLATION": "false",  # pip's way to say that it may not make another environment to build in
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "COLUMNS": "120",
