@@ -28,6 +28,7 @@ PAGES = {
     "tokenizers/README.md": "tokenizers.md",
     "training/README.md": "training.md",
     "examples/plugin/README.md": "plugin.md",
+    "examples/ci/README.md": "gate.md",
     "results/LEADERBOARD.md": "leaderboard.md",
     "results/contact-sheet.webp": "contact-sheet.webp",
     "results/report.png": "report.png",

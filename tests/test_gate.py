@@ -312,6 +312,15 @@ def test_baseline_holds_what_the_readme_says() -> None:
         folder = EXAMPLE / config.baseline[0].replace("{task}", task)
         run, _ = results.find_run(folder, EXAMPLE)
         assert (run.task, run.label) == (task, "v1")
-    (block,) = re.findall(r"vtbench run .*--work baseline .*", (EXAMPLE / "README.md").read_text())
+
+
+def test_readme_gives_the_commands_of_the_workflow() -> None:
+    """The workflow's own command, which a test runs; and the same under the names of a baseline."""
+    (block, renewed) = re.findall(r"```bash\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.DOTALL)
     workflow = " ".join((EXAMPLE / WORKFLOW).read_text().split())
-    assert block.replace("--name v1", "--name new").replace("--work baseline", "--work now") in workflow
+    ours, theirs = (next(line for line in text.splitlines() if "vtbench run" in line) for text in (block, renewed))
+    assert ours in workflow
+    assert theirs.replace("--name v1", "--name new").replace("--work baseline", "--work now") == ours
+    described = (ROOT / "action.yml").read_text()
+    for command in ("pip install", "vtbench fetch", "vtbench check"):
+        assert command in block and command in described
