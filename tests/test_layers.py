@@ -22,7 +22,7 @@ LAYERS = [
     {"measures", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
     {"summary", "passes", "shards", "engine", "sheet"},
-    {"leaderboard", "comparison", "validation"},
+    {"leaderboard", "comparison", "validation", "export"},
     {"cli", "__main__"},
 ]
 MAY_SHARE_A_LAYER = {0, 1, 3, 5, 6, 7, 8, 9}
