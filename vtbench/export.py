@@ -248,7 +248,12 @@ def to_model_index(
                 metric_name=f"{metric.title} at {level}" if level else metric.title,
                 metric_value=value,
                 metric_config=run.protocol,
-                metric_args={"precision": run.precision, "pictures": score.scored, "low": score.low, "high": score.high},
+                metric_args={
+                    "precision": run.precision,
+                    "pictures": score.scored,
+                    "low": score.low,
+                    "high": score.high,
+                },
                 source_name="vtbench",
                 source_url=source or PROJECT,
             )
