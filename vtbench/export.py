@@ -134,11 +134,12 @@ def _eee_result(row: _Row, extra: Path | None) -> dict[str, Any]:
     }
     if key.level:
         metric["metric_parameters"] = {"level": key.level}
-    details = {"score": row.value, "details": {"scored": str(score.scored), "expected": str(score.expected)}}
+    said = {"scored": str(score.scored), "expected": str(score.expected)}
     if score.infinite:
-        details["details"] |= {"infinite": str(score.infinite), "infinite_counts_as": str(row.metric.cap)}
+        said |= {"infinite": str(score.infinite), "infinite_counts_as": str(row.metric.cap)}
     if score.floor is not None:
-        details["details"] |= {"value_of_the_originals": repr(score.floor)}
+        said |= {"value_of_the_originals": repr(score.floor)}
+    details: dict[str, Any] = {"score": row.value, "details": said}
     if score.low is not None and score.high is not None and math.isfinite(score.low) and math.isfinite(score.high):
         interval = {"lower": score.low, "upper": score.high, "confidence_level": 0.95}
         details["uncertainty"] = {"confidence_interval": interval, "num_samples": score.scored}
@@ -351,6 +352,6 @@ def _reason(metric: Metric, score: Score, *, one_sided: bool) -> str | None:
 
 
 def _yaml(content: object) -> str:
-    from huggingface_hub.utils import yaml_dump
+    import yaml  # huggingface_hub brings it
 
-    return yaml_dump(content)
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -24,7 +24,7 @@ class Problem:
     file: str
     problem: str
     void: bool = False
-    """Whether no leaderboard may show the file: it can't be read, is there twice, or was changed since it was written."""
+    """Whether no leaderboard may show the file: it can't be read, is there twice, or was changed."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ def validate(folder: Path, work: Path | None = None) -> Report:
         shown = path.relative_to(folder).as_posix()
         if path.suffix != ".json":
             if "/" in shown:
-                problems.append(
-                    Problem(shown, "is no summary of a run; leave such files outside of the tasks' folders")
-                )
+                problems.append(Problem(shown, "is no summary of a run; leave such files above the tasks' folders"))
             continue
         try:
             run = results.read_run(path)
@@ -89,10 +87,13 @@ def _strict(path: Path) -> None:
     json.loads(path.read_bytes(), parse_constant=refuse)
 
 
+def _wanted(run: Run) -> str:
+    return f"{run.task}/{run.name}.json"
+
+
 def _of_one(shown: str, run: Run) -> Iterator[str]:
-    wanted = f"{run.task}/{run.name}.json"
-    if shown != wanted:
-        yield f"belongs at {wanted}"
+    if shown != _wanted(run):
+        yield f"belongs at {_wanted(run)}"
     lacking = [name for name in WANTED if not run.digests.get(name)]
     if run.weights in ("published", "packaged", "local") and not run.digests.get("weights"):
         lacking.append("weights")
@@ -168,8 +169,9 @@ def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
         by_plan.setdefault(f"{run.digests.get('plan')} {run.name}", []).append(shown)
         by_task.setdefault(run.task, []).append(shown)
     for same in by_plan.values():
-        for shown in same[1:]:
-            yield Problem(shown, f"is the same run as {same[0]}", void=True)
+        first, *others = sorted(same, key=lambda shown: shown != _wanted(found[shown]))  # the copy is the misplaced one
+        for shown in others:
+            yield Problem(shown, f"is the same run as {first}", void=True)
     for task, beside in by_task.items():
         versions = Counter(found[shown].task_version for shown in beside)
         pictures = Counter(found[shown].digests.get("data") for shown in beside)
