@@ -87,6 +87,7 @@ def to_eee(
     """
     first, name = _one_model(runs, model, extra)
     rows, left_out = _rows(runs, one_sided=True)
+    data = {(run.task, run.name): _eee_data(run, extra) for run in runs}  # reads cards: once a run
     moment = str(int(created))
     details = {"network": first.family, "kind": first.kind, "parameters": str(first.parameters)}
     record = {
@@ -113,7 +114,7 @@ def to_eee(
                 **details,
             },
         },
-        "evaluation_results": [_eee_result(row, extra) for row in rows],
+        "evaluation_results": [_eee_result(row, data[row.run.task, row.run.name]) for row in rows],
     }
     # A place of its own for these runs, and the same one whenever they are exported again.
     seed = json.dumps(sorted([run.task, run.name, run.digests.get("plan") or ""] for run in runs))
@@ -123,7 +124,7 @@ def to_eee(
     return Exported(text, f"data/{COLLECTION}/{owner}/{own}/{file}.json", left_out)
 
 
-def _eee_result(row: _Row, extra: Path | None) -> dict[str, Any]:
+def _eee_result(row: _Row, data: dict[str, Any]) -> dict[str, Any]:
     run, score = row.run, row.score
     key = Key.parse(row.column)
     metric: dict[str, Any] = {
@@ -146,7 +147,7 @@ def _eee_result(row: _Row, extra: Path | None) -> dict[str, Any]:
     return {
         "evaluation_result_id": f"{run.task}/{run.name}/{row.column}",
         "evaluation_name": run.task if run.protocol == CANONICAL else f"{run.task}@{run.protocol}",
-        "source_data": _eee_data(run, extra),
+        "source_data": data,
         "evaluation_timestamp": run.timing.started,
         "metric_config": {**metric, "additional_details": {"protocol": run.protocol, "precision": run.precision}},
         "score_details": details,
@@ -231,9 +232,10 @@ def to_model_index(
 
     _, name = _one_model(runs, model, extra)
     rows, left_out = _rows(runs, one_sided=False)
+    sets = {run.task: _hub_data(run, extra) for run in runs}
     found = []
     for run, column, metric, score, value in rows:
-        hub, split = _hub_data(run, extra)
+        hub, split = sets[run.task]
         level = Key.parse(column).level
         found.append(
             EvalResult(
