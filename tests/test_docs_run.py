@@ -479,6 +479,16 @@ def run_plugin(place: Place, found: list[Block]) -> None:
     assert {("nameplates", "mosaic-f2"), ("nameplates", "jpeg-q5")} <= set(place.runs())
 
 
+def run_publish(place: Place, found: list[Block]) -> None:
+    """With the results of this repository."""
+    import shutil
+
+    shutil.copytree(ROOT / "results", place.folder / "results")
+    run_as_they_stand(place, found)
+    assert len(list((place.folder / "records").rglob("*.json"))) == 1
+    assert (place.folder / "model-index.yaml").read_text().startswith("model-index:")
+
+
 def run_as_they_stand(place: Place, found: list[Block]) -> None:
     for block in found:
         place.shell(block) if block.language == "bash" else place.python(block)
@@ -488,6 +498,7 @@ RUN: dict[str, Callable[[Place, list[Block]], None]] = {
     "README.md": run_readme,
     "CONTRIBUTING.md": run_contributing,
     "docs/api.md": run_as_they_stand,
+    "docs/publish.md": run_publish,
     "docs/report.md": run_report,
     "docs/training-loops.md": run_training_loops,
     "docs/why-numbers-differ.md": run_as_they_stand,

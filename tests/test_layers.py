@@ -22,7 +22,7 @@ LAYERS = [
     {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
     {"summary", "passes", "shards", "team", "workfolder", "engine", "sheet", "kept"},
-    {"rates", "leaderboard", "comparison", "gate", "validation"},
+    {"rates", "leaderboard", "comparison", "gate", "validation", "export"},
     {"report"},
     {"cli", "__main__"},
 ]

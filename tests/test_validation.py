@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas
 import pytest
 from builders import make_run
 
-from vtbench import results, validation
-from vtbench.results import Run
+from vtbench import cards, files, results, validation
+from vtbench.leaderboard import to_csv
+from vtbench.results import Run, Score
 
 
 def placed(folder: Path, run: Run) -> Path:
@@ -78,3 +83,93 @@ def test_an_edited_count_and_a_lost_digest_are_named(folder: Path) -> None:
     digests = {name: value for name, value in make_run().digests.items() if name != "table"}
     placed(folder, make_run("jpeg-q20", digests=digests))
     assert "no digest of table" in only_problem(folder)[1]
+
+
+def test_three_people_s_results(tmp_path: Path) -> None:
+    """A duplicate, an old schema, a tampered file, another task version: each is named, and the rest is shown."""
+    whole = Score(value=24.5, scored=32, expected=32, low=24.0, high=25.0)
+    lpips = Score(value=0.3, scored=32, expected=32)
+    scores = {"psnr": whole, "lpips": lpips}
+    for person, names in {"ann": ("q5", "q10"), "bo": ("q20", "q30"), "cy": ("q40", "q50", "q60")}.items():
+        for name in names:
+            digests = make_run().digests | {"plan": (person + name).ljust(64, "0")}
+            placed(tmp_path, make_run(f"jpeg-{name}", scores=scores, digests=digests))
+    assert not validation.validate(tmp_path).problems
+    task = tmp_path / "reconstruction"
+    (task / "jpeg-q5-of-bo.json").write_bytes((task / "jpeg-q5.json").read_bytes())
+    old = json.loads((task / "jpeg-q20.json").read_text()) | {"schema_version": 2}
+    (task / "jpeg-q20.json").write_text(json.dumps(old))
+    tampered = (task / "jpeg-q40.json").read_text().replace("24.5", "34.5")
+    (task / "jpeg-q40.json").write_text(tampered)
+    placed(tmp_path, make_run("jpeg-q50", scores=scores, task_version=2))
+
+    found = validation.validate(tmp_path)
+    said = {(one.file.partition("/")[2], one.problem) for one in found.problems}
+    wanted = {
+        "jpeg-q5-of-bo.json": "is the same run as reconstruction/jpeg-q5.json",
+        "jpeg-q20.json": "another version of vtbench",
+        "jpeg-q40.json": "34.5 is outside of its own interval, 24 to 25",
+        "jpeg-q50.json": "has version 2 of reconstruction, most have 1",
+    }
+    assert {file for file, _ in said} == set(wanted)
+    for file, words in wanted.items():
+        assert any(name == file and words in problem for name, problem in said), (file, said)
+    assert sorted(run.name for run in found.accepted) == ["jpeg-q10", "jpeg-q30", "jpeg-q5", "jpeg-q50", "jpeg-q60"]
+
+    done = subprocess.run([sys.executable, "-m", "vtbench", "validate", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1 and all(file in done.stdout for file in wanted)
+    done = subprocess.run(
+        [sys.executable, "-m", "vtbench", "leaderboard", "--results", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum("passed over" in line for line in done.stderr.splitlines()) == 3
+    rows = list(csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines()))
+    assert {row["tokenizer"] for row in rows if row["rank"]} == {"jpeg-q5", "jpeg-q10", "jpeg-q30", "jpeg-q60"}
+    assert [(row["tokenizer"], row["unranked"]) for row in rows if not row["rank"]] == [
+        ("jpeg-q50", "another task version")
+    ]
+    assert to_csv(found.accepted) == (tmp_path / "leaderboard.csv").read_text()
+
+
+def test_a_file_that_is_no_summary_is_named(folder: Path) -> None:
+    (folder / "README.md").write_text("Our results.")
+    (folder / "reconstruction" / ".gitkeep").write_text("")
+    assert not validation.validate(folder).problems
+    (folder / "reconstruction" / "notes.txt").write_text("fine")
+    assert only_problem(folder)[0] == "reconstruction/notes.txt"
+
+
+def test_other_weights_than_the_card_s_are_named(folder: Path) -> None:
+    weights = cards.find_tokenizer("tiny-fsq-f8").weights
+    assert weights is not None and weights.sha256
+    digests = make_run().digests | {"weights": weights.sha256}
+    placed(folder, make_run("tiny-fsq-f8", weights="packaged", digests=digests))
+    assert not validation.validate(folder).problems
+    placed(folder, make_run("tiny-fsq-f8", weights="packaged", digests=digests | {"weights": "0" * 64}))
+    assert "not the one on the card" in only_problem(folder)[1]
+
+
+def test_means_are_computed_again_from_the_tables(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    work = tmp_path_factory.mktemp("work")
+    table = work / "reconstruction" / "jpeg-q5" / results.IMAGES
+    table.parent.mkdir(parents=True)
+    pandas.DataFrame({"id": ["a", "b"], "psnr": [20.0, 30.0]}).to_parquet(table)
+    digests = make_run().digests | {"table": files.sha256(table)}
+
+    def write(psnr: float) -> None:
+        scores = {name: Score(value=psnr, scored=2, expected=2) for name in ("psnr",)}
+        scores["lpips"] = Score(value=0.3, scored=2, expected=2)
+        counts = {"found": 2, "scored": 2, "failed": 0}
+        placed(folder, make_run("jpeg-q5", scores=scores, images=2, pictures=counts, digests=digests))
+
+    write(25.0)
+    assert not validation.validate(folder, work).problems
+    write(26.0)
+    assert not validation.validate(folder).problems
+    (problem,) = validation.validate(folder, work).problems
+    assert (
+        problem.file == "reconstruction/jpeg-q5.json" and "says 26.0, its per-image table gives 25.0" in problem.problem
+    )
+    table.write_bytes(table.read_bytes() + b" ")
+    (problem,) = validation.validate(folder, work).problems
+    assert "changed since" in problem.problem

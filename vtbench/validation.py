@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtbench import results
-from vtbench.errors import ResultError
-from vtbench.results import Run
+from vtbench import cards, catalogue, files, results
+from vtbench.errors import CardError, ResultError
+from vtbench.results import Run, Score
 
 WANTED = ("tokenizer", "task", "data", "code", "plan", "table")
 """Digests that every run has."""
@@ -22,6 +23,8 @@ class Problem:
 
     file: str
     problem: str
+    void: bool = False
+    """Whether no leaderboard may show the file: it can't be read, is there twice, or was changed."""
 
 
 @dataclass(frozen=True)
@@ -30,30 +33,49 @@ class Report:
 
     runs: int
     problems: tuple[Problem, ...]
+    accepted: tuple[Run, ...]
+    """Runs in `<task>/` that a leaderboard may show."""
 
 
-def validate(folder: Path) -> Report:
-    """Look at every JSON below `<folder>/<task>/`: schema, place, digests, values, duplicates, versions, pictures.
+def validate(folder: Path, work: Path | None = None) -> Report:
+    """Look at every file below `<folder>/<task>/`: schema, place, digests, values, duplicates, versions, pictures.
+
+    Args:
+        folder: of the summaries.
+        work: a folder with per-image tables in `<task>/<name>/`; means are computed again from those that are there.
 
     Raises:
         ResultError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise ResultError(f"{folder}: no such folder; expected the folder of the summaries")
+        raise ResultError(f"{folder}: no such folder; `vtbench run` makes one of summaries")
     found: dict[str, Run] = {}
     problems: list[Problem] = []
-    for path in sorted(path for path in folder.rglob("*.json") if not path.name.startswith(".")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)):
         shown = path.relative_to(folder).as_posix()
+        if path.suffix != ".json":
+            if "/" in shown:
+                problems.append(Problem(shown, "is no summary of a run; leave such files above the tasks' folders"))
+            continue
         try:
             run = results.read_run(path)
             _strict(path)
         except ResultError as error:
-            problems.append(Problem(shown, str(error).removeprefix(f"{path}: ")))
+            problems.append(Problem(shown, str(error).removeprefix(f"{path}: "), void=True))
             continue
         found[shown] = run
         problems += [Problem(shown, what) for what in _of_one(shown, run)]
+        problems += [Problem(shown, what, void=True) for what in _changed(run)]
+        if work is not None:
+            problems += [Problem(shown, what, void=True) for what in _unlike_its_table(run, work)]
     problems += _of_all(found)
-    return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))))
+    void = {one.file for one in problems if one.void}
+    accepted = tuple(run for shown, run in found.items() if shown not in void and shown.count("/") == 1)
+    return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))), accepted)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _strict(path: Path) -> None:
@@ -65,10 +87,13 @@ def _strict(path: Path) -> None:
     json.loads(path.read_bytes(), parse_constant=refuse)
 
 
+def _wanted(run: Run) -> str:
+    return f"{run.task}/{run.name}.json"
+
+
 def _of_one(shown: str, run: Run) -> Iterator[str]:
-    wanted = f"{run.task}/{run.name}.json"
-    if shown != wanted:
-        yield f"belongs at {wanted}"
+    if shown != _wanted(run):
+        yield f"belongs at {_wanted(run)}"
     lacking = [name for name in WANTED if not run.digests.get(name)]
     if run.weights in ("published", "packaged", "local") and not run.digests.get("weights"):
         lacking.append("weights")
@@ -76,6 +101,23 @@ def _of_one(shown: str, run: Run) -> Iterator[str]:
         yield f"states no digest of {', '.join(lacking)}"
     if run.weights == "local" and not run.label:
         yield "has local weights and no label, so it goes by the published model's name"
+    if run.label is None and (known := _known_weights(run)) and run.digests.get("weights") not in (None, known):
+        yield f"says {run.weights} weights, and its weights' digest is not the one on the card of {run.tokenizer}"
+
+
+def _known_weights(run: Run) -> str | None:
+    """Find the digest of a card's own weights, where they are one file."""
+    if run.weights not in ("published", "packaged"):
+        return None
+    try:
+        source = cards.find_tokenizer(run.tokenizer).weights
+    except CardError:  # a card of somebody's own
+        return None
+    return source.sha256 if source and not source.files else None
+
+
+def _changed(run: Run) -> Iterator[str]:
+    """Name what no run writes, so that somebody changed it by hand or by another program."""
     counts = run.pictures
     if counts.found != counts.scored + counts.failed + sum(counts.passed_over.values()) + counts.left_out:
         yield "its pictures don't add up: found is not scored + failed + passed over + left out"
@@ -84,6 +126,40 @@ def _of_one(shown: str, run: Run) -> Iterator[str]:
             yield f"{name}: {score.scored} of {score.expected} pictures scored, the run has {run.images}"
         elif score.low is not None and score.high is not None and not score.low <= score.high:
             yield f"{name}: its interval ends before it begins"
+        elif _outside(name, score):
+            yield f"{name}: {score.value:g} is outside of its own interval, {score.low:g} to {score.high:g}"
+
+
+def _outside(name: str, score: Score) -> bool:
+    """Say whether a mean over pictures lies outside of its bootstrap interval, where it can't lie."""
+    metric = catalogue.metrics().get(name)
+    if metric is None or metric.measure != "pairs" or None in (score.value, score.low, score.high):
+        return False
+    value, low, high = (float(end) for end in (score.value, score.low, score.high) if end is not None)
+    slack = 1e-9 * abs(value)  # of equal values the ends are sums in another order
+    return not low - slack <= value <= high + slack
+
+
+def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
+    """Compute the means over pictures again, where the per-image table is there."""
+    path = work / run.task / run.name / results.IMAGES
+    if not path.is_file():
+        return
+    if files.sha256(path) != run.digests.get("table"):
+        yield f"its per-image table {path} is of another run, or was changed since"
+        return
+    table = results.read_images(path)
+    for name, score in run.scores.items():
+        metric = catalogue.metrics().get(name)
+        if metric is None or metric.measure != "pairs" or name not in table:
+            continue
+        again = results.summarise(
+            table[name].tolist(), score.expected, score.reason or "not scored", cap=metric.cap, interval=False
+        )
+        if (again.value is None) != (score.value is None) or (
+            again.value is not None and score.value is not None and not math.isclose(again.value, score.value)
+        ):
+            yield f"{name}: says {score.value}, its per-image table gives {again.value}"
 
 
 def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
@@ -92,13 +168,14 @@ def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
     for shown, run in found.items():
         by_plan.setdefault(f"{run.digests.get('plan')} {run.name}", []).append(shown)
         by_task.setdefault(run.task, []).append(shown)
-    for files in by_plan.values():
-        for shown in files[1:]:
-            yield Problem(shown, f"is the same run as {files[0]}")
-    for task, files in by_task.items():
-        versions = Counter(found[shown].task_version for shown in files)
-        pictures = Counter(found[shown].digests.get("data") for shown in files)
-        for shown in files:
+    for same in by_plan.values():
+        first, *others = sorted(same, key=lambda shown: shown != _wanted(found[shown]))  # the copy is the misplaced one
+        for shown in others:
+            yield Problem(shown, f"is the same run as {first}", void=True)
+    for task, beside in by_task.items():
+        versions = Counter(found[shown].task_version for shown in beside)
+        pictures = Counter(found[shown].digests.get("data") for shown in beside)
+        for shown in beside:
             run = found[shown]
             if run.task_version != _commonest(versions):
                 yield Problem(shown, f"has version {run.task_version} of {task}, most have {_commonest(versions)}")

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from vtbench import __version__
-from vtbench.cli import judge, look, machine, merge, report, run, sheet
+from vtbench.cli import export, judge, look, machine, merge, report, run, sheet
 from vtbench.cli._terminal import app, complaints, console, one_line, prepare
 from vtbench.errors import ToldError, VtbenchError
 from vtbench.files import check_endpoint
 
-__all__ = ["app", "judge", "look", "machine", "main", "merge", "report", "run", "sheet"]
+__all__ = ["app", "export", "judge", "look", "machine", "main", "merge", "report", "run", "sheet"]
 
 
 def main() -> None:

@@ -24,12 +24,13 @@ def leaderboard(
 ) -> None:
     """Write leaderboard.csv and LEADERBOARD.md out of the runs in a folder."""
     from vtbench import leaderboard as tables
-    from vtbench import results
+    from vtbench import validation
 
-    failed: list[ResultError] = []
-    runs = results.read_runs(results_folder, failed=failed)
-    for error in failed:
-        complaints.print(f"vtbench: passed over: {one_line(error)}")
+    found = validation.validate(results_folder)
+    for one in found.problems:
+        if one.void:
+            complaints.print(f"vtbench: passed over: {one_line(f'{results_folder / one.file}: {one.problem}')}")
+    runs = found.accepted
     if not runs:
         raise ResultError(f"{results_folder}: holds no runs; `vtbench run -t tiny --task reconstruction` makes one")
     contents = (
@@ -44,12 +45,15 @@ def leaderboard(
 @app.command()
 def validate(
     results_folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of the summaries.")],
+    work: Annotated[
+        Path | None, typer.Option("--work", help="Compute means again from the per-image tables in this folder.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Check the results of one or several people: schema, layout, digests, duplicates, versions, finite values."""
     from vtbench import validation
 
-    found = validation.validate(results_folder)
+    found = validation.validate(results_folder, work)
     if json:
         typer.echo(encoder.dumps([{"file": one.file, "problem": one.problem} for one in found.problems], indent=2))
     else:
