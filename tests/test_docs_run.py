@@ -36,6 +36,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 NOT_RUN = {
     "make demo ": ".ci/run runs both lines; a test that ran `make test` would run itself",
+    "--nproc-per-node": "takes a machine with eight GPUs, or several; tests/test_team.py runs torchrun on this one",
+    "srun vtbench run": "takes Slurm",
+    "vtbench merge reconstruction@imagenet-val": "takes the parts of an array job; tests/test_team.py merges such",
+    "vtbench fetch rfid": "brings what the package index does not have",
     "python training/pool.py": "downloads a gigabyte of Debian's packages and trains for two hours: `make train`",
 }
 """The blocks that hold these lines are not run here, and why."""
@@ -342,7 +346,7 @@ def run_readme(place: Place, found: list[Block]) -> None:
             value = r"\d\.\d+"
             assert re.fullmatch(rf"{value} {value}", place.python(block).strip())
     runs = place.runs()
-    assert runs["text", "ibq-262144~step-20000"].step == 20000
+    assert runs["text", "ibq-262144~step-20000"].weights == "local"
     assert runs["reconstruction@my-pictures", "tiny-fsq-f8"].pictures.found == 2
     assert runs["text@my-signs", "tiny-fsq-f8"].scores["cer"].value is not None
     assert runs["reconstruction", "owner-name-vae"].weights == "published"
@@ -498,6 +502,7 @@ RUN: dict[str, Callable[[Place, list[Block]], None]] = {
     "README.md": run_readme,
     "CONTRIBUTING.md": run_contributing,
     "docs/api.md": run_as_they_stand,
+    "docs/many-gpus.md": run_as_they_stand,
     "docs/publish.md": run_publish,
     "docs/report.md": run_report,
     "docs/training-loops.md": run_training_loops,

@@ -300,6 +300,7 @@ def nodes(port: int, how_many: str, *more: object) -> list[str]:
     return torchrun("--nnodes", how_many, "--nproc-per-node", 1, *place, "localhost", *more)
 
 
+@pytest.mark.parity  # minutes of a busy machine
 def test_two_nodes_make_one_run(
     data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
 ) -> None:
@@ -339,6 +340,7 @@ def workers_of(agent: int) -> list[int]:
     return [int(child) for child in children if "slow.py" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
+@pytest.mark.parity  # minutes of a busy machine
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the children of torchrun in /proc")
 def test_a_killed_worker_is_restarted_and_goes_on(
     data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
@@ -357,6 +359,7 @@ def test_a_killed_worker_is_restarted_and_goes_on(
     assert {path: path.stat().st_mtime_ns for path in survived} == survived, "committed shards were computed again"
 
 
+@pytest.mark.parity  # minutes of a busy machine
 def test_a_node_that_joins_later_takes_its_part(
     data: Path,
     whole: Whole,
