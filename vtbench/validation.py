@@ -51,10 +51,10 @@ def validate(folder: Path, work: Path | None = None) -> Report:
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one of summaries")
     found: dict[str, Run] = {}
     problems: list[Problem] = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder)):
+    for path in sorted(path for path in folder.rglob("*") if not _hidden(path, folder)):
         shown = path.relative_to(folder).as_posix()
         if path.suffix != ".json":
-            if "/" in shown:
+            if "/" in shown and path.is_file():
                 problems.append(Problem(shown, "is no summary of a run; leave such files above the tasks' folders"))
             continue
         try:
