@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format browser pictures test test-lowest coverage parity kills demo docs bench train clean
+.PHONY: help install check format browser pictures test test-lowest coverage heavy parity kills demo docs bench train clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -41,11 +41,15 @@ pictures: browser ## Draw the README's pictures of the report and of the rate-di
 WORKERS ?= 2
 test: browser ## Run the tests
 	$(BIN)/vtbench fetch lpips
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not parity'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not parity and not heavy'
+
+heavy: browser ## Run the tests that take minutes: blocks of the documents, the gate's workflow, teams of processes
+	$(BIN)/vtbench fetch lpips
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m heavy
 
 coverage: $(STAMP) ## Run the tests and say which lines none of them reaches
 	$(BIN)/vtbench fetch lpips
-	$(BIN)/python -m pytest -m 'not parity' --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m 'not parity and not heavy' --cov --cov-report=term-missing:skip-covered
 
 LOWEST := .venv-lowest
 test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits, in an environment of their own
@@ -53,7 +57,7 @@ test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits,
 	$(PYTHON) scripts/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[ocr-offline,rapidocr,docs,test]'
 	$(LOWEST)/bin/vtbench fetch lpips
-	$(LOWEST)/bin/python -m pytest -m 'not parity'
+	$(LOWEST)/bin/python -m pytest -m 'not parity and not heavy'
 	@# The libraries of these two extras need a newer huggingface-hub than vtbench does, so they come after the rest.
 	grep -E '^(transformers|diffusers)==' $(LOWEST)/constraints.txt > $(LOWEST)/extras.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/extras.txt --editable '.[vfm,diffusers]'

@@ -518,6 +518,7 @@ ELSEWHERE = {"docs/add-a-tokenizer.md": "test_tutorial.py"}
 """Documents whose blocks a test of their own runs."""
 
 
+@pytest.mark.heavy  # six minutes in all: hundreds of commands
 @pytest.mark.parametrize("document", [document for document in documents() if document not in ELSEWHERE])
 def test_every_block_runs(document: str, tmp_path: Path, wheels: Path, hub: dict[str, str]) -> None:
     found = [block for block in blocks(document) if not any(line in block.text for line in NOT_RUN)]

@@ -274,6 +274,7 @@ def said(done: list[Done]) -> str:
 WORKFLOW = Path(".github/workflows/gate.yml")
 
 
+@pytest.mark.heavy  # a minute: it installs and runs an environment of its own
 def test_workflow_of_the_example(runner: Runner) -> None:
     """Unchanged it passes; with the mistake it fails, out of the cache; what can't be compared ends it with 2."""
     passed = runner.job(WORKFLOW)

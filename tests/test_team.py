@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -154,6 +155,23 @@ def test_what_the_user_can_mend_is_said_once() -> None:
     assert (type(second), str(second)) == (ToldError, "the folder is full")
 
 
+def test_who_comes_after_rank_0_failed_hears_it_at_once() -> None:
+    store, found = HashStore(), []
+
+    def first() -> None:
+        with contextlib.suppress(ResultError), Team(store, 0, 2, wait=20):
+            raise ResultError("the folder is full")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    time.sleep(0.5)  # rank 0 has failed by now
+    began = time.monotonic()
+    with pytest.raises(ToldError, match="the folder is full"), Team(store, 1, 2, wait=20) as member:
+        found.append(member.announce(lambda: None))
+    assert not found and time.monotonic() - began < 10
+    thread.join(timeout=30)
+
+
 def test_another_ranks_error_is_said_by_rank_0() -> None:
     def work(member: Team) -> None:
         if member.rank == 1:
@@ -300,7 +318,7 @@ def nodes(port: int, how_many: str, *more: object) -> list[str]:
     return torchrun("--nnodes", how_many, "--nproc-per-node", 1, *place, "localhost", *more)
 
 
-@pytest.mark.parity  # minutes of a busy machine
+@pytest.mark.heavy  # minutes of a busy machine
 def test_two_nodes_make_one_run(
     data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
 ) -> None:
@@ -340,7 +358,7 @@ def workers_of(agent: int) -> list[int]:
     return [int(child) for child in children if "slow.py" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-@pytest.mark.parity  # minutes of a busy machine
+@pytest.mark.heavy  # minutes of a busy machine
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the children of torchrun in /proc")
 def test_a_killed_worker_is_restarted_and_goes_on(
     data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
@@ -359,7 +377,7 @@ def test_a_killed_worker_is_restarted_and_goes_on(
     assert {path: path.stat().st_mtime_ns for path in survived} == survived, "committed shards were computed again"
 
 
-@pytest.mark.parity  # minutes of a busy machine
+@pytest.mark.heavy  # minutes of a busy machine
 def test_a_node_that_joins_later_takes_its_part(
     data: Path,
     whole: Whole,
@@ -438,7 +456,7 @@ def test_merge_refuses_what_was_computed_otherwise_and_what_is_damaged(data: Pat
 # --- what stops a run -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parity  # as long as a busy machine takes for sixteen hundred pictures
+@pytest.mark.heavy  # as long as a busy machine takes for sixteen hundred pictures
 def test_killed_again_and_again_the_run_is_the_same_byte_for_byte() -> None:
     done = finish([sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "8", "--quick"])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -118,6 +118,9 @@ class Team:
     ) -> None:
         """Leave; what the user can mend is said by rank 0 alone, unless it is busy or gone."""
         del kind, trace
+        if self.rank == 0:
+            with contextlib.suppress(RuntimeError):  # who comes late hears how it ended, in place of waiting
+                self._until(self._answer, HEARD)
         self._over.set()
         self._thread.join(timeout=2 * BEAT)
         said = isinstance(error, VtbenchError) and not isinstance(error, ToldError)
