@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtbench.errors import VtbenchError
+from vtbench.errors import NoMemoryError, VtbenchError
 
 
 def pick(device: str) -> str:
@@ -90,12 +90,24 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception says that a device, or the CPU, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "not enough memory" in said)
+@contextlib.contextmanager
+def memory() -> Iterator[None]:
+    """Tell memory that ends, of a GPU or of the CPU, from all other errors.
+
+    Raises:
+        NoMemoryError: if the last of it was wanted within.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error)
+        if (
+            isinstance(error, torch.OutOfMemoryError | MemoryError)
+            or "can't allocate memory" in said
+            or "not enough memory" in said
+        ):
+            raise NoMemoryError(said.partition("\n")[0] or "out of memory") from error
+        raise
 
 
 _BACKENDS: Any = torch.backends

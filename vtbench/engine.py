@@ -340,16 +340,14 @@ def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
     rule = find_protocol(protocol or task.card.protocol)
     for index in range(len(task)):
         try:
-            image = task.read(index).image
-            if rule.published:
-                image = fed(rule, image.permute(1, 2, 0).numpy(), task.card.geometry.side, tokenizer.span)
-            tokenizer.encode_input(tokenizer.input_of(image[None]))
+            with device.memory():
+                image = task.read(index).image
+                if rule.published:
+                    image = fed(rule, image.permute(1, 2, 0).numpy(), task.card.geometry.side, tokenizer.span)
+                tokenizer.encode_input(tokenizer.input_of(image[None]))
             return
         except DataError:  # said of each picture, where it belongs
             continue
-        except (RuntimeError, MemoryError) as error:
-            if not device.is_out_of_memory(error):  # likewise
-                raise
 
 
 # --- plans that take their way together ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ VtbenchError
 ├── CardError      a card is missing, unreadable or inconsistent
 ├── WeightsError   a weight file is missing, damaged or does not fit its network
 ├── DataError      a picture or a data set can't be read or doesn't fit the task
+│   └── NoMemoryError  a device has no memory for a batch
 ├── ChangedError   pictures changed or vanished while a run read them
 ├── ResultError    a result can't be read, written or compared
 └── ToldError      what another process of a team has said already
@@ -27,6 +28,10 @@ class WeightsError(VtbenchError):
 
 class DataError(VtbenchError):
     """A picture or a data set can't be read or doesn't fit the task."""
+
+
+class NoMemoryError(DataError):
+    """A device has no memory left for a batch; a smaller one may fit."""
 
 
 class ChangedError(VtbenchError):

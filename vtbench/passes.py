@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vtbench import device as compute
-from vtbench.errors import DataError
+from vtbench.errors import DataError, NoMemoryError
 from vtbench.plan import SHARD, Plan
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes
@@ -67,10 +67,9 @@ class Passes:
         while done < len(fed):
             part = fed[done : done + self.most]
             try:
-                found += self._tried(part)
-            except (RuntimeError, MemoryError) as error:
-                if not compute.is_out_of_memory(error):
-                    raise
+                with compute.memory():
+                    found += self._tried(part)
+            except NoMemoryError:
                 if len(part) > 1:
                     self.most = len(part) // 2
                     log.warning(
@@ -116,24 +115,21 @@ def check_bottleneck(made: Plan) -> None:
         return
     for index in range(min(made.count, SHARD)):
         try:
-            sample = made.task.read(index)
-            picture = feeder.feed(sample)[None].to(tokenizer.device)
-            floats = picture.is_floating_point()
-            encode = tokenizer.encode_floats if floats else tokenizer.encode
-            size = (picture.shape[-2], picture.shape[-1])
-            codes = encode(picture)
-            first, reasons = tokenizer.attempt(codes, size, floats=floats)
-            # Noise: no picture, however flat or even, is like it.
-            random = torch.Generator().manual_seed(0)
-            noise = torch.randint(0, 256, sample.image.shape, dtype=torch.uint8, generator=random)
-            kept = codes.copied()
-            encode(feeder.feed(replace(sample, image=noise))[None].to(tokenizer.device))
-            second, _ = tokenizer.attempt(kept, size, floats=floats)
+            with compute.memory():
+                sample = made.task.read(index)
+                picture = feeder.feed(sample)[None].to(tokenizer.device)
+                floats = picture.is_floating_point()
+                encode = tokenizer.encode_floats if floats else tokenizer.encode
+                size = (picture.shape[-2], picture.shape[-1])
+                codes = encode(picture)
+                first, reasons = tokenizer.attempt(codes, size, floats=floats)
+                # Noise: no picture, however flat or even, is like it.
+                random = torch.Generator().manual_seed(0)
+                noise = torch.randint(0, 256, sample.image.shape, dtype=torch.uint8, generator=random)
+                kept = codes.copied()
+                encode(feeder.feed(replace(sample, image=noise))[None].to(tokenizer.device))
+                second, _ = tokenizer.attempt(kept, size, floats=floats)
         except DataError:  # said of each picture, where it belongs
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not compute.is_out_of_memory(error):  # likewise
-                raise
             continue
         if reasons[0] is not None:
             continue
@@ -165,13 +161,11 @@ def warm_up(made: Plan) -> None:
     if made.task.size is not None and made.tokenizer.parameters and not made.protocol.published:
         warm = torch.full((min(made.window, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
         try:
-            codes = made.tokenizer.encode(warm)
-            made.tokenizer.attempt(codes, made.task.size)
-        except DataError:  # said of each picture, where it belongs
+            with compute.memory():
+                codes = made.tokenizer.encode(warm)
+                made.tokenizer.attempt(codes, made.task.size)
+        except DataError:  # said of each picture, where it belongs; memory that ends halves the first batch there
             return
-        except (RuntimeError, MemoryError) as error:
-            if not compute.is_out_of_memory(error):  # the first batch is halved where it belongs
-                raise
 
 
 LARGEST = {"cpu": 32, "cuda": 512}
@@ -195,16 +189,15 @@ def best_batch(tokenizer: Tokenizer, size: tuple[int, int]) -> int:
     while count <= LARGEST.get(tokenizer.device.type, 32):
         pictures = torch.full((count, 3, *size), 128, dtype=torch.uint8)
         try:
-            for _ in range(2):  # the first call of a size chooses kernels
-                compute.synchronise(tokenizer.device)
-                began = time.perf_counter()
-                tokenizer.attempt(tokenizer.encode(pictures), size)
-                compute.synchronise(tokenizer.device)
-                spent = time.perf_counter() - began
-        except (RuntimeError, MemoryError) as error:
-            if compute.is_out_of_memory(error):
-                break
-            raise
+            with compute.memory():
+                for _ in range(2):  # the first call of a size chooses kernels
+                    compute.synchronise(tokenizer.device)
+                    began = time.perf_counter()
+                    tokenizer.attempt(tokenizer.encode(pictures), size)
+                    compute.synchronise(tokenizer.device)
+                    spent = time.perf_counter() - began
+        except NoMemoryError:
+            break
         if spent / count < 0.95 * fastest:
             best, fastest = count, spent / count
         elif count > 4 * best:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -57,7 +58,7 @@ class Plan:
         tokenizer = self.tokenizer
         return results.run_name(tokenizer.card.name, self.label, tokenizer.precision, self.protocol.name)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 over all of it."""
         return _sha256(self.identity)

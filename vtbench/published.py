@@ -417,20 +417,18 @@ def _ssim_columns(rule: Ssim, pairs: Pairs) -> Columns:
         first, second = (images.from_unit(unit.clamp(0, 1), rule.span) for unit in units)
         made.append((first, second))
     if rule.data_range is not None:
-        known, border = _BORDERS[rule.window]
-        call = partial(structure.ssim_of, window=known, border=border, data_range=rule.data_range)
-        return {Key("ssim"): _in_batches(call, *zip(*made, strict=True))}
+        return {Key("ssim"): _in_batches(_ssim(rule.window, rule.data_range), *zip(*made, strict=True))}
     own = [[float(side.max() - side.min()) for side in pair] for pair in made]
     # Over the batch each side spans from its lowest to its highest value; the larger of both spans is the range.
     sides = [torch.stack(side) for side in zip(*made, strict=True)]
     whole = max(float(side.max() - side.min()) for side in sides)
     return {
-        Key("ssim"): [_ssim(rule.window, *pair, max(spans)) for pair, spans in zip(made, own, strict=True)],
-        WHOLE: [_ssim(rule.window, *pair, whole) for pair in made],
+        Key("ssim"): [float(_ssim(rule.window, max(spans))(*pair)) for pair, spans in zip(made, own, strict=True)],
+        WHOLE: [float(_ssim(rule.window, whole)(*pair)) for pair in made],
     }
 
 
-def _ssim(window: Window, first: Tensor, second: Tensor, data_range: float) -> float:
-    """SSIM of two float pictures (3, H, W) under any window and range, in float64."""
+def _ssim(window: Window, data_range: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """SSIM of float pictures (..., 3, H, W) under any window and range, in float64."""
     known, border = _BORDERS[window]
-    return float(structure.ssim_of(first, second, window=known, border=border, data_range=data_range))
+    return partial(structure.ssim_of, window=known, border=border, data_range=data_range)

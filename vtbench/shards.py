@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vtbench import device as compute
-from vtbench.errors import DataError
+from vtbench.errors import DataError, NoMemoryError
 from vtbench.measures import Measure, Missing, Outcome
 from vtbench.passes import Passes
 from vtbench.plan import SHARD, Plan
@@ -330,10 +330,10 @@ class _Sheet:
 def _columns(measure: Measure, outcome: Outcome) -> Mapping[Key, Sequence[Any]]:
     """Measure a batch; where it has no memory for that, its halves, and say of a single picture that it had none."""
     try:
-        return measure.columns(outcome)
-    except (RuntimeError, MemoryError) as error:
-        if not compute.is_out_of_memory(error):
-            raise
+        with compute.memory():
+            return measure.columns(outcome)
+    except NoMemoryError:
+        pass
     count = len(outcome.samples)
     if count == 1 or measure.batch:
         return {Key(name): [Missing(f"out of memory for {name}")] * count for name in measure.names}

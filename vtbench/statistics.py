@@ -196,9 +196,13 @@ def jackknife_interval(value: Callable[[np.ndarray[Any, Any]], float], count: in
         return None
     numbers = np.arange(count)
     left = np.array([value(numbers[numbers % GROUPS != group]) for group in range(GROUPS)])
+    return jackknife_ends(value(numbers), left)
+
+
+def jackknife_ends(value: float, left: Array) -> tuple[float, float]:
+    """Ends of `jackknife_interval`, of a value and of what it is with each group left out in turn, (10,)."""
     error = _T_95 * float(np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean()) ** 2)))
-    whole = value(numbers)
-    return whole - error, whole + error
+    return value - error, value + error
 
 
 def _by_cluster(values: Array, clusters: Sequence[Hashable] | None) -> tuple[Array, Array]:

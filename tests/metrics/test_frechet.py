@@ -329,9 +329,11 @@ def test_the_interval_is_the_jackknife_written_plainly(interval, function, rows)
 def test_t_is_that_of_scipy():
     from scipy import stats
 
-    from vtbench.metrics import frechet
+    from vtbench import statistics
 
-    assert stats.t.ppf(0.975, frechet.GROUPS - 1) == pytest.approx(frechet._T_95, rel=1e-9)  # SciPy 1.15 is no nearer
+    assert stats.t.ppf(0.975, statistics.GROUPS - 1) == pytest.approx(
+        statistics._T_95, rel=1e-9
+    )  # SciPy 1.15 is no nearer
 
 
 def test_the_intervals_cover_the_truth_as_often_as_they_say():

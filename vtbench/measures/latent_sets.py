@@ -68,14 +68,7 @@ class Measure(measures.Measure):
         bottleneck = self.context.bottleneck
         if bottleneck is None or bottleneck.closed:
             return {}
-        seen = Seen(
-            bottleneck=bottleneck,
-            ids=tuple(sample.id for sample in outcome.samples),
-            pictures=outcome.reference.to(self.context.device),
-            plain=outcome.reconstruction.to(self.context.device),
-            codes=outcome.codes,
-            z=bottleneck.latent(outcome.codes),
-        )
+        seen = Seen.of(bottleneck, outcome, self.context.device)
         found: Columns = {POOLED: list(pooled(seen.z).cpu().numpy())}
         if "ifid" in self.names:
             found[LATENT] = list(seen.z.float().flatten(1).cpu().numpy())

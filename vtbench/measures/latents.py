@@ -99,6 +99,18 @@ class Seen:
                 raise DataError(reason)
         return made.to(self.pictures.device)
 
+    @staticmethod
+    def of(bottleneck: Bottleneck, outcome: Outcome, place: torch.device) -> Seen:
+        """Take what a batch left behind to the metrics' device."""
+        return Seen(
+            bottleneck=bottleneck,
+            ids=tuple(sample.id for sample in outcome.samples),
+            pictures=outcome.reference.to(place),
+            plain=outcome.reconstruction.to(place),
+            codes=outcome.codes,
+            z=bottleneck.latent(outcome.codes),
+        )
+
     def at(self, position: int) -> Seen:
         """Take one picture of the batch."""
         one = slice(position, position + 1)
@@ -120,14 +132,7 @@ class Measure(measures.Measure):
         bottleneck = self.context.bottleneck
         if bottleneck is None or bottleneck.closed:
             return {}
-        seen = Seen(
-            bottleneck=bottleneck,
-            ids=tuple(sample.id for sample in outcome.samples),
-            pictures=outcome.reference.to(self.context.device),
-            plain=outcome.reconstruction.to(self.context.device),
-            codes=outcome.codes,
-            z=bottleneck.latent(outcome.codes),
-        )
+        seen = Seen.of(bottleneck, outcome, self.context.device)
         found: Columns = {}
         for probe in dict.fromkeys(str(metric.options["of"]) for metric in self.metrics if "of" in metric.options):
             names = [metric.name for metric in self.metrics if metric.options.get("of") == probe]

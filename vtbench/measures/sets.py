@@ -21,8 +21,8 @@ from vtbench import measures
 from vtbench.catalogue import Metric
 from vtbench.measures import Column, Outcome, Table, function
 from vtbench.measures._originals import Originals
-from vtbench.metrics.frechet import GROUPS
 from vtbench.results import Score
+from vtbench.statistics import GROUPS
 from vtbench.types import Key
 
 INCEPTION = "vtbench.metrics.frechet:inception_features"

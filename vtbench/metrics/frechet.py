@@ -16,6 +16,7 @@ from vtbench import backbones, images, weights
 from vtbench import device as compute
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics.gaussians import Growing, distance, gaussian, left_out, merged
+from vtbench.statistics import GROUPS, jackknife_ends
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -35,12 +36,6 @@ RESIZES: dict[Resize, str] = {
     "clean": "clean-fid: Pillow's bicubic filter with antialiasing, floats a channel, clipped; (v - 128) / 128",
 }
 """The rules by which programs bring pictures to 299 x 299; each gives another FID."""
-
-GROUPS = 10
-"""Groups of pictures that the jackknife leaves out in turn."""
-
-_T_95 = 2.2621571627982053
-"""Student's t at 97.5% with 9 degrees of freedom."""
 
 _LAYERS = (
     *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
@@ -286,7 +281,7 @@ def frechet_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndar
         for features in (real_features, fake_features)
     ]
     left = np.array([distance(real, fake) for real, fake in zip(*sides, strict=True)])
-    low, high = _jackknife(frechet_distance(real_features, fake_features), left)
+    low, high = jackknife_ends(frechet_distance(real_features, fake_features), left)
     return max(0.0, low), high
 
 
@@ -329,7 +324,7 @@ class FrechetSums:
         parts = [[growing.gaussian for growing in side] for side in self._sides]
         sides = [left_out([part for part in side if part is not None]) for side in parts]
         left = np.array([distance(real, fake) for real, fake in zip(*sides, strict=True)])
-        low, high = _jackknife(self.distance(), left)
+        low, high = jackknife_ends(self.distance(), left)
         return max(0.0, low), high
 
 
@@ -377,13 +372,7 @@ def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
         return first / (n * (n - 1)) + second / (m * (m - 1)) - 2 * mixed / (n * m)
 
     left = np.array([without(np.arange(GROUPS) != group) for group in range(GROUPS)])
-    return _jackknife(without(np.ones(GROUPS, dtype=bool)), left)
-
-
-def _jackknife(value: float, left: Array) -> tuple[float, float]:
-    """Interval of a value from those with one group left out."""
-    error = float(np.sqrt((GROUPS - 1) / GROUPS * np.sum((left - left.mean()) ** 2)))
-    return value - _T_95 * error, value + _T_95 * error
+    return jackknife_ends(without(np.ones(GROUPS, dtype=bool)), left)
 
 
 def _mean_kernel(first: Array, second: Array, *, same: bool = False) -> float:
