@@ -801,3 +801,27 @@ def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: py
     monkeypatch.setattr(metrics, "psnr", lambda x, y: torch.tensor([20.0, float("nan")], dtype=torch.float64))
     score = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=2).scores["psnr"]
     assert (score.value, score.scored) == (20.0, 1)
+
+
+def test_a_slow_disk_makes_the_run_wait_instead_of_filling_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtbench import files
+    from vtbench.shards import BEHIND
+
+    write, ahead = files.write_atomic, []
+
+    def slowly(path: Path, content: bytes) -> None:
+        if path.suffix == ".parquet" and path.parent.name.startswith("shards-"):
+            time.sleep(0.3)
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_atomic", slowly)
+    evaluate(
+        load_tokenizer("jpeg-q10"),
+        small_task(folder),
+        out=tmp_path / "r",
+        work=tmp_path / "w",
+        progress=lambda done, _: ahead.append(done // SHARD - len(shards_in(tmp_path))),
+    )
+    assert max(ahead) <= BEHIND

@@ -37,6 +37,9 @@ from vtbench.types import Codes, Key, Sample
 AHEAD = 256 * 2**20
 """Bytes of pictures that are read ahead of the tokenizer, unless a single batch is larger."""
 
+BEHIND = 2
+"""Shards that may wait to be written; a slow disk makes the device wait, and fills no memory."""
+
 Progress = Callable[[int, int], None]
 """Called with pictures done and pictures in all."""
 
@@ -100,9 +103,9 @@ def compute_all(jobs: Iterable[Job], told: Callable[[int], None], threads: int |
                 last = now
                 if window.last:
                     written.append(writer.submit(window.close))
-                told(len(window.pictures))
-                while written and written[0].done():
+                while len(written) > BEHIND or (written and written[0].done()):
                     written.popleft().result()
+                told(len(window.pictures))
         finally:
             readers.shutdown(cancel_futures=True)
             writer.shutdown()
