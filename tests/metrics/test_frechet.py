@@ -418,6 +418,28 @@ def test_sums_give_the_distance_and_the_interval_of_the_rows(count: int, width: 
     assert sums.interval() == pytest.approx(frechet_interval(real, fake), rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["spread", "dead", "repeated", "far"])
+def test_sums_hold_where_a_matrix_of_squares_loses_digits(kind: str) -> None:
+    """Variances from 1e-8 to 1, a feature that never moves, one that stands twice, and means far from zero."""
+    rng = np.random.default_rng(1)
+    scale = np.logspace(-4, 0, 48)
+    real = np.maximum(rng.standard_normal((12_000, 48)) @ rng.standard_normal((48, 48)), -1.0) * scale
+    fake = real + 0.1 * scale * rng.standard_normal(real.shape)
+    for side in (real, fake):
+        if kind == "dead":
+            side[:, 5] = 0.37
+        elif kind == "repeated":
+            side[:, 40] = side[:, 41]
+        elif kind == "far":
+            side += 1000.0
+    sums = FrechetSums()
+    for pair in zip(real, fake, strict=True):
+        sums.add(*pair)
+    allowed = 1e-7 if kind in ("repeated", "far") else 2e-8
+    assert sums.distance() == pytest.approx(frechet_distance(real, fake), rel=allowed, abs=0)
+    assert sums.interval() == pytest.approx(frechet_interval(real, fake), rel=allowed, abs=0)
+
+
 def test_sums_of_too_few_rows_are_refused() -> None:
     sums = FrechetSums()
     sums.add(np.zeros(3), np.zeros(3))

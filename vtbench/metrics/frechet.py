@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vtbench import backbones, images, weights
 from vtbench import device as compute
 from vtbench.errors import DataError, WeightsError
-from vtbench.metrics.gaussians import Growing, distance, gaussian, left_out, merged
+from vtbench.metrics.gaussians import Gaussian, Growing, distance, gaussian, left_out, merged
 from vtbench.statistics import GROUPS, jackknife_ends
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -288,8 +288,8 @@ def frechet_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndar
 class FrechetSums:
     """Two sets of features as far as `frechet_distance` and `frechet_interval` need them, to rounding.
 
-    The memory that it takes does not grow with the number of pictures: 20 factors of at most 2048 x 2048, 0.7 GB, and
-    as much again while the interval is computed.
+    The memory that it takes does not grow with the number of pictures: 20 matrices of at most 2048 x 2048, 0.7 GB, and
+    as much again while the interval of 20,480 pictures or fewer is computed.
     """
 
     def __init__(self) -> None:
@@ -311,7 +311,7 @@ class FrechetSums:
         """
         if self.count < 2:
             raise DataError(f"FID of {self.count} pictures: expected at least two")
-        return distance(*(merged([one for growing in side if (one := growing.gaussian)]) for side in self._sides))
+        return distance(*(merged(side) for side in self._parts()))
 
     def interval(self) -> tuple[float, float]:
         """Give the 95% interval of the distance.
@@ -321,11 +321,12 @@ class FrechetSums:
         """
         if self.count < 2 * GROUPS:
             raise DataError(f"the interval of FID of {self.count} pictures: expected at least {2 * GROUPS}")
-        parts = [[growing.gaussian for growing in side] for side in self._sides]
-        sides = [left_out([part for part in side if part is not None]) for side in parts]
-        left = np.array([distance(real, fake) for real, fake in zip(*sides, strict=True)])
-        low, high = jackknife_ends(self.distance(), left)
+        pairs = zip(*(left_out(side) for side in self._parts()), strict=True)
+        low, high = jackknife_ends(self.distance(), np.array([distance(real, fake) for real, fake in pairs]))
         return max(0.0, low), high
+
+    def _parts(self) -> list[list[Gaussian]]:
+        return [[one for growing in side if (one := growing.gaussian)] for side in self._sides]
 
 
 def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> float:
