@@ -43,11 +43,11 @@ def main() -> None:
         sys.exit(done.returncode)
     date = datetime.datetime.now(datetime.UTC).date()
     called = " ".join(["python", f"benchmarks/{name}.py", *said])
-    section = f"## {name}\n\n`{called}`, {date}, load before it {before:.1f}; {machine()}\n\n```\n{done.stdout.strip()}\n```\n"
+    head = f"{name}\n\n`{called}`, {date}, load before it {before:.1f}; {machine()}"
     text = RESULTS.read_text() if RESULTS.exists() else HEAD
     kept = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
-    kept[name] = section.removeprefix("## ").rstrip() + "\n"
-    RESULTS.write_text("\n".join([HEAD, *(f"## {kept[one]}" for one in sorted(kept))]))
+    kept[name] = f"{head}\n\n```\n{done.stdout.strip()}\n```\n"
+    RESULTS.write_text("\n".join([HEAD, *(f"## {kept[one].strip()}\n" for one in sorted(kept))]))
 
 
 if __name__ == "__main__":
