@@ -83,7 +83,7 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None =
         (sums, counts),
         ratio,
         n_resamples=RESAMPLES,
-        batch=max(1, 20_000_000 // len(sums)),  # 160 MB of resamples at a time
+        batch=max(1, 1_000_000 // len(sums)),  # 8 MB of resamples at a time, whatever the number of pictures
         paired=True,
         vectorized=True,
         method="BCa",
