@@ -78,14 +78,11 @@ demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no netw
 docs: $(STAMP) ## Write the documentation as a site to site/; a warning ends it
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP) ## Measure speed, as ratios within one run
-	$(BIN)/python benchmarks/metrics.py
-	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/code_search.py
-	$(BIN)/python benchmarks/networks.py
-	$(BIN)/python benchmarks/training_loop.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/cost.py
+# Each prints ratios within one run.
+BENCHMARKS := code_search cost data gate kills memory metrics networks overhead peers scaling training_loop
+bench: $(STAMP) ## Measure speed and memory, as ratios within one run, and write benchmarks/RESULTS.md (hours)
+	$(BIN)/vtbench fetch lpips
+	@for name in $(BENCHMARKS) 'latents --cost'; do $(BIN)/python benchmarks/record.py $$name || exit 1; done
 
 train: $(STAMP) ## Train the embedded tokenizers again (Debian or Ubuntu; about two hours on two cores)
 	$(BIN)/vtbench fetch lpips

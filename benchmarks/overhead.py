@@ -1,6 +1,7 @@
 """What the evaluator costs beside the networks: a run's wall time against the bare sum of their forward passes.
 
-    python benchmarks/overhead.py [--tokenizer ibq-16384] [--pictures 200] [--batch 8] [--device cpu] [--precision fp32]
+    python benchmarks/overhead.py [--tokenizer ibq-16384] [--pictures 56] [--turns 4] [--batch 8] [--device cpu]
+        [--precision fp32]
 
 The bare sum is encoder, decoder, LPIPS (once a pair) and Inception (of both sides) over the same batches of the same
 pictures, already read, and nothing else. Made-up weights do. Both take turns; the ratios are those of the sums, of what
@@ -115,7 +116,7 @@ def main() -> None:
     """Time both in turn, and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", default="ibq-16384")
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=56)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--device", default="cpu")
