@@ -2,8 +2,8 @@
 
     python benchmarks/published.py --checkouts DIR [NAME...]
 
-DIR holds checkouts of the authors' repositories by their names (1d-tokenizer, maskbit, DnD-Transformer); what they
-import (einops, omegaconf, accelerate) must be installed. Both sides have the same made-up weights. A ratio is the
+DIR holds checkouts of the authors' repositories by their names (1d-tokenizer, maskbit, DnD-Transformer, FlowMo); what
+they import (einops, omegaconf, accelerate, mup) must be installed. Both sides have the same made-up weights. A ratio is the
 published code's CPU time over ours, best of several turns each: above 1 ours is the faster.
 """
 
@@ -80,10 +80,37 @@ def dnd(name: str) -> Published:
     return network, network.get_codes, network.decode_code
 
 
+def flowmo(name: str) -> Published:
+    """FlowMo of kylesargent/FlowMo, not compiled; its decoder is called as often as ours."""
+    from omegaconf import OmegaConf
+
+    torch._dynamo.config.disable = True
+    models = import_module("flowmo.models")
+    config = OmegaConf.load(Path(sys.path[0]) / "flowmo" / "configs" / "base.yaml")
+    bits, codes = {"flowmo-lo": (9, 2), "flowmo-hi": (14, 4)}[name]
+    config.model.codebook_size_for_entropy, config.model.context_dim = bits, bits * codes
+    network = models.FlowMo(width=config.model.mup_width, config=config)
+    for module in network.modules():
+        if hasattr(module, "width_mult"):
+            module.width_mult = lambda: 1.0  # what its base shapes would say is a factor, and no work
+    noise = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+
+    def decode(code: Tensor) -> Tensor:
+        given = torch.cat([code, torch.ones_like(code[..., :1])], dim=-1)
+        settings = {"sample_steps": FLOW_STEPS, "cfg": config.eval.sampling.cfg, "schedule": "pow_0.25"}
+        return models.rf_sample(network, noise, given, null_code=0.0 * given, **settings)[-1]
+
+    return network, lambda x: network._quantize(network.encode(x)[0])[0], decode
+
+
+FLOW_STEPS = 2
+"""Steps of FlowMo's sampler on both sides, where the cards take 25: each costs the same."""
+
 FAMILIES: dict[str, tuple[str, Callable[[str], Published]]] = {
     "titok": ("1d-tokenizer", titok),
     "maskbit": ("maskbit", maskbit),
     "dnd": ("DnD-Transformer/src", dnd),
+    "flowmo": ("FlowMo", flowmo),
 }
 """By a card's family: the checkout whose modules are imported, and what builds the network of a card."""
 
@@ -91,6 +118,8 @@ FAMILIES: dict[str, tuple[str, Callable[[str], Published]]] = {
 def own(name: str) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]:
     """Build ours, and say what does the same work as the published functions."""
     network: Any = load_tokenizer(name, weights="synthetic", device="cpu").network
+    if name.startswith("flowmo"):
+        network = type(network)(network.config.model_copy(update={"steps": FLOW_STEPS})).eval()
     return network.encode, network.decode
 
 
