@@ -343,8 +343,14 @@ def _side(
 def _against_original(engine: ocr.Engine, pairs: Pairs, known: Originals) -> Columns:
     """VTBench: a page as read before against as read after."""
     before, after = ([side.levels for side in sides] for sides in zip(*pairs, strict=True))
-    truths = [known.texts(levels, None, lambda: [engine.read_page(levels)])[0] for levels in before]  # noqa: B023
-    reads = [engine.read_page(levels) for levels in after]
+    truths = [
+        texts[0]
+        for texts in known.many_texts(
+            [(levels, None) for levels in before],
+            lambda pictures, _: [[page] for page in ocr.read_pages(engine, pictures)],
+        )
+    ]
+    reads = ocr.read_pages(engine, after)
     each = [text.vtbench_2025([truth], [read]) for truth, read in zip(truths, reads, strict=True)]
     return {
         TRUTH: truths,
@@ -359,8 +365,9 @@ def _against_original(engine: ocr.Engine, pairs: Pairs, known: Originals) -> Col
 def _words(engine: ocr.Engine, pairs: Pairs, lines: Sequence[Sequence[TextLine]]) -> Columns:
     """TokBench: known words in their boxes."""
     columns: Columns = {key: [] for key in (WORDS, Key("word_accuracy"), Key("ned"), Key("reading", "boxes"))}
-    for (_, reconstruction), known in zip(pairs, lines, strict=True):
-        read = engine.read_boxes(reconstruction.levels, [line.box for line in known])
+    pictures = [reconstruction.levels for _, reconstruction in pairs]
+    readings = ocr.read_boxes(engine, pictures, [[line.box for line in known] for known in lines])
+    for known, read in zip(lines, readings, strict=True):
         columns[Key("reading", "boxes")].append("\n".join(read))
         found = [(line.text, said, line.ratio) for line, said in zip(known, read, strict=True)]
         columns[WORDS].append(json.dumps(found))

@@ -24,9 +24,9 @@ class Computed:
         self.times += 1
         return np.arange(6, dtype=np.float32).reshape(2, 3) / 7
 
-    def text(self) -> list[str]:
+    def texts(self, pictures: list[torch.Tensor], boxes: list[object]) -> list[list[str]]:
         self.times += 1
-        return ["one", "two"]
+        return [[str(int(picture.sum())), str(own)] for picture, own in zip(pictures, boxes, strict=True)]
 
 
 def test_what_is_kept_is_bit_equal_and_computed_once(tmp_path: Path) -> None:
@@ -35,9 +35,17 @@ def test_what_is_kept_is_bit_equal_and_computed_once(tmp_path: Path) -> None:
     again = Originals(tmp_path, "features", "inception", "cpu").arrays(pictures(), computed.array)
     assert computed.times == 1
     assert first.tobytes() == again.tobytes()
-    for _ in range(2):
-        assert Originals(tmp_path, "readings", "engine").texts(pictures()[0], None, computed.text) == ["one", "two"]
-    assert computed.times == 2
+
+
+def test_readings_are_computed_together_and_only_those_that_lack(tmp_path: Path) -> None:
+    computed = Computed()
+    asked = [(picture, boxes) for picture in pictures() for boxes in (None, [(0, 0, 1, 1)])]
+    expected = [[str(int(picture.sum())), str(boxes)] for picture, boxes in asked]
+    kept = Originals(tmp_path, "readings", "engine")
+    assert kept.many_texts(asked[:1], computed.texts) == expected[:1] and computed.times == 1
+    assert kept.many_texts([*asked, asked[1]], computed.texts) == [*expected, expected[1]] and computed.times == 2
+    again = Originals(tmp_path, "readings", "engine")
+    assert again.many_texts(asked[::-1], computed.texts) == expected[::-1] and computed.times == 2
 
 
 @pytest.mark.parametrize("other", ["pictures", "said", "kind"])

@@ -89,6 +89,53 @@ def test_lines_of_all_widths_are_read_as_alone(engine):
     assert [engine.read_boxes(blurred.to(torch.uint8), [box])[0] for box in boxes] == together
 
 
+@pytest.mark.parametrize("side", [96, 192])
+def test_pages_of_any_batch_and_order_are_read_as_alone(engine, side):
+    """Blurred pages of two sizes, of one width of line and of others, and one without text between them."""
+    image, boxes = _page()
+    pictures = [_blurred(image, 2)[:, : side + 60], torch.full((3, 50, 80), 200, dtype=torch.uint8), image]
+    pictures += [_blurred(image, width)[:, :side] for width in (3, 4)]
+    lines = [[box for box in boxes if box[3] <= picture.shape[-2]] for picture in pictures]
+    lines[1] = [(5, 5, 60, 20)]
+    alone = [engine.read_page(picture) for picture in pictures]
+    within = [engine.read_boxes(picture, own) for picture, own in zip(pictures, lines, strict=True)]
+    assert len(set(alone)) > 2 and sum(map(len, within)) > 8
+    for order in (range(5), range(4, -1, -1), (2, 0, 2), (3,), ()):
+        chosen, own = [pictures[index] for index in order], [lines[index] for index in order]
+        assert ocr.read_pages(engine, chosen) == [alone[index] for index in order]
+        assert ocr.read_boxes(engine, chosen, own) == [within[index] for index in order]
+
+
+@pytest.mark.skipif(ocr.find("rapidocr") is None, reason="rapidocr is not installed")
+@pytest.mark.parametrize("name", ["easyocr", "rapidocr"])
+def test_lines_of_several_pages_share_calls_of_the_recogniser(name, monkeypatch):
+    engine, seen = ocr.load(name), []
+    image, boxes = _page()
+    if name == "easyocr":
+        network = engine._reader.recognizer
+        hook = network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        ocr.read_boxes(engine, [image] * 3, [boxes[:1]] * 3)
+        hook.remove()
+    else:
+        session = engine._recognise.session
+        monkeypatch.setattr(engine._recognise, "session", lambda lines: seen.append(len(lines)) or session(lines))
+        ocr.read_boxes(engine, [image] * 3, [boxes[:1]] * 3)
+    assert seen == [3]
+
+
+def test_an_engine_without_batches_is_asked_page_by_page():
+    class Single:
+        def read_boxes(self, image, boxes):
+            return [f"{int(image.sum())} {box}" for box in boxes]
+
+        def read_page(self, image):
+            return str(int(image.sum()))
+
+    pictures = [torch.full((3, 2, 2), level, dtype=torch.uint8) for level in (1, 2)]
+    assert ocr.read_pages(Single(), pictures) == ["12", "24"]
+    assert ocr.read_boxes(Single(), pictures, [[], [(0, 0, 1, 1)]]) == [[], ["24 (0, 0, 1, 1)"]]
+
+
 def test_rapidocr_gets_the_colours_in_the_order_of_its_own_reader(tmp_path):
     """A file that RapidOCR opens itself becomes the array that it is given here."""
     if ocr.find("rapidocr") is None:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,16 +48,23 @@ class Originals:
         self._texts: dict[str, list[str]] = {}
         self._written = 0
 
-    def texts(self, picture: Tensor, boxes: object, compute: Callable[[], list[str]]) -> list[str]:
-        """Give what was read on a picture, uint8 (3, H, W), within boxes."""
-        key = _key(picture, boxes)
-        if key not in self._texts:
-            found = self._get(f"{key}.json", _texts)
-            if found is None:
-                found = compute()
-                self._put(f"{key}.json", json.dumps(found).encode())
-            self._texts[key] = found
-        return self._texts[key]
+    def many_texts(
+        self,
+        asked: Sequence[tuple[Tensor, Any]],
+        compute: Callable[[list[Tensor], list[Any]], list[list[str]]],
+    ) -> list[list[str]]:
+        """Give what was read on pictures, uint8 (3, H, W), each within its boxes; those not known are read together."""
+        keys = [_key(picture, boxes) for picture, boxes in asked]
+        for key in dict.fromkeys(keys):
+            if key not in self._texts and (kept := self._get(f"{key}.json", _texts)) is not None:
+                self._texts[key] = kept
+        lacking = {key: one for key, one in zip(keys, asked, strict=True) if key not in self._texts}
+        if lacking:
+            found = compute([picture for picture, _ in lacking.values()], [boxes for _, boxes in lacking.values()])
+            for key, read in zip(lacking, found, strict=True):
+                self._put(f"{key}.json", json.dumps(read).encode())
+                self._texts[key] = read
+        return [self._texts[key] for key in keys]
 
     def arrays(self, pictures: Tensor, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Give the features, (B, d), of pictures (B, 3, H, W).

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vtbench import device, measures, ocr
@@ -27,6 +28,8 @@ from vtbench.types import Key, Sample
 log = logging.getLogger("vtbench")
 
 Value = float | None
+Boxes = Sequence[ocr.Box] | None
+"""Where lines are; None for the whole page."""
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Rates = Mapping[str, Callable[..., Value]]
 
@@ -60,9 +63,7 @@ class Measure(measures.Measure):
             self._check_script(outcome)
             engine = ocr.load(self.context.engine, str(outcome.reference.device))
             self._reader = _Reader(engine, self.context.originals, device.model(outcome.reference.device))
-        pairs = zip(outcome.samples, outcome.reconstruction, strict=True)
-        with device.exact():
-            rows = [self._row(self._reader, sample, after) for sample, after in pairs]
+        rows = self._rows(self._reader, outcome)
         return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
 
     def _check_script(self, outcome: Outcome) -> None:
@@ -76,28 +77,36 @@ class Measure(measures.Measure):
         if share > LOST:
             raise VtbenchError(f"{ocr.unreadable(self.context.engine, known)}; choose one with --ocr")
 
-    def _row(self, reader: _Reader, sample: Sample, reconstruction: Tensor) -> dict[Key, Any]:
-        normalisation = self.context.normalisation
-        truth = " ".join(line.text for line in sample.lines)
-        row: dict[Key, Any] = {
-            Key("characters"): float(text.characters(truth, normalisation=normalisation)),
-            Key("words"): float(text.words(truth, normalisation=normalisation)),
-        }
+    def _rows(self, reader: _Reader, outcome: Outcome) -> list[dict[Key, Any]]:
+        truths = [" ".join(line.text for line in sample.lines) for sample in outcome.samples]
+        rows = [self._of_truth(truth) for truth in truths]
         for where in ("boxes", "page"):
             rates = self._rates(where)
             if not rates and not (where == "boxes" and self._lines):
                 continue
-            boxes = [line.box for line in sample.lines] if where == "boxes" else None
-            read, original = reader.read(reconstruction, boxes), reader.original(sample, boxes)
-            row[Key("reading", where)], row[Key("reading", where, "floor")] = "\n".join(read), "\n".join(original)
-            if where == "boxes" and self._lines:
-                row |= self._of_lines([line.text for line in sample.lines], read)
-            for role, texts in (("value", read), ("floor", original)):
-                for name, rate in rates.items():
-                    value = rate(truth, " ".join(texts), normalisation=normalisation)
-                    missing = Missing(NO_TEXT) if role == "value" else None
-                    row[Key(name, role=role)] = missing if value is None else value  # type: ignore[arg-type]
-        return row
+            boxes = [[line.box for line in sample.lines] if where == "boxes" else None for sample in outcome.samples]
+            with device.exact():
+                originals = reader.originals(outcome.samples, boxes)
+                readings = reader.reconstructions(outcome, boxes, originals)
+            for row, sample, truth, read, original in zip(
+                rows, outcome.samples, truths, readings, originals, strict=True
+            ):
+                row[Key("reading", where)], row[Key("reading", where, "floor")] = "\n".join(read), "\n".join(original)
+                if where == "boxes" and self._lines:
+                    row |= self._of_lines([line.text for line in sample.lines], read)
+                for role, texts in (("value", read), ("floor", original)):
+                    for name, rate in rates.items():
+                        value = rate(truth, " ".join(texts), normalisation=self.context.normalisation)
+                        missing = Missing(NO_TEXT) if role == "value" else None
+                        row[Key(name, role=role)] = missing if value is None else value  # type: ignore[arg-type]
+        return rows
+
+    def _of_truth(self, truth: str) -> dict[Key, Any]:
+        normalisation = self.context.normalisation
+        return {
+            Key("characters"): float(text.characters(truth, normalisation=normalisation)),
+            Key("words"): float(text.words(truth, normalisation=normalisation)),
+        }
 
     def _rates(self, where: str) -> Rates:
         return {
@@ -189,10 +198,27 @@ class _Reader:
         said = (engine.version, dict(engine.digests), place)
         self._originals = Originals(folder, f"readings-{engine.name}", engine.name, *said)
 
-    def read(self, picture: Tensor, boxes: Sequence[ocr.Box] | None) -> list[str]:
-        """Read a text a box, or in a list of one the whole page."""
-        return [self.engine.read_page(picture)] if boxes is None else self.engine.read_boxes(picture, boxes)
+    def read(self, pictures: Sequence[Tensor], boxes: Sequence[Boxes]) -> list[list[str]]:
+        """Read several pictures together: a text a box of each, or a list of one, the whole page."""
+        known = [own for own in boxes if own is not None]
+        if len(known) == len(pictures):
+            return ocr.read_boxes(self.engine, pictures, known)
+        return [[page] for page in ocr.read_pages(self.engine, pictures)]
 
-    def original(self, sample: Sample, boxes: Sequence[ocr.Box] | None) -> list[str]:
-        """Read an original, or remember what was read on it."""
-        return self._originals.texts(sample.image, boxes, lambda: self.read(sample.image, boxes))
+    def originals(self, samples: Sequence[Sample], boxes: Sequence[Boxes]) -> list[list[str]]:
+        """Read originals, or remember what was read on them."""
+        asked = [(sample.image, own) for sample, own in zip(samples, boxes, strict=True)]
+        return self._originals.many_texts(asked, self.read)
+
+    def reconstructions(
+        self, outcome: Outcome, boxes: Sequence[Boxes], originals: Sequence[list[str]]
+    ) -> list[list[str]]:
+        """Read reconstructions; on one that is its original to the last level the same is read."""
+        pairs = zip(outcome.reference, outcome.reconstruction, strict=True)
+        changed = [row for row, (before, after) in enumerate(pairs) if not torch.equal(before, after)]
+        found = list(originals)
+        if changed:
+            read = self.read([outcome.reconstruction[row] for row in changed], [boxes[row] for row in changed])
+            for row, texts in zip(changed, read, strict=True):
+                found[row] = texts
+        return found

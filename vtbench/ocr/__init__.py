@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from vtbench import backbones
 from vtbench.backbones import foundation
@@ -73,6 +73,22 @@ class Engine(Protocol):
         Raises:
             DataError: if it is not a uint8 picture.
         """
+
+
+@runtime_checkable
+class ManyBoxes(Protocol):
+    """An engine that reads the boxes of several pictures together, faster than one after the other."""
+
+    def read_boxes_of(self, images: Sequence[Tensor], boxes: Sequence[Sequence[Box]]) -> list[list[str]]:
+        """Do what `read_boxes` does of each picture; the text of a box depends on no other box or picture."""
+
+
+@runtime_checkable
+class ManyPages(Protocol):
+    """An engine that reads several pictures together, faster than one after the other."""
+
+    def read_pages(self, images: Sequence[Tensor]) -> list[str]:
+        """Do what `read_page` does of each picture; the text of a picture depends on no other one."""
 
 
 class File(Protocol):
@@ -254,6 +270,34 @@ def load(name: str = "easyocr", device: str = "cpu") -> Engine:
 def _loaded(name: str, device: str) -> Engine:
     file, languages = _file(name)
     return file.Engine(device, *languages)
+
+
+def read_boxes(engine: Engine, images: Sequence[Tensor], boxes: Sequence[Sequence[Box]]) -> list[list[str]]:
+    """Read the boxes of several pictures, together where the engine can (`ManyBoxes`).
+
+    Args:
+        engine: any.
+        images: uint8, (3, H, W) each.
+        boxes: those of each picture.
+
+    Returns:
+        One text a box for each picture: what `Engine.read_boxes` gives of it.
+
+    Raises:
+        DataError: as `Engine.read_boxes`.
+    """
+    if isinstance(engine, ManyBoxes):
+        return engine.read_boxes_of(images, boxes)
+    return [engine.read_boxes(image, own) for image, own in zip(images, boxes, strict=True)]
+
+
+def read_pages(engine: Engine, images: Sequence[Tensor]) -> list[str]:
+    """Read several pictures, together where the engine can (`ManyPages`): what `Engine.read_page` gives of each.
+
+    Raises:
+        DataError: as `Engine.read_page`.
+    """
+    return engine.read_pages(images) if isinstance(engine, ManyPages) else [engine.read_page(image) for image in images]
 
 
 def lacking(metric: str, engine: str, model: str = "dinov2-base") -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import math
 import os
 import string
 import sys
@@ -13,6 +12,7 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +45,22 @@ On clean pages of DejaVu Sans a tight box is read without an error from 0.1 to 0
 lost, at 0.5 the next line leaks in.
 """
 
-_BATCH = 32
+_LINES = {"cpu": 8, "cuda": 32}
+"""Lines of one padded width that the recogniser reads at once; on a CPU more save nothing."""
+
+_PIXELS = {"cpu": 2**17, "cuda": 2**22}
+"""Pixels of equally large pages that the detector looks at together, or a single page.
+
+On a CPU that saves next to nothing.
+"""
+
 _INPUT_HEIGHT = 64
 """Pixels that EasyOCR scales a line to."""
+
+_CONTRAST = (0.1, 0.5)
+"""EasyOCR's own: below which confidence a line is read again, and to which contrast it is brought for that."""
+
+Grey = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def find() -> Path | None:
@@ -154,6 +167,7 @@ class Engine:
                 self._reader: Any = easyocr.Reader(["en"], **options, **folders, **quiet)
             finally:
                 sys.path[:] = before
+        self._place = "cpu" if device == "cpu" else "cuda"
         # On GPUs EasyOCR spreads a batch over all of them, and fails on any but the first: use the one that was named.
         for part in ("detector", "recognizer"):
             network = getattr(self._reader, part)
@@ -165,35 +179,91 @@ class Engine:
 
     def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
         """Read one line of text in each box; see `vtbench.ocr.Engine`."""
-        check_image(image)
-        texts = [""] * len(boxes)
-        # On a GPU EasyOCR pads all lines of a call to the widest of them, which changes what it reads. So lines share
-        # a call only if it would pad them to one width when it read each alone.
-        groups: dict[int, list[tuple[Box, int]]] = defaultdict(list)
-        for index, box in enumerate(boxes):
-            larger = grown(box, image, MARGIN)
-            groups[_padded_width(larger)].append((larger, index))
-        grey = _grey(image)
-        for group in groups.values():
-            group.sort(key=lambda entry: entry[0][1])  # EasyOCR returns lines in the order of their upper edges
-            found = self._recognize(grey, [_horizontal(box) for box, _ in group], [], _BATCH)
-            for (_, index), (_, text, _) in zip(group, found, strict=True):
-                texts[index] = text
-        return texts
+        return self.read_boxes_of([image], [boxes])[0]
 
     def read_page(self, image: Tensor) -> str:
         """Find the text on a picture and read it; see `vtbench.ocr.Engine`."""
-        check_image(image)
-        with _quiet():
-            horizontal, free = self._reader.detect(image.permute(1, 2, 0).cpu().numpy(), reformat=False)
-        found = self._recognize(_grey(image), horizontal[0], free[0], 1)
-        return reading_order([(around(corners), str(text)) for corners, text, _ in found])
+        return self.read_pages([image])[0]
 
-    def _recognize(self, grey: np.ndarray[Any, Any], horizontal: list[Any], free: list[Any], batch: int) -> list[Any]:
+    def read_boxes_of(self, images: Sequence[Tensor], boxes: Sequence[Sequence[Box]]) -> list[list[str]]:
+        """Read the boxes of several pictures; see `vtbench.ocr.ManyBoxes`."""
+        lines = []
+        for image, own in zip(images, boxes, strict=True):
+            check_image(image)
+            grey = _grey(image)
+            lines.append([_line(grey, [_horizontal(grown(box, image, MARGIN))], []) for box in own])
+        return [[text for _, text in read] for read in self._recognised(lines)]
+
+    def read_pages(self, images: Sequence[Tensor]) -> list[str]:
+        """Find the text on several pictures and read it; see `vtbench.ocr.ManyPages`."""
+        lines = []
+        for image, (horizontal, free) in zip(images, self._detected(images), strict=True):
+            grey = _grey(image)
+            found = [_line(grey, [box], []) for box in horizontal] + [_line(grey, [], [box]) for box in free]
+            lines.append([line for line in found if line is not None])
+        return [reading_order([(around(corners), text) for corners, text in read]) for read in self._recognised(lines)]
+
+    def _detected(self, images: Sequence[Tensor]) -> list[tuple[list[Any], list[Any]]]:
+        """Find the boxes of text on each picture, upright ones and others; pictures of one size in one pass."""
+        found: dict[int, tuple[list[Any], list[Any]]] = {}
+        sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            check_image(image)
+            sizes[tuple(image.shape)].append(index)
+        for (_, height, width), indices in sizes.items():
+            for part in _parts(indices, max(1, _PIXELS[self._place] // (height * width))):
+                pixels = np.stack([images[index].permute(1, 2, 0).cpu().numpy() for index in part])
+                with _quiet():
+                    boxes = zip(*self._reader.detect(pixels, reformat=False), strict=True)
+                found.update(zip(part, boxes, strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def _recognised(self, pages: Sequence[Sequence[_Line | None]]) -> list[list[tuple[Any, str]]]:
+        """Read the lines of several pages: corners and text of each.
+
+        EasyOCR pads all lines of a call to the widest of them, which changes what it reads. So lines share a call only
+        if it would pad them to one width when it read each alone, whatever page they are from.
+        """
         import torch
+        from easyocr import recognition
 
+        groups: dict[int, list[_Line]] = defaultdict(list)
+        for line in (line for page in pages for line in page if line is not None):
+            groups[line.width].append(line)
+        reader, texts = self._reader, {}
+        ignored = "".join(sorted(set(reader.character) - set(reader.lang_char)))
         with _quiet(), torch.random.fork_rng(devices=[]):  # its data loader draws a seed that it does not use
-            return list(self._reader.recognize(grey, horizontal, free, batch_size=batch, reformat=False))
+            for width, group in groups.items():
+                found = recognition.get_text(
+                    *(reader.character, _INPUT_HEIGHT, width, reader.recognizer, reader.converter),
+                    [(line.corners, line.pixels) for line in group],
+                    *(ignored, "greedy", 5, _LINES[self._place], *_CONTRAST, 0.003, 0, reader.device),
+                )
+                texts.update({id(line): str(text) for line, (_, text, _) in zip(group, found, strict=True)})
+        return [[("", "") if line is None else (line.corners, texts[id(line)]) for line in page] for page in pages]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of text as EasyOCR cuts it out of a page."""
+
+    corners: Any
+    pixels: Grey
+    """As high as its recogniser takes it."""
+    width: int
+    """Pixels that it is padded to when it is read alone."""
+
+
+def _line(grey: Grey, horizontal: list[Any], free: list[Any]) -> _Line | None:
+    """Cut out one box, upright or of four corners; None where nothing of it is left at the recogniser's height."""
+    from easyocr.utils import get_image_list
+
+    found, width = get_image_list(horizontal, free, grey, model_height=_INPUT_HEIGHT)
+    return _Line(found[0][0], found[0][1], int(width)) if found else None
+
+
+def _parts(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 @contextlib.contextmanager
@@ -205,7 +275,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _grey(image: Tensor) -> np.ndarray[Any, Any]:
+def _grey(image: Tensor) -> Grey:
     """Luma (ITU-R 601), which EasyOCR reads from; its own conversion of an array takes red for blue."""
     from vtbench import images
 
@@ -216,10 +286,3 @@ def _horizontal(box: Box) -> list[int]:
     """EasyOCR's order: left, right, top, bottom."""
     left, top, right, bottom = box
     return [left, right, top, bottom]
-
-
-def _padded_width(box: Box) -> int:
-    """What EasyOCR pads a line to, in pixels, when it reads it alone."""
-    left, top, right, bottom = box
-    width, height = right - left, bottom - top
-    return _INPUT_HEIGHT * math.ceil(max(width / height, height / width))

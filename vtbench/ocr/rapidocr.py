@@ -122,24 +122,32 @@ class Engine:
 
     def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
         """Read one line of text in each box; see `vtbench.ocr.Engine`."""
-        check_image(image)
-        texts = [""] * len(boxes)
+        return self.read_boxes_of([image], [boxes])[0]
+
+    def read_boxes_of(self, images: Sequence[Tensor], boxes: Sequence[Sequence[Box]]) -> list[list[str]]:
+        """Read the boxes of several pictures; see `vtbench.ocr.ManyBoxes`."""
+        texts = [[""] * len(own) for own in boxes]
         # RapidOCR pads the lines of a batch to the widest of them, which changes what it reads. So lines share a batch
         # only if it would pad them to one width when it read each alone; most are narrower than its least width.
-        groups: dict[int, list[tuple[np.ndarray[Any, Any], int]]] = defaultdict(list)
-        picture = _bgr(image)
-        for index, box in enumerate(boxes):
-            left, top, right, bottom = grown(box, image, MARGIN)
-            width = int(_INPUT_HEIGHT * max(_INPUT_WIDTH / _INPUT_HEIGHT, (right - left) / (bottom - top)))
-            groups[width].append((picture[top:bottom, left:right], index))
+        groups: dict[int, list[tuple[np.ndarray[Any, Any], int, int]]] = defaultdict(list)
+        for page, (image, own) in enumerate(zip(images, boxes, strict=True)):
+            check_image(image)
+            picture = _bgr(image)
+            for index, box in enumerate(own):
+                left, top, right, bottom = grown(box, image, MARGIN)
+                width = int(_INPUT_HEIGHT * max(_INPUT_WIDTH / _INPUT_HEIGHT, (right - left) / (bottom - top)))
+                groups[width].append((picture[top:bottom, left:right], page, index))
         for group in groups.values():
-            found = self._recognise(self._input(img=[line for line, _ in group], return_word_box=False))
-            for (_, index), text in zip(group, found.txts, strict=True):
-                texts[index] = str(text).strip()
+            found = self._recognise(self._input(img=[line for line, _, _ in group], return_word_box=False))
+            for (_, page, index), text in zip(group, found.txts, strict=True):
+                texts[page][index] = str(text).strip()
         return texts
 
     def read_page(self, image: Tensor) -> str:
-        """Find the text on a picture and read it; see `vtbench.ocr.Engine`."""
+        """Find the text on a picture and read it; see `vtbench.ocr.Engine`.
+
+        It pads the lines of a page to the widest of eight, so what it reads hangs on them: pages stay by themselves.
+        """
         check_image(image)
         found = self._reader(_bgr(image))
         if found.boxes is None or found.txts is None:

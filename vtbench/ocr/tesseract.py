@@ -9,6 +9,7 @@ with the operating system in several releases, so they are not pinned, and a run
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,9 @@ _ONE_BLOCK = "6"
 
 _PATIENCE = 120
 """Seconds after which a call is given up."""
+
+_CALL = 32
+"""Pictures that one call reads at most, so that it stays well within its patience."""
 
 _UNICHARSET = 21
 """Which part of a language's file lists what its network writes (tessdatamanager.h, TESSDATA_LSTM_UNICHARSET)."""
@@ -152,7 +157,10 @@ def _said(path: str, prefix: str | None) -> tuple[Path | None, tuple[str, ...]]:
 
 
 class Engine:
-    """Reads on the CPU in one thread. A box is read in a picture of its own, so no other box changes its text."""
+    """Reads on the CPU, in as many calls of the program at once as torch has threads.
+
+    A box is read in a picture of its own, so no other box changes its text.
+    """
 
     def __init__(self, device: str = "cpu", languages: str = ENGLISH) -> None:
         """Find the program; `device` is not used.
@@ -172,32 +180,53 @@ class Engine:
 
     def read_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[str]:
         """Read one line of text in each box, all in one call of the program; see `vtbench.ocr.Engine`."""
-        from vtbench import images
+        return self.read_boxes_of([image], [boxes])[0]
 
-        check_image(image)
-        picture = images.to_pil(image)
-        lines = [picture.crop(grown(box, image, MARGIN)) for box in boxes]
+    def read_page(self, image: Tensor) -> str:
+        """Read a picture as one block of text; see `vtbench.ocr.Engine`. Tesseract's own order is kept."""
+        return self.read_pages([image])[0]
+
+    def read_boxes_of(self, images: Sequence[Tensor], boxes: Sequence[Sequence[Box]]) -> list[list[str]]:
+        """Read the boxes of several pictures; see `vtbench.ocr.ManyBoxes`."""
+        from vtbench.images import to_pil
+
+        lines = []
+        for image, own in zip(images, boxes, strict=True):
+            check_image(image)
+            lines += [to_pil(image).crop(grown(box, image, MARGIN)) for box in own]
         # It reads letters out of a line without any ink, when it is told that there is one: such a line is not shown.
         inked = [index for index, line in enumerate(lines) if np.ptp(np.asarray(line), axis=(0, 1)).any()]
         texts = [""] * len(lines)
         for index, text in zip(inked, self._read([_prepared(lines[index]) for index in inked], _ONE_LINE), strict=True):
             texts[index] = " ".join(text.split())
-        return texts
+        left = iter(texts)
+        return [[next(left) for _ in own] for own in boxes]
 
-    def read_page(self, image: Tensor) -> str:
-        """Read a picture as one block of text; see `vtbench.ocr.Engine`. Tesseract's own order is kept."""
-        from vtbench import images
+    def read_pages(self, images: Sequence[Tensor]) -> list[str]:
+        """Read several pictures, each as one block of text; see `vtbench.ocr.ManyPages`."""
+        from vtbench.images import to_pil
 
-        check_image(image)
-        height, width = image.shape[-2:]
-        size = (_PAGE_SCALE * width, _PAGE_SCALE * height)
-        (text,) = self._read([images.to_pil(image).resize(size, Image.Resampling.BICUBIC)], _ONE_BLOCK)
-        return "\n".join(line for line in (line.strip() for line in text.splitlines()) if line)
+        enlarged = []
+        for image in images:
+            check_image(image)
+            height, width = image.shape[-2:]
+            size = (_PAGE_SCALE * width, _PAGE_SCALE * height)
+            enlarged.append(to_pil(image).resize(size, Image.Resampling.BICUBIC))
+        texts = self._read(enlarged, _ONE_BLOCK)
+        return ["\n".join(line for line in (line.strip() for line in text.splitlines()) if line) for text in texts]
 
     def _read(self, pictures: Sequence[Image.Image], mode: str) -> list[str]:
-        """Read several pictures in one call: starting the program costs more than reading a line."""
-        if not pictures:
-            return []
+        """Read several pictures: starting the program costs more than reading a line, so a call takes many."""
+        import torch
+
+        workers = torch.get_num_threads()
+        each = min(_CALL, math.ceil(len(pictures) / workers)) or 1
+        parts = [pictures[start : start + each] for start in range(0, len(pictures), each)]
+        with ThreadPoolExecutor(workers) as pool:
+            return [text for texts in pool.map(lambda part: self._called(part, mode), parts) for text in texts]
+
+    def _called(self, pictures: Sequence[Image.Image], mode: str) -> list[str]:
+        """Read several pictures in one call of the program."""
         with tempfile.TemporaryDirectory() as folder:
             names = []
             for index, picture in enumerate(pictures):
