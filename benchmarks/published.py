@@ -3,8 +3,8 @@
     python benchmarks/published.py --checkouts DIR [NAME...]
 
 DIR holds checkouts of the authors' repositories by their names (1d-tokenizer, maskbit, DnD-Transformer, FlowMo); what
-they import (einops, omegaconf, accelerate, mup) must be installed. Both sides have the same made-up weights. A ratio is the
-published code's CPU time over ours, best of several turns each: above 1 ours is the faster.
+they import (einops, omegaconf, accelerate, mup) must be installed. Both sides have the same made-up weights. A ratio is
+the published code's CPU time over ours, best of several turns each: above 1 ours is the faster.
 """
 
 from __future__ import annotations

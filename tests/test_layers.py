@@ -21,7 +21,7 @@ LAYERS = [
     {"networks", "metrics", "ocr", "data"},
     {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
-    {"summary", "passes", "shards", "team", "workfolder", "engine", "sheet", "kept"},
+    {"summary", "passes", "shards", "team", "finished", "workfolder", "engine", "sheet", "kept"},
     {"rates", "leaderboard", "comparison", "gate", "validation", "export"},
     {"report"},
     {"cli", "__main__"},

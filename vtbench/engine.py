@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from vtbench import device, files, passes, plan, provenance, results, shards, summary
 from vtbench.errors import DataError, VtbenchError
+from vtbench.finished import BATCHES
 from vtbench.plan import Plan
 from vtbench.protocols import find_protocol
 from vtbench.published import fed
@@ -39,9 +40,6 @@ from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.workfolder import Counted, WorkFolder, alike, compute, pictures_of
 
 log = logging.getLogger("vtbench")
-
-BATCHES = "batch-sizes"
-"""Folder in the work folder: what `batch_size="auto"` found."""
 
 WAIT = 600.0
 """Seconds that a process waits for another one to finish writing a run of the same name."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -50,17 +49,78 @@ def home() -> Path:
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 
+_Stamp = tuple[int, int, int, int]
+"""Size, the times of a file's last changes of content and of anything, and its node: what changes with its content."""
+
+SETTLED = 2.0
+"""Seconds after which a change of a file has another time than the one before, on any file system."""
+
+_hashed: dict[tuple[str, _Stamp], tuple[str, bool]] = {}
+"""sha256 by path and stamp, and whether the stamp was settled when the file was read."""
+
+
 def sha256(path: Path) -> str:
-    """Hash a file without holding it in memory; again only where its size, its time of change or its node changed."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    """Hash a file without holding it in memory; again only where its size, a time of change or its node changed."""
+    stamp = _stamp(path.stat())
+    key = (str(path.absolute()), stamp)
+    if key not in _hashed:
+        settled = _is_settled(stamp)
+        with path.open("rb") as file:
+            _hashed[key] = hashlib.file_digest(file, "sha256").hexdigest(), settled
+    return _hashed[key][0]
 
 
-@functools.cache
-def _sha256(path: Path, size: int, modified: int, node: int) -> str:
-    del size, modified, node  # they are the key of the cache
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _stamp(stat: os.stat_result) -> _Stamp:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _is_settled(stamp: _Stamp) -> bool:
+    return max(stamp[1], stamp[2]) < time.time_ns() - SETTLED * 1e9
+
+
+def keep_hashes(path: Path) -> None:
+    """Keep what `sha256` found out, for `recall_hashes` of a later process; of files that still are as they were.
+
+    Raises:
+        ResultError: if the place can't be written.
+    """
+    kept = []
+    for (name, stamp), (digest, settled) in sorted(_hashed.items()):
+        with contextlib.suppress(OSError):
+            if settled and _stamp(Path(name).stat()) == stamp:
+                kept.append([name, list(stamp), digest])
+    write_atomic(path, json.dumps(kept, indent=0).encode())
+
+
+def recall_hashes(path: Path) -> None:
+    """Take over what an earlier process kept; a file that changed since is hashed anew, and a damaged list is none."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        for name, (size, modified, changed, node), digest in json.loads(path.read_bytes()):
+            _hashed.setdefault((str(name), (int(size), int(modified), int(changed), int(node))), (str(digest), True))
+
+
+def stamp(root: Path) -> str | None:
+    """Tell a file, or all files below a folder, by names, sizes, times and nodes, without reading them.
+
+    Links to files stand for what they lead to; links to folders are not entered.
+
+    Returns:
+        A sha256 that changes with any content; None where something changed so lately that it might not.
+    """
+    total = hashlib.sha256()
+    for place, folders, names in os.walk(root) if root.is_dir() else [(str(root.parent), [], [root.name])]:
+        folders.sort()
+        total.update(json.dumps([os.path.relpath(place, root), folders]).encode())
+        for name in sorted(names):
+            file = Path(place) / name
+            try:
+                found = _stamp(file.stat())
+            except OSError:  # a link to nothing
+                found = _stamp(file.lstat()) if file.is_symlink() else (0, 0, 0, 0)
+            if not _is_settled(found):
+                return None
+            total.update(json.dumps([name, found]).encode())
+    return total.hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -141,17 +141,9 @@ def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish) -
     if run.protocol != results.CANONICAL:
         log.warning("%s on %s: no pictures are kept of a published protocol's run", run.name, run.task)
         return
-    _, path = results.find_run(folder, folder)
-    table = results.read_images(path)
-    name = ranking_column(run, table.columns)
-    if wish.worst is None or name is None:
-        chosen = [row for row, reason in enumerate(table["reason"]) if not isinstance(reason, str)]
-    else:
-        rows = by_badness(table, name)
-        chosen = list(dict.fromkeys((*rows[: wish.worst], *best_median_worst(rows))))
-    wanted = sorted(int(table["index"][row]) for row in chosen)
-    there = {picture.index for picture in read(folder, run)}
-    if set(wanted) <= there:
+    table = _table(folder)
+    wanted = _wanted(table, run, wish)
+    if _are_there(wanted, run, folder):
         return
     place = folder / FOLDER
     for old in place.glob("*.webp"):
@@ -159,6 +151,29 @@ def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish) -
     kept = [picture for index in wanted if (picture := _keep_one(tokenizer, task, index, table, place)) is not None]
     said = Kept(table=str(run.digests["table"]), pictures=tuple(kept))
     files.write_atomic(place / INDEX, (said.model_dump_json(indent=1) + "\n").encode())
+
+
+def are_kept(run: Run, folder: Path, wish: Wish) -> bool:
+    """Tell whether `keep` would have nothing to do or to say; raises as it does."""
+    return run.protocol == results.CANONICAL and _are_there(_wanted(_table(folder), run, wish), run, folder)
+
+
+def _table(folder: Path) -> pandas.DataFrame:
+    return results.read_images(results.find_run(folder, folder)[1])
+
+
+def _wanted(table: pandas.DataFrame, run: Run, wish: Wish) -> list[int]:
+    name = ranking_column(run, table.columns)
+    if wish.worst is None or name is None:
+        chosen = [row for row, reason in enumerate(table["reason"]) if not isinstance(reason, str)]
+    else:
+        rows = by_badness(table, name)
+        chosen = list(dict.fromkeys((*rows[: wish.worst], *best_median_worst(rows))))
+    return sorted(int(table["index"][row]) for row in chosen)
+
+
+def _are_there(wanted: Iterable[int], run: Run, folder: Path) -> bool:
+    return set(wanted) <= {picture.index for picture in read(folder, run)}
 
 
 def _keep_one(tokenizer: Tokenizer, task: Task, index: int, table: pandas.DataFrame, place: Path) -> KeptPicture | None:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtbench import backbones, cards, measures, ocr, provenance, results
+from vtbench import cards, measures, ocr, provenance, results
 from vtbench import device as compute
-from vtbench.backbones import foundation
 from vtbench.bottleneck import Bottleneck
 from vtbench.cards import TaskCard
 from vtbench.catalogue import FOUNDATION, OCR, find_metric, of_measure
@@ -175,7 +174,7 @@ def make(
     for need in needs:
         own = {OCR: task.card.ocr, FOUNDATION: task.card.foundation}.get(need, need)
         said_as = need if need == FOUNDATION else own  # where it lies is no matter
-        digests |= {f"{said_as}/{file}": value for file, value in _files_of(own, need).items()}
+        digests |= {f"{said_as}/{file}": value for file, value in ocr.files_behind(need, own).items()}
     place = compute.for_metrics(tokenizer.device)
     apart = ("tokenizer", "task", "weights", "data", "network")
     context = Context(
@@ -271,15 +270,6 @@ def _unavailable(names: Sequence[str], expected: int, card: TaskCard) -> dict[st
         elif expected < minimum:
             reasons[name] = f"{metric.title} needs at least {minimum} pictures, the task has {expected}"
     return reasons
-
-
-def _files_of(own: str, need: str) -> Mapping[str, str | None]:
-    """sha256 of the files behind a need; of an OCR engine also its name and version, which read differently."""
-    if need == FOUNDATION:
-        return foundation.digests(own)
-    if need != OCR:
-        return backbones.digests(own)
-    return {**ocr.digests(own), "version": ocr.version(own)}
 
 
 def _outside(tokenizer: Tokenizer, metrics: Sequence[str], engine: str) -> list[object]:

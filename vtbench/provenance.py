@@ -1,4 +1,7 @@
-"""Identity of what computed a run: vtbench's code, the network's code wherever it lives, libraries, the commit."""
+"""Identity of what computed a run: vtbench's code, the network's code wherever it lives, libraries, the commit.
+
+Importing this module loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 CODE = ("vtbench", "tokenizers", "tasks", "pyproject.toml")
 """What of a checkout decides the numbers: a run is dirty where these differ from the commit."""
@@ -65,6 +70,8 @@ def network_digest(network: nn.Module, *others: object) -> str | None:
     Returns:
         None where all of it is vtbench's, torch's or Python's own.
     """
+    from torch import nn
+
     kinds: set[type | object] = {type(part) for part in network.modules()}
     by_module: dict[str, list[object]] = {}
     for other in others:

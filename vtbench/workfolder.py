@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from vtbench import files, passes, plan, results, shards, summary
+from vtbench import files, finished, passes, plan, results, shards, summary
 from vtbench.errors import ResultError
 from vtbench.plan import Plan
 from vtbench.results import Run
@@ -215,15 +214,9 @@ class WorkFolder:
 
         Of a run that is computed again in parts, one after another, this plan's shards stay: other parts' are new.
         """
-        with files.try_lock(self.folder / "in-use") as alone:
-            if not alone:
-                return
-            for part in self.folder.rglob(".*.tmp"):
-                part.unlink(missing_ok=True)
-            keep = None if self._finished() and not (parts and self.overwrite) else self.shards
-            for spent in self.folder.glob("shards-*"):
-                if spent != keep:
-                    shutil.rmtree(spent)
+        finished.clean(
+            self.folder, lambda: None if self._finished() and not (parts and self.overwrite) else self.shards
+        )
 
     def _finished(self) -> Run | None:
         """The run of exactly this plan, where an earlier start completed it and its table is whole."""

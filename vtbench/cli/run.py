@@ -6,14 +6,14 @@ import os
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vtbench import cards, catalogue, files, kept, protocols
+from vtbench import cards, catalogue, files, finished, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vtbench.results import Run
     from vtbench.task import Task
     from vtbench.team import Team
+    from vtbench.tokenizer import Tokenizer
 
 
 class Precision(StrEnum):
@@ -197,6 +198,7 @@ def perform(command: Command, place: Place) -> None:
         VtbenchError: if the user can mend something.
     """
     weights, extra, team = command.weights, command.cards_folder, place.team
+    files.recall_hashes(place.work / finished.HASHES)
     task_cards = [
         _adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)
     ]
@@ -224,26 +226,12 @@ def perform(command: Command, place: Place) -> None:
     if step is None and weights:
         step = _step_of(weights[0])
 
-    from vtbench import load_tokenizer
-    from vtbench.engine import Settings, evaluate_together
+    how_many = _count(command.batch_size)
+    asked = _Asked(command, place, named, rules)
+    ended = {(card.name, task.name): asked.found(card, task) for card in chosen for task in task_cards}
+    left = [task for task in task_cards if any(ended[card.name, task.name] is None for card in chosen)]
+    opened = {task.name: _opened(task, rules or [task.protocol], command) for task in left}
 
-    opened = [_opened(card, rules or [card.protocol], command) for card in task_cards]
-    how = Settings(
-        out=place.out,
-        work=place.work,
-        batch_size=_count(command.batch_size),
-        limit=command.limit,
-        label=command.name,
-        step=step,
-        require=required,
-        overwrite=place.overwrite,
-        rank=place.rank,
-        world=place.world,
-        wait=place.wait,
-        workers=place.workers,
-        team=team,
-        compute=place.compute,
-    )
     done: list[Run] = []
     refused: list[str] = []
     broken: list[str] = []
@@ -251,18 +239,13 @@ def perform(command: Command, place: Place) -> None:
         for card in chosen:
             try:
                 with team.section(card.name) if team else nullcontext():
-                    own = folders.get(card.name) or given(weights)
-                    loaded = load_tokenizer(card, weights=own, device=command.device, precision=command.precision.value)
-                    for task, pairs in zip(task_cards, opened, strict=True):
-                        again = recorded(
-                            command, {"task": [task.name], "tokenizer": [], "diffusers": [], **named[card.name]}
-                        )
-                        with _Bar(_title(card, pairs), shown=place.speaks) as bar:
-                            runs = evaluate_together(loaded, pairs, replace(how, command=again), bar.update)
-                        done += [one for one in runs if one is not None]
-                        for (its_task, _), ended in zip(pairs, runs, strict=True):
-                            if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
-                                kept.keep(loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
+                    computed = _Computed(card, command, place, how_many, step, required, named[card.name])
+                    for task in task_cards:
+                        runs = ended[card.name, task.name]
+                        if runs is None:
+                            runs = computed.runs(folders.get(card.name) or given(weights), opened[task.name])
+                            asked.remember(card, task, runs)
+                        done += runs
             # What is wrong with one tokenizer must not take the others of the command with it.
             except (CardError, WeightsError, DataError) as error:
                 if len(chosen) == 1:
@@ -298,6 +281,115 @@ def perform(command: Command, place: Place) -> None:
             "`vtbench leaderboard` makes the tables.",
             soft_wrap=True,
         )
+
+
+class _Asked:
+    """Knows what each run of a command was asked for when the command began."""
+
+    def __init__(
+        self, command: Command, place: Place, named: Mapping[str, Mapping[str, list[str]]], rules: Sequence[str]
+    ) -> None:
+        self._command, self._place, self._named, self._rules = command, place, named, rules
+        # A team computes together or not at all; what is overwritten or only merged is not asked for again.
+        self._may_find = place.team is None and place.compute and not place.overwrite
+        self._surroundings: dict[tuple[str, str], finished.Surroundings | None] = {}
+        self._begun: dict[tuple[str, str, str], str | None] = {}
+
+    def found(self, card: TokenizerCard, task: TaskCard) -> list[Run] | None:
+        """Give the runs of a tokenizer on a task, where all are finished and nothing that is asked lacks."""
+        place, found = self._place, []
+        for rule in self._rules_of(task):
+            if (task.name, rule) not in self._surroundings:
+                self._surroundings[task.name, rule] = self._around(card, task, rule)
+            asked = self._asked(card, task, rule, self._surroundings[task.name, rule])
+            self._begun[card.name, task.name, rule] = asked
+            run = finished.find(asked, card, task, place.out, place.work) if asked and self._may_find else None
+            if run and (place.keep is None or kept.are_kept(run, place.work / run.task / run.name, place.keep)):
+                found.append(run)
+        return found if len(found) == len(self._rules_of(task)) else None
+
+    def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
+        """Leave beside finished runs what they were asked for."""
+        if self._place.team is not None or not self._place.compute:
+            return
+        by_rule = {run.protocol: run for run in runs}
+        for rule in self._rules_of(task):
+            if (run := by_rule.get(rule)) is not None:
+                now = self._asked(card, task, rule, self._around(card, task, rule))
+                finished.remember(self._begun[card.name, task.name, rule], now, run, self._place.work)
+        files.keep_hashes(self._place.work / finished.HASHES)
+
+    def _rules_of(self, task: TaskCard) -> Sequence[str]:
+        return self._rules or [protocols.find_protocol(task.protocol).name]
+
+    def _around(self, card: TokenizerCard, task: TaskCard, rule: str) -> finished.Surroundings | None:
+        said = self._said(card, task, rule)
+        return finished.surroundings(said, task, protocols.find_protocol(rule), self._place.work)
+
+    def _asked(
+        self, card: TokenizerCard, task: TaskCard, rule: str, around: finished.Surroundings | None
+    ) -> str | None:
+        return finished.asked(self._said(card, task, rule), card, around)
+
+    def _said(self, card: TokenizerCard, task: TaskCard, rule: str) -> dict[str, Any]:
+        change = {"task": [task.name], "tokenizer": [], "diffusers": [], "protocol": [rule], **self._named[card.name]}
+        return recorded(self._command, change)
+
+
+class _Computed:
+    """Runs of one tokenizer that are not finished, or not known to be; it is loaded for the first of them."""
+
+    def __init__(
+        self,
+        card: TokenizerCard,
+        command: Command,
+        place: Place,
+        batch_size: int | Literal["auto"],
+        step: float | None,
+        required: Sequence[str],
+        named: Mapping[str, list[str]],
+    ) -> None:
+        self._card, self._command, self._place = card, command, place
+        self._batch_size, self._step, self._required, self._named = batch_size, step, required, named
+        self._loaded: Tokenizer | None = None
+
+    def runs(
+        self, weights: str | list[str] | Mapping[str, Tensor] | None, pairs: Sequence[tuple[Task | str, str | None]]
+    ) -> list[Run]:
+        """Evaluate on one task, under all of its protocols, and keep the pictures that are wanted."""
+        from vtbench import load_tokenizer
+        from vtbench.engine import Settings, evaluate_together
+
+        command, place = self._command, self._place
+        if self._loaded is None:
+            self._loaded = load_tokenizer(
+                self._card, weights=weights, device=command.device, precision=command.precision.value
+            )
+        task = pairs[0][0]
+        name = task if isinstance(task, str) else task.card.name
+        how = Settings(
+            out=place.out,
+            work=place.work,
+            batch_size=self._batch_size,
+            limit=command.limit,
+            label=command.name,
+            step=self._step,
+            require=self._required,
+            overwrite=place.overwrite,
+            rank=place.rank,
+            world=place.world,
+            wait=place.wait,
+            workers=place.workers,
+            team=place.team,
+            compute=place.compute,
+            command=recorded(command, {"task": [name], "tokenizer": [], "diffusers": [], **self._named}),
+        )
+        with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
+            runs = evaluate_together(self._loaded, pairs, how, bar.update)
+        for (its_task, _), ended in zip(pairs, runs, strict=True):
+            if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
+                kept.keep(self._loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
+        return [one for one in runs if one is not None]
 
 
 def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:

@@ -324,6 +324,20 @@ def lacking(metric: str, engine: str, model: str = "dinov2-base") -> str | None:
     return None
 
 
+def files_behind(need: str, own: str) -> Mapping[str, str]:
+    """Say what a metric's need is met with here: file name to sha256; of an OCR engine its version too.
+
+    Args:
+        need: as `catalogue.Metric.needs` names it, of a metric that lacks nothing.
+        own: the engine, the foundation model, or the need itself.
+    """
+    if need == FOUNDATION:
+        return foundation.digests(own)
+    if need != OCR:
+        return backbones.digests(own)
+    return {**digests(own), "version": version(own)}
+
+
 # --- what they can read -----------------------------------------------------------------------------------------------
 
 _SHOWN = 12
