@@ -149,7 +149,7 @@ def cost(count: int) -> None:
         tokenizer.reconstruct(pictures[:1])
         spent = [seconds(lambda: [tokenizer.reconstruct(part) for part in pictures.split(8)])]  # noqa: B023
         for task in ("reconstruction", "latents"):
-            evaluate(tokenizer, task, out=None, limit=1)  # loads LPIPS
+            evaluate(tokenizer, task, out=None, limit=2)  # loads LPIPS, and what intervals need
             spent.append(seconds(lambda: evaluate(tokenizer, task, out=None, limit=count)))  # noqa: B023
         cells = [f"{one / count:.2f}" for one in spent] + [f"{spent[2] / one:.1f}" for one in spent[:2]]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

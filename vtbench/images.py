@@ -37,7 +37,7 @@ def to_float(images: Tensor, span: Range = (-1.0, 1.0)) -> Tensor:
     levels = torch.arange(256, dtype=torch.float64, device=images.device)
     table = (low[:, 0] + levels * (high - low)[:, 0] / 255.0).float()  # (1 or 3, 256)
     if len(table) == 1:
-        return table[0][images.long()]
+        return table[0].index_select(0, images.flatten().int()).view(images.shape)
     channels = [table[c][images[..., c, :, :].long()] for c in range(3)]
     return torch.stack(channels, dim=-3)
 
@@ -45,8 +45,9 @@ def to_float(images: Tensor, span: Range = (-1.0, 1.0)) -> Tensor:
 def to_uint8(values: Tensor, span: Range = (-1.0, 1.0)) -> Tensor:
     """Turn float pictures into uint8 ones: clamp to the range, then round to the nearest level, half up (float64)."""
     low, high = _ends(span, values.device)
-    scaled = (values.double() - low) / (high - low) * 255.0
-    return torch.floor(scaled.clamp(0.0, 255.0) + 0.5).to(torch.uint8)
+    # In place: float64 copies of all pixels would cost as much as the arithmetic.
+    scaled = (values.double() - low).div_(high - low).mul_(255.0)
+    return scaled.clamp_(0.0, 255.0).add_(0.5).floor_().to(torch.uint8)
 
 
 def to_unit(values: Tensor, span: Range) -> Tensor:

@@ -13,7 +13,7 @@ from skimage import data
 from vtbench import backbones
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics import lpips
-from vtbench.metrics.learned import network
+from vtbench.metrics.learned import LearnedDistance, SeenOnce, network
 
 
 def _tensor(picture):
@@ -65,6 +65,21 @@ def test_the_documented_value_of_torchmetrics_comes_out():
     with torch.inference_mode():
         found = network("vgg", torch.device("cpu"))(first, second).mean().item()
     assert found == pytest.approx(0.3566, abs=5e-5)  # four printed digits
+
+
+def test_pictures_that_are_kept_are_looked_at_once_and_those_that_are_gone_are_forgotten(monkeypatch):
+    looked = []
+    features = LearnedDistance.features
+    monkeypatch.setattr(LearnedDistance, "features", lambda self, x: looked.append(len(x)) or features(self, x))
+    one, other = _tensor(data.chelsea()[:40, :56]), _tensor(data.chelsea()[60:100, :56])
+    wanted = [lpips(one, other).item(), lpips(other, one.flip(3)).item()]
+    looked.clear()
+    measure = SeenOnce()
+    assert measure(one, other).item() == wanted[0]
+    assert measure(other, one.flip(3)).item() == wanted[1]  # the flipped one dies at once
+    assert len(looked) == 3
+    assert measure(other, one.flip(2)).item() == lpips(other, one.flip(2)).item() != wanted[1]
+    assert len(measure._features) == 2
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])

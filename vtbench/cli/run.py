@@ -17,6 +17,7 @@ from vtbench import cards, catalogue, files, finished, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
+from vtbench.results import UNRANKED
 from vtbench.types import Strict
 
 if TYPE_CHECKING:
@@ -619,13 +620,16 @@ def print_runs(runs: Sequence[Run]) -> None:
             cells = [leaderboard.shown(one.scores.get(name), name) for name in names]
             cells += [leaderboard.shown_floor(one.scores.get(name), name) for name in floors]
             label = leaderboard.shown_name(one)
-            rows.append([label if why is None else f"{label} ({why})", *cells, leaderboard.behind(one)])
+            of_one = why not in (None, UNRANKED)  # what is said of all stands under the table
+            rows.append([f"{label} ({why})" if of_one else label, *cells, leaderboard.behind(one)])
         heads = [f"{name} {catalogue.find_metric(name).arrow}" for name in names]
         table(
             ["tokenizer", *heads, *(f"{name} floor" for name in floors), "scored"],
             rows,
             title=f"\n{task}, protocol {protocol}",
         )
+        if any(why == UNRANKED for _, _, why in standings):
+            console.print(UNRANKED)
         for one in group:
             _print_curve(one)
         for reason in leaderboard.missing(group):

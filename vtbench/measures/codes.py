@@ -16,6 +16,7 @@ from vtbench.types import Codes, Key
 
 NO_RATE = "continuous latents have no rate until a quantisation is stated"
 UNSEEN = "its codes are not seen"
+UNSIZED = "its card does not say how many codes there are (`codebook_sizes` in [code])"
 
 
 class Measure(measures.Measure):
@@ -59,9 +60,12 @@ class Measure(measures.Measure):
                 found |= {name: score for name, score in used.items() if name.split("/")[0] == metric.name}
             else:
                 reason = f"{self.context.kind} tokenizers have no codebook"
+                if self.context.kind == "discrete":
+                    seen = table.levels("codes", "raw") and not self.context.codebook_sizes
+                    reason = UNSIZED if seen else table.reason(metric.name)
                 found[metric.name] = Score(
                     value=None,
-                    reason=table.reason(metric.name) if self.context.kind == "discrete" else reason,
+                    reason=reason,
                     scored=0,
                     expected=table.expected,
                 )
@@ -81,9 +85,9 @@ class Measure(measures.Measure):
     def _use(self, table: Table) -> dict[str, Score]:
         numbers = range(len(table.levels("codes", "raw")))
         columns = [pictures for number in numbers if (pictures := list(table.arrays(_key(number))))]
-        if not columns:
-            return {}
         sizes = self.context.codebook_sizes
+        if not columns or not sizes:
+            return {}
         if len(sizes) != len(columns):  # one codebook that all scales share
             sizes = sizes[:1] * len(columns)
         each: dict[str, list[float]] = {"code_usage": [], "code_entropy": [], "code_perplexity": []}

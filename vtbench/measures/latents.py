@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from vtbench.errors import DataError
 from vtbench.measures import Column, Missing, Outcome, Table, means
 from vtbench.metrics import latents
 from vtbench.metrics.latents import probes
-from vtbench.metrics.learned import lpips
+from vtbench.metrics.learned import SeenOnce
 from vtbench.results import Score
 from vtbench.statistics import jackknife_interval
 from vtbench.types import Codes, Key
@@ -69,6 +69,8 @@ class Seen:
     codes: Codes
     z: Tensor
     """(B, C, h, w), or (B, T, C) where the tokens are no grid."""
+    distance: probes.Distance = field(default_factory=SeenOnce)
+    """LPIPS, which looks at `pictures` and `plain` once for all probes: most of the cost is its network's."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -187,7 +189,7 @@ def _score(metric: Metric, table: Table, key: Key, total: Callable[[Array], floa
 def _lpc(seen: Seen, found: Columns) -> None:
     total = torch.zeros(len(seen.ids), dtype=torch.float64)
     for rho, weight in zip(probes.RHOS, latents.lpc_weights(probes.RHOS), strict=True):
-        moved = probes.lpc(seen.decode, seen.z, seen.ids, lpips, rhos=(rho,), plain=seen.plain).cpu()
+        moved = probes.lpc(seen.decode, seen.z, seen.ids, seen.distance, rhos=(rho,), plain=seen.plain).cpu()
         found[Key("lpc", f"{rho:g}")] = moved.tolist()
         total += weight * moved
     found[Key("lpc")] = total.tolist()
@@ -199,9 +201,9 @@ def _tokens(seen: Seen, found: Columns) -> None:
         raise DataError(MUTE if seen.codes.indices else NO_CODES)
     own, other = ("token_rise", "digit_rise") if changes == "codes" else ("digit_rise", "token_rise")
     found[Key(other)] = [Missing(OTHER_KIND["digits" if other == "digit_rise" else "codes"])] * len(seen.ids)
-    before = lpips(seen.plain, seen.pictures).cpu()
+    before = seen.distance(seen.plain, seen.pictures).cpu()
     for rate, codes in zip(RATES, changed(seen, RATES), strict=True):
-        rise = (lpips(seen.decode(codes), seen.pictures).cpu() - before).tolist()
+        rise = (seen.distance(seen.decode(codes), seen.pictures).cpu() - before).tolist()
         found[Key(own, f"{rate:g}")] = rise
         if rate == RATES[1]:
             found[Key(own)] = rise
@@ -246,7 +248,7 @@ def _moved(seen: Seen, found: Columns, name: str, transforms: Mapping[str, tuple
         try:
             rise = probes.moved_rise(
                 functools.partial(seen.decode, scale=scale),
-                *(seen.pictures, seen.plain, seen.grid, lpips),
+                *(seen.pictures, seen.plain, seen.grid, seen.distance),
                 scale=scale,
                 turns=turns,
             ).cpu()

@@ -37,6 +37,9 @@ LEVELS: Mapping[str, str] = {
 }
 """What the levels of a metric are."""
 
+CODED = "curve_bpp"
+"""The rate of each depth or scale: what its tokenizer's curve is drawn against."""
+
 FACTS = ("weights", "label", "step", "ema", "precision", "device", "batch_size", "limit", "version", "commit", "dirty")
 """Fields of a run that make up its surroundings, beside versions and digests."""
 
@@ -189,8 +192,8 @@ def reported(runs: Iterable[Run]) -> list[Json]:
 
 def qualities(group: Sequence[Run]) -> list[str]:
     """Name the metrics that may stand on the axis of quality."""
-    codes = of_measure("codes")
-    return [name for name in leaderboard.measured(group) if name not in codes]
+    rates_alone = (*of_measure("codes"), CODED)
+    return [name for name in leaderboard.measured(group) if name not in rates_alone]
 
 
 def anchors(group: Sequence[Run]) -> dict[str, list[Run]]:
@@ -200,6 +203,28 @@ def anchors(group: Sequence[Run]) -> dict[str, list[Run]]:
         if run.kind == "codec" and run.family != rates.CONTROLS:
             found.setdefault(run.family, []).append(run)
     return {family: members for family, members in sorted(found.items()) if len(members) > 1}
+
+
+def steps_of_codes(group: Sequence[Run], metric: str) -> dict[int, list[Json]]:
+    """Give the curve of each run that was decoded from the first of its codes, from more and from all of them.
+
+    Returns:
+        By the run's place in the group: [bits per pixel, value, low, high, step] by rising rate; nothing for a metric
+        that is not measured by steps, or for a run with fewer than two of them.
+    """
+    if metric == CODED or metric not in of_measure("curve"):
+        return {}
+    found: dict[int, list[Json]] = {}
+    for at, run in enumerate(group):
+        points = []
+        for name, score in run.scores.items():
+            rate = run.scores.get(f"{CODED}/{name.partition('/')[2]}") if name.startswith(f"{metric}/") else None
+            if rate is not None and rate.value is not None and score.value is not None:
+                ends = [number(end) for end in (score.value, score.low, score.high)]
+                points.append([number(rate.value), *ends, plain(name.partition("/")[2])])
+        if len(points) > 1:
+            found[at] = sorted(points, key=lambda point: float(point[0]))
+    return found
 
 
 def savings(group: Sequence[Run], metric: str) -> dict[str, list[Json]]:
@@ -324,6 +349,34 @@ def steps(group: Sequence[Run]) -> list[Json]:
         for name, members in sorted(found.items())
         if len({step for step, _ in members}) > 1
     ]
+
+
+# --- diagnostics ---------------------------------------------------------------------------------------------------
+
+
+def diagnostics(group: Sequence[Run], runs: Sequence[Run]) -> Json:
+    """Say which diagnostics may be drawn against which metrics of the same tokenizers' reconstruction.
+
+    Args:
+        group: the runs of one table.
+        runs: all that are shown.
+
+    Returns:
+        Names of diagnostics; names of metrics; by the place in `group` the place in `runs` of the reconstruction by the
+        same weights under the same protocol; and the names of runs that have none. None where nothing can be drawn.
+    """
+    names = [name for name in leaderboard.measured(group) if find_metric(name).evidence]
+    known = {_same(run): at for at, run in enumerate(runs) if run.task == "reconstruction"}
+    mates = {at: known[_same(run)] for at, run in enumerate(group) if _same(run) in known}
+    against = qualities([runs[at] for at in mates.values()])
+    if not names or not against:
+        return None
+    alone = [named(run) for at, run in enumerate(group) if at not in mates]
+    return {"names": names, "against": against, "mates": mates, "alone": alone}
+
+
+def _same(run: Run) -> tuple[str, str, str | None]:
+    return run.name, run.protocol, run.digests.get("weights")
 
 
 # --- surroundings -----------------------------------------------------------------------------------------------------

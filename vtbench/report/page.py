@@ -60,7 +60,7 @@ def build(
     tables = {at: found for at, run in enumerate(ordered) if (found := _table(run, work)) is not None}
     shelf = Shelf(folder)
     pictures, damaged = galleries(ordered, tables, shelf)
-    views = [_view(at, *item, place) for at, item in enumerate(grouped.items())]
+    views = [_view(at, *item, place, ordered) for at, item in enumerate(grouped.items())]
     data = {
         "metrics": _metrics(ordered),
         "runs": [_run(run) for run in ordered],
@@ -119,7 +119,13 @@ def _run(run: Run) -> Json:
     }
 
 
-def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Standing], place: Mapping[int, int]) -> Json:
+def _view(
+    at: int,
+    table: tuple[str, str],
+    standings: Sequence[leaderboard.Standing],
+    place: Mapping[int, int],
+    ordered: Sequence[Run],
+) -> Json:
     """Say what one table shows: rows for the template, and the rest for the page's script."""
     task, protocol = table
     group = [standing.run for standing in standings]
@@ -149,6 +155,7 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
         for row, (run, rank, why) in enumerate(standings)
     ]
     qualities, curves, steps = content.qualities(group), content.curves(group), content.steps(group)
+    diagnostics = content.diagnostics(group, ordered)
     return {
         "id": at,
         "task": plain(task),
@@ -161,6 +168,7 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
         "missing": [plain(reason) for reason in leaderboard.missing(group)],
         "curves": bool(curves),
         "steps": bool(steps),
+        "diagnostics": diagnostics,
         "data": {
             "title": plain(f"{task} ({protocol})"),
             "primary": primary,
@@ -171,6 +179,12 @@ def _view(at: int, table: tuple[str, str], standings: Sequence[leaderboard.Stand
                 for name in qualities
             },
             "anchors": {plain(name): [place[id(run)] for run in runs] for name, runs in content.anchors(group).items()},
+            "coded": {
+                name: {place[id(group[row])]: points for row, points in content.steps_of_codes(group, name).items()}
+                for name in qualities
+            },
+            "diagnostics": diagnostics
+            and diagnostics | {"mates": {place[id(group[row])]: mate for row, mate in diagnostics["mates"].items()}},
             "savings": {name: content.savings(group, name) for name in qualities},
             "curves": [
                 {**one, "series": {place[id(group[int(row)])]: points for row, points in one["series"].items()}}

@@ -105,12 +105,24 @@ def _one_table(runs: Sequence[Run], task: str | None, fits: Callable[[Run], bool
 def _rate_distortion(group: Sequence[Run], metric: str | None) -> list[Panel]:
     name = metric or leaderboard.primary_of(group)
     families = content.anchors(group)
-    rest = [run for run in group if run.family != rates.CONTROLS and run.family not in families]
+    coded = content.steps_of_codes(group, name)
+    lines = [
+        Series(
+            content.named(group[at]), tuple((x, y, low, high) for x, y, low, high, _ in points if _finite(y)), line=True
+        )
+        for at, points in coded.items()
+    ]
+    rest = [
+        run
+        for at, run in enumerate(group)
+        if run.family != rates.CONTROLS and run.family not in families and at not in coded
+    ]
     made = []
     for along, label in (("bpp", "bits/pixel"), ("latent_values", "values/pixel")):
         series = [_points(family, members, name, along, line=True) for family, members in families.items()]
         for family in dict.fromkeys(run.family for run in rest):
             series.append(_points(family, [run for run in rest if run.family == family], name, along, line=False))
+        series += lines if along == "bpp" else []
         best = rates.frontier(group, name, along)
         made.append(
             Panel(
@@ -123,6 +135,11 @@ def _rate_distortion(group: Sequence[Run], metric: str | None) -> list[Panel]:
             )
         )
     return made
+
+
+def _finite(value: object) -> bool:
+    """Tell whether `content.number` gave a number; an infinite one is a word."""
+    return isinstance(value, float)
 
 
 def _value(run: Run, name: str) -> float:

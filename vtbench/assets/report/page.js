@@ -131,8 +131,18 @@
       const lines = Object.entries(table.anchors).map(([family, runs]) => ({
         name: family, line: true, points: runs.filter((run) => members.includes(run)).map((run) => point(run, name, along)).sort((a, b) => a.x - b.x),
       }));
+      const coded = along === "bpp" ? table.coded[name] : {}; // decodes from the first codes, from more, from all: bits, no others
+      for (const [run, points] of Object.entries(coded)) {
+        lines.push({
+          name: data.runs[run].name, line: true,
+          points: points.map(([x, ...said]) => {
+            const [y, low, high] = said.slice(0, 3).map(number);
+            return { x, y, low, high, name: said[3], run: Number(run) };
+          }),
+        });
+      }
       const singles = new Map();
-      for (const run of members.filter((run) => !Object.values(table.anchors).flat().includes(run))) {
+      for (const run of members.filter((run) => !coded[run] && !Object.values(table.anchors).flat().includes(run))) {
         const family = data.runs[run].family;
         if (!singles.has(family)) singles.set(family, { name: family, line: false, points: [] });
         singles.get(family).points.push(point(run, name, along));
@@ -167,6 +177,36 @@
       savings();
     }
     for (const one of [quality, rate, anchor]) one.addEventListener("input", redraw);
+    redraw();
+    return redraw;
+  }
+
+  // --- diagnostics ---
+
+  function startDiagnostics(panel, table) {
+    const section = panel.querySelector(".diagnostics");
+    if (!section) return;
+    const { names, against, mates } = table.diagnostics;
+    const [diagnostic, metric] = ["diagnostic", "metric"].map((name) => section.querySelector(`.${name}`));
+    fill(diagnostic, names.map((name) => [name, headed(name)]));
+    fill(metric, against.map((name) => [name, headed(name)]), against.includes("lpips") ? "lpips" : against[0]);
+
+    function redraw() {
+      const families = new Map();
+      for (const [run, mate] of Object.entries(mates)) {
+        const [x] = (score(mate, metric.value) ?? [null]).map(number);
+        const [y, low, high] = (score(run, diagnostic.value) ?? [null, null, null]).map(number);
+        if (x === null || y === null) continue;
+        const { family, name } = data.runs[run];
+        if (!families.has(family)) families.set(family, { name: family, line: false, points: [] });
+        families.get(family).points.push({ x, y, low, high, name, run: Number(run) });
+      }
+      drawChart(section.querySelector(".chart"), {
+        x: { label: `${headed(metric.value)} of the reconstruction` }, y: { label: headed(diagnostic.value) },
+        series: [...families.values()], labels: true, pick: (p) => showRow(panel, p.run),
+      });
+    }
+    for (const one of [diagnostic, metric]) one.addEventListener("input", redraw);
     redraw();
     return redraw;
   }
@@ -421,7 +461,7 @@
 
   function start(panel, table) {
     startTable(panel);
-    for (const begin of [startRates, startCurves, startSteps, startGallery]) {
+    for (const begin of [startDiagnostics, startRates, startCurves, startSteps, startGallery]) {
       const redraw = begin(panel, table);
       if (redraw) redraws.push([panel, redraw]);
     }

@@ -109,15 +109,20 @@ def moved_rise(
     Raises:
         DataError: if the moved latent decodes to another size than the moved picture has.
     """
-    wanted, known = (
-        images.to_uint8(transform(images.to_float(x), scale=scale, turns=turns)) for x in (pictures, plain)
-    )
     made = decode(transform(z, scale=scale, turns=turns))
+    wanted, known = (_moved_levels(x, scale, turns) for x in (pictures, plain))
     if made.shape != wanted.shape:
         raise DataError(
             f"a latent scaled by {scale} decodes to {tuple(made.shape)}, its picture is {tuple(wanted.shape)}"
         )
     return distance(made, wanted).double() - distance(known, wanted).double()
+
+
+def _moved_levels(pictures: Tensor, scale: float, turns: int) -> Tensor:
+    """Move uint8 pictures as floats, rounded to levels once; what is only turned keeps its levels."""
+    if scale == 1:
+        return torch.rot90(pictures, turns, (-1, -2)).contiguous()
+    return images.to_uint8(transform(images.to_float(pictures), scale=scale, turns=turns))
 
 
 def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:
