@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from builders import make_run
 from test_cli import one_line, vtbench
-from test_report import CURVE, at
+from test_report import CURVE, at, data_of
 
-from vtbench import results
+from vtbench import cards, evaluate, load_task, load_tokenizer, results
 from vtbench.errors import ResultError
-from vtbench.report import plots
+from vtbench.report import content, page, plots
 from vtbench.results import Score
 
 FLOATS = at("floats", None, 0.12, "vae")
@@ -107,3 +107,37 @@ def test_the_command_draws_committed_results(tmp_path: Path) -> None:
     assert "no metric is called" in one_line(
         vtbench("plot", "steps", "--metric", "nothing", "--results", root / "results", "-o", out)
     )
+
+
+def test_depths_of_a_small_residual_network_are_a_line_of_their_own() -> None:
+    """Of a real run: each depth at its own bits per pixel, in the plot and in the page."""
+    config = {"channels": 32, "multipliers": [1, 1, 2], "blocks": 1, "z_channels": 16, "code_channels": 8}
+    card = cards.find_tokenizer("dnd-16x16x4")
+    code = card.code.model_copy(update={"codebook_sizes": (64,)})
+    card = card.model_copy(update={"config": {**config, "codebook_size": 64, "depths": 3}, "code": code})
+    task = cards.find_task("curve").model_copy(update={"metrics": ("curve_psnr", "curve_bpp")})
+    network = load_tokenizer(card, weights="synthetic", device="cpu")
+    run = evaluate(network, load_task(task), out=None, limit=2)
+    bits, *_ = plots.panels("rate-distortion", [run], metric="curve_psnr")
+    (line,) = [one for one in bits.series if one.line]
+    steps = [f"depth={depth}" for depth in (1, 2, 3)]
+    assert [x for x, *_ in line.points] == pytest.approx([run.scores[f"curve_bpp/{step}"].value for step in steps])
+    assert [y for _, y, *_ in line.points] == pytest.approx(
+        [run.scores[f"curve_psnr/{step}"].value for step in steps], rel=1e-5
+    )
+    assert "curve_bpp" not in content.qualities([run])
+    data = data_of(page.build([run], Path("none")).html.decode())
+    coded = data["tables"][0]["coded"]["curve_psnr"]["0"]  # type: ignore[index]
+    assert [point[4] for point in coded] == steps
+
+
+def test_a_diagnostic_is_drawn_against_the_reconstruction_by_the_same_weights() -> None:
+    runs = results.read_runs(Path(__file__).resolve().parent.parent / "results")
+    group = [run for run in runs if run.task == "latents"]
+    found = content.diagnostics(group, runs)
+    assert {"lpc", "lds"} <= set(found["names"]) and "lpips" in found["against"]
+    assert [(runs[mate].task, runs[mate].name) for mate in found["mates"].values()] == [
+        ("reconstruction", run.name) for run in group
+    ]
+    other = [group[0].model_copy(update={"digests": {**group[0].digests, "weights": "0" * 64}}), *group[1:]]
+    assert content.diagnostics(other, runs)["alone"] == [content.named(group[0])]

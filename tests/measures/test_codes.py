@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vtbench import cards, evaluate
 from vtbench.cards import Code, TokenizerCard
+from vtbench.measures.codes import UNSIZED
 from vtbench.results import Run
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes
@@ -72,3 +73,10 @@ def test_depths_that_share_one_codebook_are_counted_together(folder: Path) -> No
 def test_cards_of_several_codebooks_name_them_all() -> None:
     assert len(cards.find_tokenizer("unitok").code.codebook_sizes) == 8
     assert len(cards.find_tokenizer("dnd-16x16x4").code.codebook_sizes) == 1
+
+
+def test_codes_of_a_card_that_states_no_codebook_have_no_use_and_say_why(folder: Path) -> None:
+    found = run(folder, ())
+    for name in ("code_usage", "code_entropy", "code_perplexity", "bpp_entropy"):
+        assert (found.scores[name].value, found.scores[name].reason) == (None, UNSIZED)
+    assert found.scores["bpp"].value is not None
