@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import vtbench
+from vtbench import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "vtbench"
@@ -55,6 +56,26 @@ def test_a_module_imports_only_lower_layers(path: Path) -> None:
     for name in imports_of(path) - {own}:
         below = layer_of(name) < level or (level in MAY_SHARE_A_LAYER and layer_of(name) == level)
         assert below, f"{own} (layer {level}) imports {name} (layer {layer_of(name)})"
+
+
+def test_what_stands_above_the_engine_is_no_part_of_a_runs_code() -> None:
+    above = [name for level in LAYERS[layer_of("engine") + 1 :] for name in level]
+    assert {Path(name).stem for name in provenance.SHOWING} == set(above)
+    assert all((PACKAGE / name).exists() for name in provenance.SHOWING)
+
+
+def test_a_runs_code_is_what_can_move_a_number(tmp_path: Path) -> None:
+    for name in ("metrics", "report"):
+        (tmp_path / name).mkdir()
+    files = [tmp_path / name for name in ("metrics/pixels.py", "engine.py", "report/page.py", "gate.py")]
+    digests = []
+    for path in [None, *files]:
+        if path is not None:
+            path.write_text("changed = True\n")
+        digests.append(provenance.code_digest.__wrapped__(tmp_path))
+    empty, metric, engine, report, gate = digests
+    assert len({empty, metric, engine}) == 3
+    assert engine == report == gate
 
 
 def test_range_arithmetic_lives_in_images_alone() -> None:

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 CODE = ("vtbench", "tokenizers", "tasks", "pyproject.toml")
 """What of a checkout decides the numbers: a run is dirty where these differ from the commit."""
 
+SHOWING = {
+    *("rates.py", "leaderboard.py", "comparison.py", "gate.py", "validation.py", "export.py"),
+    *("report", "cli", "__main__.py"),
+}
+"""What of the package stands above the engine: it shows and compares runs that are made, and moves no number."""
+
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy", "pillow", "pillow-jxl-plugin", "opencv-python-headless"),
     *("lpips", "torch-fidelity", "easyocr", "rapidocr", "onnxruntime", "transformers", "diffusers", "datasets"),
@@ -36,11 +42,14 @@ LARGEST_PACKAGE = 500
 """Python files of a package that are hashed as a whole; of a larger one, those that define the network's classes."""
 
 
+_PACKAGE = Path(__file__).resolve().parent
+
+
 @cache
-def code_digest() -> str:
-    """sha256 over the package's own source files, so that shards of different code never mix."""
-    package = Path(__file__).resolve().parent
-    return _digest_of(sorted(package.rglob("*.py")), package)
+def code_digest(package: Path = _PACKAGE) -> str:
+    """sha256 over the package's own source files but `SHOWING`, so that shards of different code never mix."""
+    files = sorted(package.rglob("*.py"))
+    return _digest_of([path for path in files if path.relative_to(package).parts[0] not in SHOWING], package)
 
 
 @cache
