@@ -308,6 +308,18 @@ def test_the_engine_that_really_reads_is_recorded() -> None:
         assert digests[f"{engine_name}/version"]
 
 
+def test_a_merge_tells_which_shard_it_reads(folder: Path, tmp_path: Path) -> None:
+    """Every shard for the table, and once more for each thing that totals are made of."""
+    read: list[tuple[int, int]] = []
+    how = engine.Settings(out=tmp_path / "r", work=tmp_path / "w", merging=lambda *one: read.append(one))
+    (run,) = engine.evaluate_together("tiny-fsq-f8", [(small_task(folder), None)], how)
+    assert run is not None
+    shards = -(-run.images // SHARD)
+    once = [(shard + 1, shards) for shard in range(shards)]
+    assert read[:shards] == once
+    assert len(read) > 2 * shards and set(read) == set(once)
+
+
 def test_rank_outside_its_world_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(VtbenchError, match="rank 2 of world 2"):
         evaluate(load_tokenizer("jpeg-q5"), small_task(folder), out=tmp_path, work=tmp_path, rank=2, world=2)

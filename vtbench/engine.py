@@ -67,6 +67,8 @@ class Settings:
     """Whether pictures may be computed; without, only shards that are there are merged."""
     command: Mapping[str, Any] | None = None
     """What `vtbench run` was asked for, for `vtbench merge`."""
+    merging: Progress | None = None
+    """Told which shard a merge reads, and how many there are; it passes over them more than once."""
 
     def __post_init__(self) -> None:
         """Refuse what is none of its kind, before anything is loaded."""
@@ -275,6 +277,7 @@ def evaluate_together(
             compute=how.compute,
             command=how.command,
             job=team.job if team else None,
+            merging=how.merging,
         )
         for made in plans
     ]

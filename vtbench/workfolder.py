@@ -48,6 +48,7 @@ class WorkFolder:
         compute: bool,
         command: Mapping[str, Any] | None,
         job: str | None,
+        merging: Progress | None = None,
     ) -> None:
         """Find the places; a folder for summaries that can't be written is told now.
 
@@ -60,6 +61,8 @@ class WorkFolder:
             compute: whether pictures may be computed.
             command: what `vtbench run` was asked for, for `vtbench merge`.
             job: of processes that make the run together; None where there is no team.
+            merging: told which shard the merge reads, of how many; it reads all of them once for each thing that it
+                makes of them.
         """
         self.plan = made
         self.summary = out / made.task.card.name / f"{made.name}.json"
@@ -72,6 +75,7 @@ class WorkFolder:
         """The shards that this process computes."""
         self._command = command
         self._job = job
+        self._merging = merging
         files.check_writable(self.summary.parent)
 
     def begin(self, rank: int, world: int, stack: ExitStack) -> Run | None:
@@ -253,7 +257,13 @@ class WorkFolder:
         said = (table.schema.metadata or {}).get(b"plan", b"").decode()
         if said != self.plan.digest or table.column("index").to_pylist() != list(self.plan.indices(index)):
             return None
-        return Shard.of(table, partial(column, self._path(index)))
+        return Shard.of(table, partial(self._column, index))
+
+    def _column(self, index: int, name: str) -> pa.ChunkedArray:
+        """Read one column of a shard while it is merged."""
+        if self._merging is not None:
+            self._merging(index + 1, self.plan.shards)
+        return column(self._path(index), name)
 
     def merge(self, workers: int | None, progress: Progress | None = None) -> Run:
         """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
@@ -263,6 +273,8 @@ class WorkFolder:
         """
         parts = []
         for index in range(self.plan.shards):
+            if self._merging is not None:
+                self._merging(index + 1, self.plan.shards)
             part = self._shard(index)
             if part is None:
                 if not self.may_compute:

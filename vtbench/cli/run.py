@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -386,7 +387,7 @@ class _Computed:
             command=recorded(command, {"task": [name], "tokenizer": [], "diffusers": [], **self._named}),
         )
         with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
-            runs = evaluate_together(self._loaded, pairs, how, bar.update)
+            runs = evaluate_together(self._loaded, pairs, replace(how, merging=bar.merge), bar.update)
         for (its_task, _), ended in zip(pairs, runs, strict=True):
             if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
                 kept.keep(self._loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
@@ -574,6 +575,10 @@ def _check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
                 raise VtbenchError(f"--require {name}: {reason}")
 
 
+LONG_MERGE = 2.0
+"""Seconds after which the progress bar says that it is merging."""
+
+
 class _Bar:
     """A progress bar with rate and remaining time; silent where the output is not a terminal."""
 
@@ -590,7 +595,9 @@ class _Bar:
             console=console,
             disable=not shown,
         )
-        self._task = self._progress.add_task(escape(one_line(title)), total=None, rate="")
+        self._title = escape(one_line(title))
+        self._task = self._progress.add_task(self._title, total=None, rate="")
+        self._merge_began: float | None = None
 
     def __enter__(self) -> _Bar:
         self._progress.start()
@@ -604,6 +611,14 @@ class _Bar:
         speed = self._progress.tasks[self._task].speed
         rate = f"{speed:.1f} images/s" if speed else ""
         self._progress.update(self._task, completed=done, total=total, rate=rate)
+
+    def merge(self, shard: int, shards: int) -> None:
+        """Show which shard is merged, where merging takes so long that one would ask."""
+        now = time.monotonic()
+        self._merge_began = self._merge_began or now
+        if now - self._merge_began > LONG_MERGE:
+            said = f"{self._title}, merging shards"
+            self._progress.update(self._task, description=said, completed=shard, total=shards, rate="")
 
 
 def print_runs(runs: Sequence[Run]) -> None:
