@@ -46,7 +46,8 @@ def main() -> None:
     head = f"{name}\n\n`{called}`, {date}, load before it {before:.1f}; {machine()}"
     text = RESULTS.read_text() if RESULTS.exists() else HEAD
     kept = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
-    kept[name] = f"{head}\n\n```\n{done.stdout.strip()}\n```\n"
+    printed = done.stdout.strip("\n")
+    kept[name] = f"{head}\n\n```text\n{printed}\n```\n"
     RESULTS.write_text("\n".join([HEAD, *(f"## {kept[one].strip()}\n" for one in sorted(kept))]))
 
 
