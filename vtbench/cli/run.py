@@ -245,7 +245,7 @@ def perform(command: Command, place: Place) -> None:
                     for task in task_cards:
                         runs = ended[card.name, task.name]
                         if runs is None:
-                            runs = computed.runs(folders.get(card.name) or given(weights), opened[task.name])
+                            runs = computed.runs(folders.get(card.name) or given(weights), task.name, opened[task.name])
                             asked.remember(card, task, runs)
                         done += runs
             # What is wrong with one tokenizer must not take the others of the command with it.
@@ -356,9 +356,12 @@ class _Computed:
         self._loaded: Tokenizer | None = None
 
     def runs(
-        self, weights: str | list[str] | Mapping[str, Tensor] | None, pairs: Sequence[tuple[Task | str, str | None]]
+        self,
+        weights: str | list[str] | Mapping[str, Tensor] | None,
+        task: str,
+        pairs: Sequence[tuple[Task | str, str | None]],
     ) -> list[Run]:
-        """Evaluate on one task, under all of its protocols, and keep the pictures that are wanted."""
+        """Evaluate on the task of a card, under all of its protocols, and keep the pictures that are wanted."""
         from vtbench import load_tokenizer
         from vtbench.engine import Settings, evaluate_together
 
@@ -367,8 +370,6 @@ class _Computed:
             self._loaded = load_tokenizer(
                 self._card, weights=weights, device=command.device, precision=command.precision.value
             )
-        task = pairs[0][0]
-        name = task if isinstance(task, str) else task.card.name
         how = Settings(
             out=place.out,
             work=place.work,
@@ -384,7 +385,7 @@ class _Computed:
             workers=place.workers,
             team=place.team,
             compute=place.compute,
-            command=recorded(command, {"task": [name], "tokenizer": [], "diffusers": [], **self._named}),
+            command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
         )
         with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
             runs = evaluate_together(self._loaded, pairs, replace(how, merging=bar.merge), bar.update)
