@@ -46,9 +46,9 @@ def main() -> None:
     head = f"{name}\n\n`{called}`, {date}, load before it {before:.1f}; {machine()}"
     text = RESULTS.read_text() if RESULTS.exists() else HEAD
     kept = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
-    printed = done.stdout.strip("\n")
-    kept[name] = f"{head}\n\n```text\n{printed}\n```\n"
-    RESULTS.write_text("\n".join([HEAD, *(f"## {kept[one].strip()}\n" for one in sorted(kept))]))
+    printed = "\n".join(f"    {line}".rstrip() for line in done.stdout.splitlines())
+    kept[name] = f"{head}\n\n{printed}\n"
+    RESULTS.write_text("\n".join([HEAD, *(f"## {kept[one].rstrip()}\n" for one in sorted(kept))]))
 
 
 if __name__ == "__main__":
