@@ -128,3 +128,39 @@ def test_the_card_s_repository_is_that_of_published_weights_alone() -> None:
 def test_tasks_outside_of_the_hub_need_a_benchmark() -> None:
     with pytest.raises(ResultError, match="--dataset OWNER/NAME"):
         export.to_eval_results(TINY, model=MODEL)
+
+
+def exported(*said: str) -> subprocess.CompletedProcess[str]:
+    """Run `vtbench export` on two runs of one tokenizer."""
+    files = [str(ROOT / "results" / task / "tiny-fsq-f8.json") for task in TASKS[:2]]
+    command = [sys.executable, "-m", "vtbench", "export", *files, *said]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_what_the_functions_make(tmp_path: Path) -> None:
+    made = exported("--to", "model-index", "--model", MODEL)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == export.to_model_index(TINY[:2], model=MODEL).content
+    assert "vtbench: left out: reconstruction/tiny-fsq-f8" in made.stderr
+    wanted = export.to_eval_results(TINY[:2], dataset="us/pictures", model=MODEL)
+    said = ("--to", "eval-results", "--model", MODEL, "--dataset", "us/pictures")
+    assert exported(*said, "--out", str(tmp_path / "own.yaml")).returncode == 0
+    assert (tmp_path / "own.yaml").read_text() == wanted.content
+    who = ("--model", MODEL, "--organization", "us", "--relationship", "first_party")
+    into = exported("--to", "eee", *who, "--out", str(tmp_path / "records"))
+    assert into.returncode == 0, into.stderr
+    (record,) = (tmp_path / "records").rglob("*.json")
+    assert record.is_relative_to(tmp_path / "records" / "data") and json.loads(record.read_text())
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (("--to", "eee"), "--organization NAME"),
+        (("--to", "model-index", "--out", "folder"), "expected a file such as folder.yaml"),
+    ],
+)
+def test_what_the_command_lacks_is_one_line(said: tuple[str, ...], told: str) -> None:
+    done = exported(*said)
+    assert done.returncode == 2
+    assert told in done.stderr and done.stderr.count("\n") == 1
