@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -370,25 +370,26 @@ class _Computed:
             self._loaded = load_tokenizer(
                 self._card, weights=weights, device=command.device, precision=command.precision.value
             )
-        how = Settings(
-            out=place.out,
-            work=place.work,
-            batch_size=self._batch_size,
-            limit=command.limit,
-            label=command.name,
-            step=self._step,
-            require=self._required,
-            overwrite=place.overwrite,
-            rank=place.rank,
-            world=place.world,
-            wait=place.wait,
-            workers=place.workers,
-            team=place.team,
-            compute=place.compute,
-            command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
-        )
         with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
-            runs = evaluate_together(self._loaded, pairs, replace(how, merging=bar.merge), bar.update)
+            how = Settings(
+                out=place.out,
+                work=place.work,
+                batch_size=self._batch_size,
+                limit=command.limit,
+                label=command.name,
+                step=self._step,
+                require=self._required,
+                overwrite=place.overwrite,
+                rank=place.rank,
+                world=place.world,
+                wait=place.wait,
+                workers=place.workers,
+                team=place.team,
+                compute=place.compute,
+                command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
+                merging=bar.merge,
+            )
+            runs = evaluate_together(self._loaded, pairs, how, bar.update)
         for (its_task, _), ended in zip(pairs, runs, strict=True):
             if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
                 kept.keep(self._loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
