@@ -144,22 +144,21 @@ def main() -> None:
         levels = [task.read(index).image for index in range(len(task))]
         batches = [torch.stack(levels[at : at + said.batch]) for at in range(0, len(levels), said.batch)]
         bare(made, batches[:1], features)  # chooses kernels
-        pairs = [
-            (timed(lambda: evaluated(made)), timed(lambda: bare(made, batches, features))) for _ in range(said.turns)
-        ]
-    print(
-        f"{said.tokenizer}, {said.pictures} pictures of {SIDE} px, batch {said.batch}, {said.device} {said.precision}"
-    )
-    print(f"{'turn':>6} {'evaluator':>12} {'networks':>12} {'ratio':>8} {'of CPU time':>12}")
-    for turn, (whole, alone) in enumerate(pairs, 1):
-        show(str(turn), whole, alone)
+        print(
+            f"{said.tokenizer}, {said.pictures} pictures of {SIDE} px, batch {said.batch}, {said.device} {said.precision}"
+        )
+        print(f"{'turn':>6} {'evaluator':>12} {'networks':>12} {'ratio':>8} {'of CPU time':>12}", flush=True)
+        pairs = []
+        for turn in range(1, said.turns + 1):
+            pairs.append((timed(lambda: evaluated(made)), timed(lambda: bare(made, batches, features))))
+            show(str(turn), *pairs[-1])
     show("all", *(Spent(*map(sum, zip(*side, strict=True))) for side in zip(*pairs, strict=True)))
 
 
 def show(turn: str, whole: Spent, alone: Spent) -> None:
     """Print a line."""
     ratios = f"{whole.clock / alone.clock:>8.3f} {whole.cpu / alone.cpu:>12.3f}"
-    print(f"{turn:>6} {whole.clock:>10.2f} s {alone.clock:>10.2f} s {ratios}")
+    print(f"{turn:>6} {whole.clock:>10.2f} s {alone.clock:>10.2f} s {ratios}", flush=True)
 
 
 if __name__ == "__main__":

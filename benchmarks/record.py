@@ -35,18 +35,19 @@ def main() -> None:
         sys.exit(f"{__doc__}\nNAME is one of {', '.join(sorted(path.stem for path in HERE.glob('*.py')))}")
     name, *said = sys.argv[1:]
     before = os.getloadavg()[0]
-    done = subprocess.run(
-        [sys.executable, str(HERE / f"{name}.py"), *said], stdout=subprocess.PIPE, text=True, check=False
-    )
-    print(done.stdout)
-    if done.returncode:
-        sys.exit(done.returncode)
+    lines = []
+    with subprocess.Popen([sys.executable, str(HERE / f"{name}.py"), *said], stdout=subprocess.PIPE, text=True) as made:
+        for line in made.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+    if made.returncode:
+        sys.exit(made.returncode)
     date = datetime.datetime.now(datetime.UTC).date()
     called = " ".join(["python", f"benchmarks/{name}.py", *said])
     head = f"{name}\n\n`{called}`, {date}, load before it {before:.1f}; {machine()}"
     text = RESULTS.read_text() if RESULTS.exists() else HEAD
     kept = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
-    printed = "\n".join(f"    {line}".rstrip() for line in done.stdout.splitlines())
+    printed = "\n".join(f"    {line}".rstrip() for line in lines)
     kept[name] = f"{head}\n\n{printed}\n"
     RESULTS.write_text("\n".join([HEAD, *(f"## {kept[one].rstrip()}\n" for one in sorted(kept))]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from builders import make_run
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_report import hostile_runs
 
 from vtbench import kept, results
@@ -181,7 +182,7 @@ def test_rates_are_drawn_and_compared_with_the_chosen_anchor(browser: Browser, p
         assert "PSNR" in page.locator(f"{panel} .savings").inner_text()
         page.locator(f"{panel} .rate").select_option("tokens")
         page.locator(f"{panel} .bits summary").click()
-        assert page.locator(f"{panel} .bits tbody th").all_inner_texts()[0].startswith("tiny-fsq-f8")
+        expect(page.locator(f"{panel} .bits tbody th").first).to_have_text(re.compile(r"^tiny-fsq-f8"))
         legend = page.locator(f"{panel} .curves .legend button").first
         legend.click()
         assert legend.get_attribute("aria-pressed") == "false"
@@ -193,8 +194,8 @@ def test_curves_show_legibility_and_steps_are_drawn(browser: Browser, path: Path
         assert page.locator(f"{panel} .curves .curve option:checked").inner_text() == "CER by plain height (px)"
         assert "text is legible" in page.locator(f"{panel} .curves .note").inner_text()
         panel = open_tab(page, "reconstruction")
-        page.locator(f"{panel} .steps summary").click()
-        assert page.locator(f"{panel} .steps tbody tr").count() == 3
+        page.locator(f"{panel} .steps summary").click()  # the table is drawn when the browser tells that it opened
+        expect(page.locator(f"{panel} .steps tbody tr")).to_have_count(3)
 
 
 def test_gallery_shows_the_worst_first_and_moves_by_keys(browser: Browser, path: Path) -> None:
