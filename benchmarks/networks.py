@@ -1,9 +1,10 @@
 """How fast the networks encode and decode, and how much memory they take.
 
-    python benchmarks/networks.py [NAME...] [--size 256 512] [--batch 1 8] [--device cpu] [--precision fp32]
+    python benchmarks/networks.py [NAME...] [--size 256 512] [--batch 1 8] [--device cpu] [--precision fp32] [--compile]
 
 Made-up weights do: speed does not depend on their values. Without names, the default card of every family is taken.
-Each case runs in a process of its own, so that its peak memory is its own. Times are the best of several turns.
+Each case runs in a process of its own, so that its peak memory is its own. Times are the best of several turns. With
+--compile each case is also run through torch.compile, and the ratio of both and the seconds of compiling are printed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import torch
 from vtbench import cards, load_tokenizer
 
 
-def measure(name: str, size: int, batch: int, device: str, precision: str, repeats: int) -> dict[str, float]:
+def measure(
+    name: str, size: int, batch: int, device: str, precision: str, repeats: int, *, compiled: bool
+) -> dict[str, float]:
     """Time one case in this process."""
     weights = None if _embedded(name) else "synthetic"
-    tokenizer = load_tokenizer(name, weights=weights, device=device, precision=precision)
+    tokenizer = load_tokenizer(name, weights=weights, device=device, precision=precision, compiled=compiled)
     pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     encode, decode = [], []
     for _ in range(repeats + 1):  # the first turn pays for allocation
@@ -38,7 +41,8 @@ def measure(name: str, size: int, batch: int, device: str, precision: str, repea
     else:
         peak = torch.cuda.max_memory_allocated() / 2**30
     best = {"encode": min(encode[1:]), "decode": min(decode[1:])}
-    return {**{part: 1000 * seconds / batch for part, seconds in best.items()}, "peak_gb": peak}
+    times = {part: 1000 * seconds / batch for part, seconds in best.items()}
+    return {**times, "peak_gb": peak, "first": encode[0] + decode[0]}
 
 
 def _embedded(name: str) -> bool:
@@ -70,11 +74,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     common = (options.device, options.precision, options.repeats)
     if options.one:
-        print(json.dumps(measure(options.names[0], options.size[0], options.batch[0], *common)))
+        found = measure(options.names[0], options.size[0], options.batch[0], *common, compiled=options.compile)
+        print(json.dumps(found))
         return
     threads = torch.get_num_threads()
     print(f"{options.device}, {options.precision}, {threads} threads, best of {options.repeats}\n")
@@ -85,13 +91,23 @@ def main() -> None:
             for batch in options.batch:
                 case = [name, "--one", "--size", str(size), "--batch", str(batch), "--device", options.device]
                 case += ["--precision", options.precision, "--repeats", str(options.repeats)]
-                done = subprocess.run([sys.executable, __file__, *case], capture_output=True, text=True, check=False)
-                if done.returncode:
-                    print(f"| {name} | {size} | {batch} | {done.stderr.strip().splitlines()[-1]} | | |")
-                    continue
-                found = json.loads(done.stdout)
-                cells = f"{found['encode']:.1f} | {found['decode']:.1f} | {found['peak_gb']:.2f}"
-                print(f"| {name} | {size} | {batch} | {cells} |", flush=True)
+                plain = _shown(f"{name} | {size} | {batch}", case)
+                if options.compile and plain:
+                    fast = _shown(f"{name}, compiled | {size} | {batch}", [*case, "--compile"])
+                    if fast:
+                        gains = [plain[part] / fast[part] for part in ("encode", "decode")]
+                        print(f"{'':4}gains {gains[0]:.2f} and {gains[1]:.2f}; compiled in {fast['first']:.0f} s")
+
+
+def _shown(row: str, case: list[str]) -> dict[str, float] | None:
+    """Run a case in a process of its own, and print its row."""
+    done = subprocess.run([sys.executable, __file__, *case], capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"| {row} | {done.stderr.strip().splitlines()[-1]} | | |", flush=True)
+        return None
+    found: dict[str, float] = json.loads(done.stdout)
+    print(f"| {row} | {found['encode']:.1f} | {found['decode']:.1f} | {found['peak_gb']:.2f} |", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -564,3 +565,36 @@ def test_networks_built_empty_are_whole(photographs: Tensor) -> None:
     weights.load_state(plain, weights.read(weights.locate(card), card.weights))
     both = [Tokenizer(card, plain).reconstruct(photographs[:1]), load_tokenizer("tiny").reconstruct(photographs[:1])]
     assert torch.equal(*both)
+
+
+# --- compiled networks ------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_network_gives_the_same_within_rounding_and_says_so(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 3)
+    task, places = small_task(tmp_path / "in"), {"out": tmp_path / "r", "work": tmp_path / "w"}
+    plain = evaluate(load_tokenizer("tiny-fsq-f16"), task, **places)
+    compiled = load_tokenizer("tiny-fsq-f16", compiled=True)
+    with pytest.raises(ChangedError, match=r"compiled \(False, now True\)"):
+        evaluate(compiled, task, **places)
+    run = evaluate(compiled, task, **places, overwrite=True)
+    assert (plain.compiled, run.compiled) == (False, True)
+    assert run.digests["plan"] != plain.digests["plan"]
+    assert run.scores["psnr"].value == pytest.approx(plain.scores["psnr"].value, abs=1e-3)  # dB; a code may round over
+
+
+def test_what_torch_cannot_compile_ends_in_one_line(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 1)
+    said = ["run", "-t", "tiny-fsq-f16", "--compile", "--task", "kodak", "--data", "in", "--device", "cpu"]
+    surroundings = {**os.environ, "CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "vtbench", *said],
+        cwd=tmp_path,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [one for one in done.stderr.splitlines() if "leave --compile out" in one]
+    assert line.startswith("vtbench: tiny-fsq-f16: torch can't compile it here (") and len(line) < 400

@@ -6,13 +6,16 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from vtbench.errors import NoMemoryError, VtbenchError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def pick(device: str) -> str:
@@ -108,6 +111,26 @@ def memory() -> Iterator[None]:
         ):
             raise NoMemoryError(said.partition("\n")[0] or "out of memory") from error
         raise
+
+
+def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:
+    """Compile a network's function with torch.compile, at its first call and whenever sizes differ from those before.
+
+    Raises:
+        VtbenchError: from the call, if the device's compiler is missing or can't do it.
+    """
+    fast = torch.compile(work)
+
+    def called(*given: P.args, **named: P.kwargs) -> T:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return fast(*given, **named)
+        except TorchDynamoException as error:
+            said = str(error).strip().partition("\n")[0]
+            raise VtbenchError(f"{name}: torch can't compile it here ({said}); leave --compile out") from error
+
+    return called
 
 
 _BACKENDS: Any = torch.backends

@@ -320,8 +320,8 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
         return 1
     if how.out is None:
         return passes.best_batch(tokenizer, task.size)
-    said = [tokenizer.card.name, tokenizer.precision, device.model(tokenizer.device), task.size, provenance.versions()]
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    said = [tokenizer.card.name, tokenizer.precision, tokenizer.compiled, device.model(tokenizer.device), task.size]
+    key = hashlib.sha256(json.dumps([*said, provenance.versions()], sort_keys=True).encode()).hexdigest()[:16]
     kept = Path(how.work) / BATCHES / f"{key}.json"
     with files.lock(kept.with_suffix(".lock"), wait=how.wait, purpose="finding the best batch size"):
         try:

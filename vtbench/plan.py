@@ -212,6 +212,7 @@ def make(
         "ema": tokenizer.ema,
         # Another size of batch moves the last bits of a learned network's numbers; a codec takes pictures one by one.
         "batch_size": batch_size if tokenizer.parameters else None,
+        "compiled": tokenizer.compiled,
     }
     return Plan(
         tokenizer=tokenizer,
@@ -300,6 +301,7 @@ def changes(old: Run, new: Plan) -> list[str]:
     compared = (
         ("limit", old.limit, new.limit),
         ("batch size", old.batch_size, new.batch_size),
+        ("compiled", old.compiled, new.tokenizer.compiled),
         ("device", old.device.partition(",")[0].strip(), compute.model(new.tokenizer.device).partition(",")[0].strip()),
         ("weights", old.weights, new.origin),
     )

@@ -188,6 +188,8 @@ class Run(Strict):
     """The device that computed, by type and model."""
     precision: Literal["fp32", "fp16", "bf16"]
     """The type of the network's numbers."""
+    compiled: bool = False
+    """Whether the network went through torch.compile."""
     batch_size: int
     """Pictures a forward pass."""
     timing: Timing

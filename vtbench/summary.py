@@ -107,6 +107,7 @@ def finish(made: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
         versions=provenance.versions(),
         device=compute.name(tokenizer.device),
         precision=tokenizer.precision,
+        compiled=tokenizer.compiled,
         batch_size=min(clock.batch for clock in clocks),
         timing=_timing(clocks),
     )

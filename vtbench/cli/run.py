@@ -47,6 +47,7 @@ class Command(Strict):
     protocol: list[str]
     device: str
     precision: Precision
+    compile: bool = False
     batch_size: str
     limit: int | None
     data: str | None
@@ -103,6 +104,9 @@ def run(
     ] = [],  # noqa: B006  typer wants a list
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Type of the network's tensors.")] = Precision.fp32,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first (torch.compile): pays in long runs on a GPU.")
+    ] = False,
     batch_size: Annotated[
         str, typer.Option(metavar="N|auto", help="Pictures a forward pass; auto takes the fastest that fits.")
     ] = "8",
@@ -173,6 +177,7 @@ def run(
         protocol=protocol,
         device=device,
         precision=precision,
+        compile=compiled,
         batch_size=batch_size,
         limit=limit,
         data=data,
@@ -368,7 +373,11 @@ class _Computed:
         command, place = self._command, self._place
         if self._loaded is None:
             self._loaded = load_tokenizer(
-                self._card, weights=weights, device=command.device, precision=command.precision.value
+                self._card,
+                weights=weights,
+                device=command.device,
+                precision=command.precision.value,
+                compiled=command.compile,
             )
         with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
             how = Settings(
