@@ -100,7 +100,8 @@ def load_task(
             own; where the card says how its own data is had, these are as many pictures and no label is given, they
             are taken for a copy of it and the name stays.
         label: what stands behind the @: small letters, digits, points and dashes. Where left out, the place's name.
-        follow_links: also read what links that lead out of a folder point to.
+        follow_links: also read what links that lead out of a folder point to; refused where `data` is no folder of
+            picture files.
         cards: a further folder of cards.
         native: read pictures as they are, for published protocols, which bring them to the card's size by rules of
             their own. Embedded pictures are those of the card's size.
@@ -117,7 +118,7 @@ def load_task(
     if data is None:
         if label is not None:
             raise DataError(f"label {label!r} names other pictures than {card.name}'s own; name them as well, by data")
-        return Task(card, _own(card, native), native=native)
+        return Task(card, _own(card, native, follow_links), native=native)
     return _with_data(card, data, label, native, follow_links)
 
 
@@ -146,11 +147,17 @@ def _reads(card: TaskCard) -> bool:
     return any(metric in (*IN_BOXES, *IN_BOXES.values()) for metric in card.metrics)
 
 
-def _own(card: TaskCard, native: bool) -> sources.Source:
+def _own(card: TaskCard, native: bool, follow_links: bool) -> sources.Source:
     side, crop = card.geometry.side, str(card.geometry.crop)
     try:
         return sources.open_source(
-            card.data.source, size=side, crop=crop, data=card.data, native=native, text=_reads(card)
+            card.data.source,
+            size=side,
+            crop=crop,
+            data=card.data,
+            native=native,
+            text=_reads(card),
+            follow_links=follow_links,
         )
     except DataError as error:
         raise DataError(f"{card.name}: {error}") from error

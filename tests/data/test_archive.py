@@ -132,7 +132,7 @@ def test_nothing_outside_a_tar_is_reached(tmp_path: Path) -> None:
     assert torch.equal(source.read(0).image, source.read(1).image)
     assert torch.equal(source.read(2).image, source.read(1).image)
     assert source.passed_over == {
-        "links that lead out": 3, "names that lead out": 3, "pipes and devices": 2,
+        "links that lead out of the archive": 3, "names that lead out": 3, "pipes and devices": 2,
         "links in a circle": 1, "links to nothing": 1,
     }  # fmt: skip
     assert source.found == 14
@@ -382,7 +382,7 @@ def test_links_in_a_zip_that_stay_inside_are_read(tmp_path: Path) -> None:
             packed.writestr(link, target)
     source = Source(size=16, path=tmp_path / "a.zip")
     assert source.ids == ["a.png", "in/b.png", "in/good.png"]
-    assert source.passed_over == {"links that lead out": 1}
+    assert source.passed_over == {"links that lead out of the archive": 1}
     assert torch.equal(source.read(0).image, source.read(2).image)
 
 
@@ -425,6 +425,53 @@ def test_shards_are_one_set(tmp_path: Path, kind: str, pattern: str) -> None:
     assert [source.read(index).lines[0].text for index in (0, 2, 4)] == ["text 0", "text 1", "text 2"]
     single = Source(size=None, path=place / f"x-001.{kind}")
     assert torch.equal(source.read(3).image, single.read(1).image)
+
+
+def test_archives_at_any_depth_are_one_set(tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    (place / "more" / "in").mkdir(parents=True)
+    for seed, name in enumerate(("a.tar", "b.zip", "more/a.tar", "more/in/c.tgz")):
+        pack(place / name, {"x.png": png(seed), "in/y.png": png(10 + seed)})
+    assert len(load_task("kodak", data=place)) == 8
+    source = Source(size=None, path=place)
+    assert source.ids == [
+        f"{stem}/{name}" for stem in ("a", "b", "more/a", "more/in/c") for name in ("in/y.png", "x.png")
+    ]
+    single = Source(size=None, path=place / "more" / "a.tar")
+    assert torch.equal(source.read(5).image, single.read(1).image)
+    assert source.passed_over == {}
+    (place / "more" / "d.tar").symlink_to("nothing.tar")
+    with pytest.raises(DataError, match=r"more/d\.tar: is a link to nothing; bring what it points to"):
+        load_task("kodak", data=place)
+    (place / "more" / "d.tar").unlink()
+    (place / "a").mkdir()
+    pack(place / "a" / "in.tar", {"y.png": png(0)})
+    with pytest.raises(DataError, match=r"a/in\.tar: a/in/y\.png is in a as well"):
+        Source(size=None, path=place)
+
+
+def test_what_lies_beside_archives_is_counted(tmp_path: Path) -> None:
+    place = shards(tmp_path / "set")
+    (tmp_path / "away").mkdir()
+    pack(tmp_path / "away" / "y.tar", {"0.png": png(0)})
+    (place / "x-003.tar").symlink_to(tmp_path / "away" / "y.tar")  # a shard on another disk is one
+    (place / "away").symlink_to(tmp_path / "away")
+    for name in (
+        "a.heic", "a.parquet", "._x-000.tar", "b.tar.bz2", "c.7z", "x-004.tar.part", "__MACOSX/x-000.tar", "notes.md",
+    ):  # fmt: skip
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"x")
+    (place / "gone.png").symlink_to("nothing")
+    source = Source(size=None, path=place)
+    assert len(source) == 7 and source.ids[-1] == "x-003/0.png"
+    assert source.passed_over == {
+        ".heic files, which are not read": 1, "archives and tables of pictures, which are read on their own": 1,
+        "companions (._*)": 1, "archives of other kinds, which are not read": 2, "files in __MACOSX": 1,
+        "backups and downloads that are not whole": 1, "links to nothing": 1,
+        "links to folders, which are not entered here": 1,
+    }  # fmt: skip
+    (place / "a.parquet").unlink()  # without it, the folder is one of archives for a task too
+    assert load_task("kodak", data=place).found == source.found - 1
 
 
 def test_missing_and_damaged_shards_are_one_line(tmp_path: Path) -> None:

@@ -181,6 +181,23 @@ def test_links_inside_are_read_links_outside_are_not(tmp_path):
     assert all(followed.read(index).image.shape == (3, 16, 16) for index in range(4))
 
 
+def test_folders_that_link_to_each_other_are_entered_once_a_way(tmp_path):
+    for name in "ab":
+        (tmp_path / "r" / name).mkdir(parents=True)
+    picture().save(tmp_path / "r" / "a" / "1.png")
+    picture().save(tmp_path / "r" / "b" / "2.png")
+    (tmp_path / "r" / "a" / "l").symlink_to("../b")
+    (tmp_path / "r" / "b" / "m").symlink_to("../a")
+    source = Source(size=16, path=tmp_path / "r", follow_links=True)
+    assert ids(source) == ["a/1.png", "a/l/2.png", "b/2.png", "b/m/1.png"]
+    assert source.passed_over == {"links in a circle": 2}
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "back").symlink_to(tmp_path)  # above the folder itself
+    (tmp_path / "r" / "c").symlink_to(tmp_path / "away")
+    source = Source(size=16, path=tmp_path / "r", follow_links=True)
+    assert len(source) == 4 and source.passed_over == {"links in a circle": 3}
+
+
 def test_folder_of_nothing_but_links_says_how_to_follow_them(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):

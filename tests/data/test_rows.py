@@ -178,6 +178,149 @@ def test_file_of_the_users_needs_no_split_of_the_cards_name(tmp_path: Path) -> N
     assert len(load_task(card, data=tmp_path / "set")) == 3
 
 
+def fill(place: Path, *names: str) -> Path:
+    """Write one row a file, the number of its name as seed."""
+    for seed, name in enumerate(names):
+        write(place / name, range(seed, seed + 1))
+    return place
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("part-0.parquet", "part-1.parquet", "part-test.parquet"),
+        ("a/0.parquet", "b.parquet", "data/train-00000-of-00001.parquet"),
+        ("more/1.parquet", "train/0.parquet", "train/test/1.parquet"),
+        ("2024-eval/a.PARQUET", "extra.parquet"),
+        ("set[1]/a.parquet", "x*?.parquet", "y::z.parquet"),
+        ("train-test.parquet", "zz.parquet"),
+    ],
+)
+def test_every_file_of_a_folder_is_read_whatever_its_name(tmp_path: Path, names: tuple[str, ...]) -> None:
+    place = fill(tmp_path / "set", *names)
+    for beside in ("_SUCCESS", "labels.txt", "eval.log", "test.csv", "README.md", "runs.eval"):
+        (place / beside).write_text("x")
+    for name in reversed(names):  # the order in which a file system lists them may be any
+        (place / name).rename(place / "moved")
+        (place / "moved").rename(place / name)
+    for data in (None, Data(source="hub", hub="a/b", split="test")):  # a split of the card's own is not asked for here
+        source = Source(size=None, path=place, data=data)
+        assert len(source) == source.found == len(names) and source.passed_over == {}
+        assert all(same(source, index, index) for index in range(len(names)))
+        assert source.sample_id(1) == "00001"
+
+
+@pytest.mark.parametrize(
+    ("test", "train"),
+    [
+        ("test-00000-of-00001.parquet", "train-00000-of-00001.parquet"),
+        ("data/test/0.parquet", "data/train/0.parquet"),
+        ("a.testing.parquet", "training/a.parquet"),
+    ],
+)
+def test_splits_by_the_hubs_names_are_the_users_to_choose(tmp_path: Path, test: str, train: str) -> None:
+    place = fill(tmp_path / "set", test, train)
+    (place / "dev.txt").write_text("no table, so no split")
+    with pytest.raises(DataError, match=r"which split\? Expected one of train, test, .*name its files, such as .*/\*"):
+        Source(size=None, path=place)
+    chosen = Source(size=None, path=place, data=Data(source="hub", split="test"))
+    assert len(chosen) == 1 and same(chosen, 0, 0)
+    both = Source(size=None, path=place, data=Data(source="hub", split="train+test"))
+    assert len(both) == 2 and same(both, 0, 1)
+    write(place / "more" / "0.parquet", range(3))
+    for split in ("test", None):
+        with pytest.raises(
+            DataError, match=r"has the splits .*train.*1 of its 3 files are of none \(more/0\.parquet\)"
+        ):
+            Source(size=None, path=place, data=Data(source="hub", split=split))
+
+
+def test_files_of_a_split_that_a_readme_names_are_tables_alone(tmp_path: Path) -> None:
+    place = fill(tmp_path / "set", "data/a.parquet", "data/test.parquet", "data/.hidden.parquet", "other/b.parquet")
+    (place / "data" / "_SUCCESS").write_text("")
+    (place / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: data/**\n---\n")
+    source = Source(size=None, path=place)
+    assert len(source) == 2 and same(source, 1, 1)
+    assert source.passed_over == {"archives and tables of pictures, which are read on their own": 1}  # the hidden one
+    (place / "data" / "c.parquet").symlink_to("nothing")
+    with pytest.raises(DataError, match=r"c\.parquet: is a link to nothing"):
+        Source(size=None, path=place)
+
+
+def test_what_lies_beside_tables_is_counted(tmp_path: Path) -> None:
+    place = fill(tmp_path / "set", "a.parquet", "b.parquet")
+    picture(7).save(place / "1.png")
+    for name in ("._a.parquet", "more.tar", "c.parquet.part", "__MACOSX/b.parquet", "d.heic", "e.tar.bz2", "notes.txt"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"x")
+    (tmp_path / "away").mkdir()
+    (place / "away").symlink_to(tmp_path / "away")
+    source = Source(size=None, path=place)
+    assert len(source) == 2
+    assert source.passed_over == {
+        "pictures beside the tables": 1, "companions (._*)": 1, "backups and downloads that are not whole": 1,
+        "archives and tables of pictures, which are read on their own": 1, ".heic files, which are not read": 1,
+        "archives of other kinds, which are not read": 1, "files in __MACOSX": 1,
+        "links to folders, which are not entered here": 1,
+    }  # fmt: skip
+    (place / "z.parquet").symlink_to("nothing.parquet")
+    with pytest.raises(DataError, match=r"z\.parquet: is a link to nothing; bring what it points to"):
+        Source(size=None, path=place)
+
+
+def test_pictures_with_a_stray_table_are_a_folder_of_pictures(tmp_path: Path) -> None:
+    place = fill(tmp_path / "set", "stray.parquet")
+    for seed in range(3):
+        picture(seed).save(place / f"{seed}.png")
+    for name in ("kodak", "reconstruction-imagenet"):  # whose own data is a table of the hub's
+        task = load_task(name, data=place)
+        assert len(task) == 3 and task.card.data.source == "folder"
+        assert task.passed_over == {"archives and tables of pictures, which are read on their own": 1}
+    (place / "README.md").write_text(
+        "---\nconfigs:\n- config_name: task1-imagenet\n  data_files:\n  - split: val\n    path: stray*\n---\n"
+    )
+    task = load_task("reconstruction-imagenet", data=place)  # now a copy of the card's own data set
+    assert len(task) == 1 and task.card.data.source == "hub"
+    assert task.passed_over == {"pictures beside the tables": 3}
+    assert len(load_task("kodak", data=place)) == 3
+
+
+def test_no_picture_of_a_data_set_of_files_is_dropped_for_its_name(tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    place.mkdir()
+    for seed, name in enumerate(("0.png", "1.png", "[2].png", "test.png")):
+        picture(seed).save(place / name)
+    source = Source(size=None, path=place)
+    assert len(source) == source.found == 4 and same(source, 3, 3)
+    (place / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "x"}\n')
+    assert Source(size=None, path=place).found == 4
+
+
+# --- columns that could be one and the same ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("FileName", "file name"), "columns 'FileName' and 'file name' could both be file_name; rename all but one"),
+        (("Text", "TEXT"), "columns 'Text' and 'TEXT' could both be text; rename all but one"),
+        (("score", "score "), "columns 'score' and 'score ' are both called score; rename all but one"),
+        (("text", " text"), "columns 'text' and ' text' are both called text; rename all but one"),
+    ],
+)
+def test_columns_that_could_be_one_are_one_line(tmp_path: Path, columns: tuple[str, str], message: str) -> None:
+    path = write(tmp_path / "a.parquet", range(2), **{columns[0]: ["a", "b"], columns[1]: ["c", "d"]})
+    with pytest.raises(DataError, match=f"^.*a.parquet: {message}$"):
+        Source(size=None, path=path)
+
+
+def test_pixels_need_no_text_to_be_clear(tmp_path: Path) -> None:
+    for names in (("Text", "TEXT"), ("text", "text ")):
+        path = write(tmp_path / "a.parquet", range(2), **{names[0]: ["a", "b"], names[1]: ["c", "d"]})
+        sample = load_task("kodak", data=path).read(1)
+        assert sample.lines == () and set(sample.attributes) == set(names) - {"text", "text "}
+
+
 # --- files that change ------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +115,25 @@ def test_found_is_what_is_read_what_fails_and_what_is_passed_over(tmp_path: Path
     assert (scored, failed) == (5, 2)
     assert sum(task.passed_over.values()) == 10
     assert task.found == scored + failed + 10
+
+
+def test_links_are_followed_or_that_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png", 0)
+    write(tmp_path / "out.png", 1)
+    (tmp_path / "in" / "b.png").symlink_to(tmp_path / "out.png")
+    assert len(load_task("kodak", data=tmp_path / "in", follow_links=True)) == 2
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        packed.add(tmp_path / "in", "in")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as zipped:
+        zipped.write(tmp_path / "in" / "a.png", "a.png")
+    places: list[Path | str | None] = [tmp_path / "a.tar", tmp_path / "*.zip", tmp_path / "a.parquet", "hub:a/b", None]
+    for place in places:
+        with pytest.raises(DataError, match=r"no folder of picture files and has no links to follow; leave") as caught:
+            load_task("kodak" if place else "reconstruction", data=place, follow_links=True)
+        assert "\n" not in str(caught.value) and str(place or "its own pictures are") in str(caught.value)
+    source = data.open_source("archive", size=16, path=tmp_path / "a.tar")
+    assert source.passed_over == {"links that lead out of the archive": 1}
+    assert not any(kind in data.HINTS for kind in source.passed_over)
 
 
 # --- sources of packages of the user's --------------------------------------------------------------------------------

@@ -147,6 +147,41 @@ def test_rows_of_pictures_that_are_passed_over_are_too(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["one", ""]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metadata.csv", "FileName,file name\na.png,b\n", "columns 'FileName' and 'file name' could both be file_name"),
+        ("metadata.csv", "file_name,Text,TEXT\na.png,b,c\n", "columns 'Text' and 'TEXT' could both be text"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "b.png"}\n{"file_name": "a.png", "score": 1, "score ": 2}',
+            r"row 2 \(line 2\): columns 'score' and 'score ' are both called score; rename all but one",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "b.png"}\n{"file_name": "a.png", "n": 1, "n": 2}',
+            "line 2: 'n' is there twice",
+        ),
+        (
+            "metadata.json",
+            '[{"file_name": "a.png",\n "text": "x",\n "text": "y"}]',
+            "'text' is there twice; expected each",
+        ),
+    ],
+)
+def test_no_column_is_lost_to_another_of_its_name(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (pictures(tmp_path) / name).write_text(content)
+    with pytest.raises(DataError, match=rf"^{name}: {message}") as caught:
+        folder.Source(size=None, path=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_that_could_be_text_are_attributes_where_none_is_needed(tmp_path: Path) -> None:
+    (pictures(tmp_path) / "metadata.csv").write_text("file_name,Text,TEXT,kind\na.png,x,y,sign\n")
+    source = folder.Source(size=None, path=tmp_path, text=False)
+    assert source.read(0).attributes == {"Text": "x", "TEXT": "y", "kind": "sign"}
+
+
 # --- attributes -------------------------------------------------------------------------------------------------------
 
 

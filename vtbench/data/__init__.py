@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from vtbench.cards import Data, Geometry
-from vtbench.data._names import HINTS
+from vtbench.data._names import HINTS, printable
 from vtbench.errors import CardError, DataError
 from vtbench.types import Sample
 
@@ -166,18 +166,25 @@ def open_source(
 
     Raises:
         CardError: if there is no such source, or it can't do what is asked.
-        DataError: if the source can't be opened.
+        DataError: if the source can't be opened, or has no links that could be followed.
     """
     kind = find(name).Source
     taken = inspect.signature(kind).parameters
     if "crop" not in taken and crop != "center":
         raise CardError(f"data source {name!r} makes its own pictures and crops none; leave [geometry] crop out")
+    if follow_links and "follow_links" not in taken:
+        raise DataError(links_of("its own pictures are" if path is None else f"{printable(path)} is"))
     if native and "crop" in taken:
         size, crop = None, "plain"
     offered = {
         "crop": crop, "data": data, "flat": data is not None and data.flat, "text": text, "follow_links": follow_links,
     }  # fmt: skip
     return kind(size=size, path=path, **{key: value for key, value in offered.items() if key in taken})
+
+
+def links_of(what: str) -> str:
+    """Say of what is no folder of picture files that it has no links to follow."""
+    return f"{what} no folder of picture files and has no links to follow; leave follow_links (--follow-links) out"
 
 
 def open_place(

@@ -43,9 +43,9 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
         text: whether text is wanted; where not, nothing that is wrong with it matters.
 
     Raises:
-        ValueError: if the text or a box is of another kind.
+        ValueError: if the text or a box is of another kind, or two columns could be one and the same.
     """
-    cells = {name: value for name, value in _tables.own_names(row).items() if value is not None}
+    cells = {name: value for name, value in _tables.own_names(row, text=text).items() if value is not None}
     lines: tuple[Line, ...] = ()
     said = cells.pop("text", None)
     if text and said is not None:
@@ -175,7 +175,7 @@ def of_table(
     found: dict[PurePosixPath, Known] = {}
     place = ""
     try:
-        for place, row in _tables.read(content, table.suffix.lower()):  # noqa: B007  an error names it
+        for place, row in _tables.read(content, table.suffix.lower(), text=text):  # noqa: B007  an error names it
             said = row.get("file_name")
             if not isinstance(said, str) or not said.strip():
                 there = ", ".join(map(repr, row)) or "nothing"

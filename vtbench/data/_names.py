@@ -21,7 +21,7 @@ NOT_READ = frozenset({
 })  # fmt: skip
 """File names that end so were meant as pictures, and are not read."""
 
-HALVES = ("~", ".bak", ".crdownload", ".download", ".filepart", ".orig", ".part", ".partial", ".tmp")
+HALVES = ("~", ".bak", ".crdownload", ".download", ".filepart", ".incomplete", ".orig", ".part", ".partial", ".tmp")
 """What programs put behind the names of copies and of downloads that are not whole yet."""
 
 MASKS = frozenset({
@@ -32,6 +32,11 @@ MASKS = frozenset({
 
 PACKED = (".parquet", ".tar", ".tar.gz", ".tgz", ".zip")
 """What lies beside pictures and holds further ones is read on its own or not at all."""
+
+PACKED_OTHERWISE = (
+    ".7z", ".rar", ".tar.bz2", ".tar.lz4", ".tar.lzma", ".tar.xz", ".tar.zst", ".tbz", ".tbz2", ".txz", ".tzst",
+)  # fmt: skip
+"""What is packed in a way that is not read."""
 
 NOBODYS = ("__MACOSX", ".ipynb_checkpoints", ".AppleDouble", ".thumbnails", "@eaDir")
 """Folders that programs make for themselves; what lies in them are copies of pictures, or no pictures."""
@@ -46,7 +51,9 @@ HINTS = {
 def was_meant(name: PurePosixPath) -> bool:
     """Tell whether a file was meant as a picture, or as several, by the end of its name."""
     end = _ending(name)
-    return end in SUFFIXES or end in NOT_READ or name.name.lower().endswith(PACKED) or _is_half(name)
+    return (
+        end in SUFFIXES or end in NOT_READ or name.name.lower().endswith((*PACKED, *PACKED_OTHERWISE)) or _is_half(name)
+    )
 
 
 def _ending(name: PurePosixPath) -> str:
@@ -55,7 +62,10 @@ def _ending(name: PurePosixPath) -> str:
 
 def _is_half(name: PurePosixPath) -> bool:
     half = next((end for end in HALVES if name.name.lower().endswith(end)), None)
-    return half is not None and _ending(PurePosixPath(name.name[: -len(half)])) in SUFFIXES
+    if half is None:
+        return False
+    whole = name.name[: -len(half)]
+    return _ending(PurePosixPath(whole)) in SUFFIXES or whole.lower().endswith(PACKED)
 
 
 def sort_out(names: Iterable[PurePosixPath]) -> tuple[list[PurePosixPath], dict[PurePosixPath, str]]:
@@ -83,6 +93,8 @@ def _kind(name: PurePosixPath, stems: set[str]) -> str | None:
         return f"files in {folder}"
     if name.name.lower().endswith(PACKED):
         return "archives and tables of pictures, which are read on their own"
+    if name.name.lower().endswith(PACKED_OTHERWISE):
+        return "archives of other kinds, which are not read"
     if _is_half(name):
         return "backups and downloads that are not whole"
     if _ending(name) in NOT_READ:

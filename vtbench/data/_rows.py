@@ -20,15 +20,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vtbench import data as sources
 from vtbench import files, pictures
-from vtbench.data import _shards
+from vtbench.data import _shards, _splits
 from vtbench.data._known import Known, known_of_row
-from vtbench.data._names import SUFFIXES, printable, short
+from vtbench.data._names import SUFFIXES, counted, printable, short
 from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
-from vtbench.data._tables import own_names
+from vtbench.data._tables import heads
 from vtbench.errors import ChangedError, DataError, ResultError
 from vtbench.types import Sample
 
@@ -40,6 +40,9 @@ SAVED = ("dataset_dict.json", "state.json")
 
 NAMED = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 """Where several columns hold bytes of pictures, these are taken first."""
+
+BESIDE_PICTURES = ("metadata.csv", "metadata.jsonl")
+"""Tables that `datasets` reads beside picture files."""
 
 _PLAIN = frozenset({
     "bool", "string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -58,54 +61,84 @@ class Part(NamedTuple):
     """Columns of plain values."""
     as_text: frozenset[str]
     """Those of them with whole numbers that a float can't hold."""
+    heads: Mapping[str, str]
+    """What each column is called here, that of pictures aside."""
 
 
 class Table:
     """The rows of one split or several, and the files that they come from."""
 
     def __init__(
-        self, root: Path, splits: Mapping[str, Sequence[Path]], split: str | None, shown: str, *, lenient: bool = False
+        self,
+        root: Path,
+        splits: Mapping[str, Sequence[Path]],
+        split: str | None,
+        shown: str,
+        *,
+        lenient: bool = False,
+        text: bool = True,
     ) -> None:
         """Open it.
 
         Args:
             root: a folder, below which the files are; or the one file, which may be a part of something larger.
-            splits: files by split, where it is known which those are.
+            splits: files by split, where it is known which those are; else their names say it, as `_splits` does.
             split: which one; several with + between them; None for the only one.
             shown: what errors call it.
             lenient: where there is one split alone, it is the one that is meant, whatever its name.
+            text: whether known text is needed; where not, several columns that could be it are attributes.
 
         Raises:
-            DataError: if it can't be opened, holds no pictures or no such split.
+            DataError: if it can't be opened, holds no pictures or no such split, or has columns of one name.
         """
-        listed = [file for part in splits.values() for file in part] or [
-            file for file in sorted(root.rglob("*")) if file.is_file()
-        ]
+        below = None if splits else _shards.below(root)
+        listed = below.files if below else [file for part in splits.values() for file in part]
+
+        def ending(*ends: str) -> list[Path]:
+            return below.parts(ends) if below else [file for file in listed if file.name.lower().endswith(ends)]
+
         self._saved = not splits and any((root / name).is_file() for name in SAVED)
         if self._saved:  # beside its files lies what `datasets` computed from them
             self.files = [file for file in listed if file.suffix == ".arrow" and not file.name.startswith("cache-")]
         else:
-            self.files = [file for file in listed if file.suffix.lower() == ".parquet"]
-        images = [] if self.files else [file for file in listed if file.suffix.lower() in SUFFIXES]
-        if not self.files and not images:
+            self.files = ending(".parquet")
+        pictures = [] if self.files else ending(*SUFFIXES)
+        if not self.files and not pictures:
             raise DataError(
                 f"{shown}: holds neither parquet nor picture files; download it and name a folder or its archives with "
                 "--data"
             )
+        self.opened = self.files or ending(*SUFFIXES, ".zip")
+        """All files that pictures are read from, in whatever split."""
         if not root.is_file():
             _shards.check_whole(self.files)
         self.shown = shown
         self._stamp = self._now(opening=True)
-        loaded = self._load(root, splits, images)
+        tables = [file for file in listed if pictures and file.name in BESIDE_PICTURES]
+        some = self.opened[0]
+        how = f"name its files, such as {printable(some.parent)}/*{some.suffix}" if lenient else "name the split"
+        if splits:
+            among = {*self.opened, *tables}
+            splits = {name: [file for file in part if file in among] for name, part in splits.items()}
+        elif not self._saved:
+            strict = split is not None and not lenient
+            splits = _splits.by_name(root, self.opened, tables, shown=shown, strict=strict, advice=how)
+        loaded = self._load(root, {name: part for name, part in splits.items() if part}, bool(pictures))
         if lenient and len(loaded) == 1:
             split = None
         self.split = split
         names = split.split("+") if split else list(loaded)
         if split is None and len(names) > 1:
-            raise DataError(f"{shown}: which split? Expected one of {', '.join(names)}, or several with + between them")
+            which = f"{shown}: which split? Expected one of {', '.join(names)}, or several with + between them"
+            raise DataError(which + f"; or {how}" * lenient)
         if missing := next((name for name in names if name not in loaded), None):
             raise DataError(f"{shown}: has no split {missing!r}; expected one of {', '.join(loaded)}")
-        self.parts = [_part(name, loaded[name], shown) for name in names]
+        self.left_out = below.beside(self.opened, "the tables") if below else []
+        """What lies beside them and is not read: its kind in plain words, one entry a file."""
+        if pictures and not any(file.suffix.lower() == ".zip" for file in self.opened):
+            given = [file for name in names for file in splits[name] if file in pictures]
+            self.left_out += ["pictures without a row"] * (len(given) - sum(len(loaded[name]) for name in names))
+        self.parts = [_part(name, loaded[name], shown, text) for name in names]
         self.check()
 
     def check(self) -> None:
@@ -127,21 +160,21 @@ class Table:
         said = [(name, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino) for name, at in found]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], images: Sequence[Path]) -> dict[str, Dataset]:
+    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], pictures: bool) -> dict[str, Dataset]:
         import datasets
+        from datasets.data_files import DataFilesList
 
-        where: dict[str, Any] = {"data_dir": str(root)}
-        if splits:
-            where = {"data_files": {split: [str(file) for file in part] for split, part in splits.items() if part}}
+        # Lists of files as they are: of texts `datasets` makes patterns, and of a folder it guesses which files count.
+        given = {name: DataFilesList([str(file) for file in part], []) for name, part in splits.items()}
         try:
             with _quiet():
                 if self._saved:
                     saved = datasets.load_from_disk(str(root))
                     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
                 _check_cache()
-                if images:
-                    return dict(datasets.load_dataset("imagefolder", drop_labels=True, **where))
-                return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", **where))
+                if pictures:
+                    return dict(datasets.load_dataset("imagefolder", drop_labels=True, data_files=given))
+                return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", data_files=given))
         except DataError:
             raise
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
@@ -176,18 +209,21 @@ def _check_cache() -> None:
         raise DataError(f"{error}: `datasets` lays tables out there; set HF_HOME or HF_DATASETS_CACHE") from error
 
 
-def _part(name: str, rows: Dataset, shown: str) -> Part:
+def _part(name: str, rows: Dataset, shown: str, text: bool) -> Part:
     from datasets import Image
 
     picture = _picture_column(rows, shown)
-    plain = tuple(key for key, kind in rows.features.items() if getattr(kind, "dtype", "") in _PLAIN)
-    known = [key for key, own in zip(rows.column_names, own_names(dict.fromkeys(rows.column_names)), strict=True)
-             if own in ("text", "lines")]  # fmt: skip
+    try:
+        called = heads((key for key in rows.column_names if key != picture), text=text)
+    except ValueError as error:
+        raise DataError(f"{shown}: {error}") from error
+    plain = tuple(key for key, kind in rows.features.items() if key in called and getattr(kind, "dtype", "") in _PLAIN)
+    known = [key for key, own in called.items() if own in ("text", "lines")]
     wide = frozenset(key for key in plain if rows.features[key].dtype in ("int64", "uint64") and _is_wide(rows, key))
     rows = rows.select_columns(list(dict.fromkeys([picture, *plain, *known])))
     if isinstance(rows.features[picture], Image):
         rows = rows.cast_column(picture, Image(decode=False))
-    return Part(name, rows, picture, plain, wide)
+    return Part(name, rows, picture, plain, wide, called)
 
 
 def _is_wide(rows: Dataset, column: str) -> bool:
@@ -282,7 +318,7 @@ class Pictures(sources.Source):
         """Whether text is known, and where on the picture."""
         found = set()
         for part in self._table.parts:
-            kinds = own_names(part.rows.features)
+            kinds = {part.heads.get(key, key): kind for key, kind in part.rows.features.items()}
             listed = kinds.get("lines")
             inner = listed[0] if isinstance(listed, list) else getattr(listed, "feature", None)
             if inner is not None:
@@ -292,9 +328,14 @@ class Pictures(sources.Source):
         return "page" if "page" in found else "boxes" if found else "none"
 
     @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Files beside those of the rows that were meant as pictures, or as several, by kind."""
+        return counted(self._table.left_out)
+
+    @property
     def attributes(self) -> frozenset[str]:
         """Names of the columns of plain values."""
-        names = {name for part in self._table.parts for name in own_names(dict.fromkeys(part.plain))}
+        names = {part.heads[key] for part in self._table.parts for key in part.plain}
         return frozenset(names - {"text", "file_name"} | ({"split"} if len(self._ends) > 1 else set()))
 
     def read(self, index: int) -> Sample:

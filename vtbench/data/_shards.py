@@ -1,14 +1,16 @@
-"""Files that are parts of one set: `x-{000..009}.tar`, `x-*.parquet`, x-00000-of-00010.parquet."""
+"""Files that are parts of one set: `x-{000..009}.tar`, `x-*.parquet`, x-00000-of-00010.parquet, a folder of them."""
 
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, NoReturn
 
-from vtbench.data._names import printable
+from vtbench.data._names import NOBODYS, printable, sort_out, was_meant
 from vtbench.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -73,3 +75,86 @@ def check_whole(files: Sequence[Path]) -> None:
     for (stem, whole), count in groups.items():
         if count != whole:
             raise DataError(f"{printable(Path(stem))}: {count} of {whole} parts are there; bring the others as well")
+
+
+# --- a folder of them -------------------------------------------------------------------------------------------------
+
+
+class Listing(NamedTuple):
+    """What lies below a folder; links to files are followed wherever they lead, those to folders are not."""
+
+    path: Path
+    files: Sequence[Path]
+    """Regular files, in the order of their paths as text, whatever order the file system has."""
+    dangling: Sequence[Path]
+    """Links to nothing."""
+    kinds: Sequence[str]
+    """What else may hold pictures: its kind in plain words, one entry a thing."""
+
+    def parts(self, endings: tuple[str, ...]) -> list[Path]:
+        """List the parts of a set by the ends of their names, hidden files and those that no person made aside.
+
+        Raises:
+            DataError: naming a part that is a link to nothing: without it the set would be a smaller one.
+        """
+        for file in self.dangling:
+            if self._is_part(file, endings):
+                shown = printable(file)
+                raise DataError(f"{shown}: is a link to nothing; bring what it points to, or remove the link")
+        return [file for file in self.files if self._is_part(file, endings)]
+
+    def has_parts(self, endings: tuple[str, ...]) -> bool:
+        """Tell whether there are any, links to nothing included."""
+        return any(self._is_part(file, endings) for file in (*self.files, *self.dangling))
+
+    def holds_pictures(self) -> bool:
+        """Tell whether picture files are among them that a folder's source would read."""
+        return bool(sort_out(map(self._name, self.files))[0])
+
+    def beside(self, opened: Collection[Path], what: str) -> list[str]:
+        """Give the kind of everything that was meant as a picture, or as several, and is not opened.
+
+        Args:
+            opened: the files that are.
+            what: these are, such as "the tables".
+        """
+        opened = set(opened)
+        pictures, others = sort_out(self._name(file) for file in self.files if file not in opened)
+        broken = ["links to nothing" for file in self.dangling if was_meant(self._name(file))]
+        return [*[f"pictures beside {what}" for _ in pictures], *others.values(), *broken, *self.kinds]
+
+    def _name(self, file: Path) -> PurePosixPath:
+        return PurePosixPath(file.relative_to(self.path).as_posix())
+
+    def _is_part(self, file: Path, endings: tuple[str, ...]) -> bool:
+        if not file.name.lower().endswith(endings):
+            return False
+        return not any(part.startswith(".") or part in NOBODYS for part in self._name(file).parts)
+
+
+def below(path: Path) -> Listing:
+    """List a folder and those below it.
+
+    Raises:
+        DataError: if one of them can't be listed.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        shown = printable(Path(error.filename))
+        raise DataError(f"{shown}: can't be listed ({error.strerror}); check the permissions") from error
+
+    files: list[Path] = []
+    dangling: list[Path] = []
+    kinds: list[str] = []
+    for place, folders, names in os.walk(path, onerror=refuse):
+        kinds += [
+            "links to folders, which are not entered here" for name in folders if (Path(place) / name).is_symlink()
+        ]
+        for file in (Path(place) / name for name in names):
+            if file.is_file():
+                files.append(file)
+            elif file.is_symlink():
+                dangling.append(file)
+            elif was_meant(PurePosixPath(file.name)):
+                kinds.append("pipes and devices")
+    return Listing(path, sorted(files, key=str), sorted(dangling, key=str), kinds)

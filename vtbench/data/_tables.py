@@ -70,34 +70,54 @@ def _decoded(content: bytes, name: str) -> str:
     return said
 
 
-def read(content: bytes, suffix: str) -> list[Row]:
+def read(content: bytes, suffix: str, *, text: bool = True) -> list[Row]:
     """Read a table.
 
     Args:
         content: of its file.
         suffix: of its name, in small letters: .json and .jsonl are JSON, all else is cells between separators.
+        text: whether text is wanted; where not, columns that could all be it are attributes.
 
     Raises:
         ValueError: if it can't be read without a guess.
     """
     said = decode(content)
-    rows = _objects(said) if suffix in (".json", ".jsonl") else _cells(said, suffix)
+    rows = _objects(said, text) if suffix in (".json", ".jsonl") else _cells(said, suffix, text)
     for row in rows:
         if broken := next((name for name, value in row.cells.items() if has_half(name) or has_half(value)), None):
             raise ValueError(f"{row.place}: column {broken!a} holds half a character (a lone surrogate)")
     return rows
 
 
-def loads(said: str) -> Any:  # noqa: ANN401  JSON
+class TwiceError(ValueError):
+    """A JSON object has a name twice, so that one of its values would be lost."""
+
+
+def loads(said: str, *, once: bool = False) -> Any:  # noqa: ANN401  JSON
     """Read JSON: fractions keep their digits, NaN and infinity are missing.
+
+    Args:
+        said: the JSON.
+        once: refuse an object that has a name twice; else its last value counts.
 
     Raises:
         ValueError: if it is no JSON.
+        TwiceError: if it is, and an object has a name twice.
     """
+    pairs = _unique if once else None
     try:
-        return json.loads(said, parse_float=_digits, parse_constant=lambda _: None)
+        return json.loads(said, parse_float=_digits, parse_constant=lambda _: None, object_pairs_hook=pairs)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise TwiceError(f"{twice!r} is there twice; expected each name once")
+    return found
 
 
 def _digits(said: str) -> Decimal:
@@ -121,9 +141,11 @@ def has_half(value: object) -> bool:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def _objects(said: str) -> list[Row]:
+def _objects(said: str, text: bool) -> list[Row]:
     try:
-        whole = loads(said)
+        whole = loads(said, once=True)
+    except TwiceError:
+        raise
     except ValueError:
         rows: list[tuple[str, Any]] = []
         for number, line in enumerate(re.split(r"\r\n|\n|\r", said), start=1):
@@ -135,12 +157,21 @@ def _objects(said: str) -> list[Row]:
     for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected one JSON object a line, or a list of objects")
-    return [Row(place, own_names(row)) for place, row in rows]
+    return [_named(place, row, text) for place, row in rows]
+
+
+def _named(place: str, row: Mapping[str, Any], text: bool) -> Row:
+    try:
+        return Row(place, own_names(row, text=text))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _line(said: str, number: int) -> Any:  # noqa: ANN401  JSON
     try:
-        return loads(said)
+        return loads(said, once=True)
+    except TwiceError as error:
+        raise ValueError(f"line {number}: {error}") from error
     except ValueError as error:
         raise ValueError(f"line {number} is no JSON ({error})") from error
 
@@ -148,7 +179,7 @@ def _line(said: str, number: int) -> Any:  # noqa: ANN401  JSON
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def _cells(said: str, suffix: str) -> list[Row]:
+def _cells(said: str, suffix: str, text: bool) -> list[Row]:
     separators = "\t,;|" if suffix == ".tsv" else ",;\t|"
     if said[:4].lower() == "sep=" and said[4:5] and said[5:6] in ("\r", "\n"):  # as Excel says it
         separators, said = said[4], said[5:].lstrip("\r\n")
@@ -175,7 +206,7 @@ def _cells(said: str, suffix: str) -> list[Row]:
                     f"{place} has {len(cells)} cells, the head has {len(head)}; put text that holds {separator!r} in "
                     "double quotes"
                 )
-            rows.append(Row(place, own_names(dict(zip(head, cells, strict=False)))))
+            rows.append(Row(place, own_names(dict(zip(head, cells, strict=False)), text=text)))
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from error
     return rows
@@ -192,21 +223,41 @@ def _head(said: str, separator: str) -> list[str]:
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def own_names(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Call the columns that mean something here by their names, whatever their case, spaces and dashes.
+def heads(given: Iterable[str], *, text: bool = True) -> dict[str, str]:
+    """Tell what columns are called here: those that mean something by their names, the others as they are.
+
+    Case, spaces and dashes don't count where a name means something, spaces around it nowhere.
+
+    Args:
+        given: names of all columns.
+        text: whether text is wanted; where not, several that could be it are taken for attributes.
+
+    Returns:
+        what each is called.
 
     Raises:
-        ValueError: if two columns could be one of them.
+        ValueError: if two columns could be one of them, or would be called the same.
     """
-    given = [str(name) for name in row]
     names = {name: name.strip() for name in given}
     for own in OWN:
         if own in names.values():
             continue
-        alike = [name for name in given if _plain(name) == _plain(own)]
-        if len(alike) > 1:
+        alike = [name for name in names if _plain(name) == _plain(own)]
+        if len(alike) > 1 and (text or own == "file_name"):
             raise ValueError(f"columns {' and '.join(map(repr, alike))} could both be {own}; rename all but one")
-        names |= dict.fromkeys(alike, own)
+        if len(alike) == 1:
+            names[alike[0]] = own
+    if len(set(names.values())) < len(names):
+        for name in names.values():
+            same = [one for one in names if names[one] == name]
+            if len(same) > 1 and (text or name not in ("text", "lines")):
+                raise ValueError(f"columns {' and '.join(map(repr, same))} are both called {name}; rename all but one")
+    return names
+
+
+def own_names(row: Mapping[Any, Any], *, text: bool = True) -> dict[str, Any]:
+    """Give a row with its columns called as `heads` says, which also says what it raises."""
+    names = heads(map(str, row), text=text)
     return {names[str(name)]: value for name, value in row.items()}
 
 

@@ -7,8 +7,8 @@ which takes the room of the .tar and goes with the process; where there is no su
 Members whose name is absolute or holds `..`, links that lead out, devices and pipes are passed over; links to another
 member are read as that. An archive whose listing stops before its end is refused: it would be a smaller set.
 
-Several archives are one set: `x-{000..009}.tar`, `x-*.tar`, or a folder that holds archives and no picture. Beside a
-picture may lie, as in WebDataset, files of the same stem; `folder` says what they and tables may say.
+Several archives are one set: `x-{000..009}.tar`, `x-*.tar`, or a folder that holds archives, at any depth, and no
+picture. Beside a picture may lie, as in WebDataset, files of the same stem; `folder` says what they and tables may say.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple, TypeVar
 
 from vtbench.cards import Data
 from vtbench.data import _shards, folder
-from vtbench.data._names import SUFFIXES as PICTURES
 from vtbench.data._names import printable, short, was_meant
 from vtbench.data._pictures import MAX_BYTES, Crop, Files, Pictures
 from vtbench.errors import DataError
@@ -50,7 +49,7 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 class Source(Pictures):
     """The picture files in an archive, sorted by their name in it, which is also their id.
 
-    In several archives the archive's name without its ending comes first.
+    In several archives the archive's name without its ending comes first; in a folder of them its path from there on.
     """
 
     def __init__(
@@ -64,8 +63,15 @@ class Source(Pictures):
     ) -> None:
         if path is None:
             raise DataError(f"archive: no path given; name a {', '.join(SUFFIXES)} file with --data PATH")
-        several = path.is_dir() or _shards.is_pattern(str(path))
-        files = Shards(_parts(path)) if several else open_archive(path)
+        files: Files
+        if path.is_dir():
+            files = _of_folder(path)
+        elif _shards.is_pattern(str(path)):
+            parts = _shards.expand(str(path))
+            _shards.check_whole(parts)
+            files = Shards((_stem(part.name), part) for part in parts)
+        else:
+            files = open_archive(path)
         super().__init__(files, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
 
 
@@ -75,7 +81,8 @@ def takes(place: str, data: Data) -> bool:
     path = Path(place)
     if not path.is_dir():
         return is_archive(path) and "://" not in place
-    return bool(_in_folder(path)) and not any(file.suffix.lower() in PICTURES for file in path.rglob("*"))
+    listed = _shards.below(path)
+    return listed.has_parts(SUFFIXES) and not listed.holds_pictures()
 
 
 def is_here(data: Data) -> bool:
@@ -97,14 +104,13 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def _in_folder(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if is_archive(file) and file.is_file() and file.name[:2] != "._")
-
-
-def _parts(path: Path) -> list[Path]:
-    found = _in_folder(path) if path.is_dir() else _shards.expand(str(path))
-    _shards.check_whole(found)
-    return found
+def _of_folder(path: Path) -> Shards:
+    listed = _shards.below(path)
+    parts = listed.parts(SUFFIXES)
+    _shards.check_whole(parts)
+    return Shards(
+        ((_stem(part.relative_to(path).as_posix()), part) for part in parts), listed.beside(parts, "the archives")
+    )
 
 
 def open_archive(path: Path) -> Files:
@@ -182,7 +188,7 @@ def _followed(name: PurePosixPath, found: Mapping[PurePosixPath, Place | _Link])
             return place
         target = posixpath.normpath(posixpath.join("" if place.hard else name.parent, place.target))
         if target.startswith(("../", "/")):
-            return "links that lead out"
+            return "links that lead out of the archive"
         name = PurePosixPath(target)
         if name not in found:
             return "links to nothing"
@@ -346,28 +352,46 @@ def _plain(path: Path) -> IO[bytes]:
 
 
 class Shards:
-    """Several archives as one: each member is known by its archive's name without its ending, and its own."""
+    """Several archives as one: each member is known by what its archive is called, and its own name."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._parts: dict[str, Files] = {}
-        for path in paths:
-            name = _stem(path)
-            if name in self._parts:
+    def __init__(self, parts: Iterable[tuple[str, Path]], left_out: Iterable[str] = ()) -> None:
+        """Open them.
+
+        Args:
+            parts: what each archive is called, and where it is.
+            left_out: what lies beside them and is not opened: its kind in plain words, one entry a file.
+
+        Raises:
+            DataError: if one can't be opened, two are called the same, or two members would be.
+        """
+        opened: dict[str, Files] = {}
+        self._places: dict[PurePosixPath, tuple[str, PurePosixPath]] = {}
+        for name, path in parts:
+            if name in opened:
                 raise DataError(f"{printable(path)}: two archives are called {name}; expected each name once")
-            self._parts[name] = open_archive(path)
-        self.names = tuple(PurePosixPath(name) / member for name, part in self._parts.items() for member in part.names)
-        self.left_out = [kind for part in self._parts.values() for kind in part.left_out]
-        self.hint = next((part.hint for part in self._parts.values() if part.hint), "")
+            opened[name] = open_archive(path)
+            for member in opened[name].names:
+                whole = PurePosixPath(name) / member
+                if whole in self._places:
+                    other = self._places[whole][0]
+                    raise DataError(f"{printable(path)}: {printable(whole)} is in {other} as well; rename an archive")
+                self._places[whole] = name, member
+        self._opened = opened
+        self.names = tuple(self._places)
+        self.left_out = [*left_out, *(kind for part in opened.values() for kind in part.left_out)]
+        self.hint = next((part.hint for part in opened.values() if part.hint), "")
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole member."""
-        first, *rest = name.parts
+        part, member = self._places[name]
         try:
-            return self._parts[first].content(PurePosixPath(*rest))
+            return self._opened[part].content(member)
         except DataError as error:
-            raise DataError(f"{first}/{error}") from error
+            raise DataError(f"{printable(PurePosixPath(part))}/{error}") from error
 
 
-def _stem(path: Path) -> str:
-    end = next(end for end in (".tar.gz", ".tgz", ".tar", ".zip") if path.name.lower().endswith(end))
-    return path.name[: -len(end)] or path.name
+def _stem(name: str) -> str:
+    """Take the ending off an archive's path; a file that is called by nothing else keeps it."""
+    folder, slash, last = name.rpartition("/")
+    end = next(end for end in SUFFIXES if last.lower().endswith(end))
+    return f"{folder}{slash}{last[: -len(end)] or last}"

@@ -77,7 +77,8 @@ class Folder:
 
     Links to files are followed as long as they stay inside the folder; where it lies in a repository of the hub's
     cache (snapshots/, whose files are links to blobs/), as long as they stay inside that. Links that lead out and links
-    to folders are followed only where that is asked for; one that leads back to a folder above it never is.
+    to folders are followed only where that is asked for; one that leads back to a folder on the way to it, or above
+    one, never is.
     """
 
     hint = ""
@@ -129,7 +130,10 @@ class Folder:
         folder = place / name
         if not folder.is_symlink():
             return True
-        circle = place.resolve().is_relative_to(folder.resolve())
+        # Links may lead into each other, so the way counts on which this one was reached, and not its own place alone.
+        parts = place.relative_to(self.path).parts
+        target, way = folder.resolve(), [self.path.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+        circle = any(above.resolve().is_relative_to(target) for above in way)
         if not self._follow or circle:
             self.left_out.append("links in a circle" if circle else "links to folders")
         return self._follow and not circle

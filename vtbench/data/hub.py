@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from vtbench import files
 from vtbench.cards import Data, explain
 from vtbench.data import _rows, _shards
-from vtbench.data._names import SUFFIXES as PICTURES
 from vtbench.data._names import printable, short
 from vtbench.data._pictures import Crop
 from vtbench.errors import DataError
@@ -61,12 +60,12 @@ class Source(_rows.Pictures):
         if path is not None and str(path).startswith("hub:"):
             data, path = parse(str(path)), None
         if path is not None:
-            super().__init__(_of_user(path, data), size=size, crop=crop, home=path, text=text)
+            super().__init__(_of_user(path, data, text), size=size, crop=crop, home=path, text=text)
             return
         if data.hub is None:
             raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
         root, commit = snapshot(data)
-        table = _rows.Table(root, _splits(root, data), data.split, data.hub)
+        table = _rows.Table(root, _splits(root, data), data.split, data.hub, text=text)
         super().__init__(table, size=size, crop=crop, home=root.parent.parent, text=text)  # links lead to ../../blobs
         self.revision = commit
         if data.images not in (None, len(self)):
@@ -76,17 +75,21 @@ class Source(_rows.Pictures):
             )
 
 
-def _of_user(path: Path, data: Data) -> _rows.Table:
+def _of_user(path: Path, data: Data, text: bool) -> _rows.Table:
     """Open a table of the user's; what the card says of its own data holds where the table has such."""
     shown = printable(path)
     if path.is_dir():
         splits = _splits(path, data) if _head(path) else {}
-        return _rows.Table(path, splits, data.split, shown, lenient=not splits)
+        table = _rows.Table(path, splits, data.split, shown, lenient=not splits, text=text)
+        if splits:  # tables of other splits and configurations are no slip
+            listed = _shards.below(path)
+            table.left_out = listed.beside({*table.opened, *listed.parts((".parquet",))}, "the tables")
+        return table
     if path.exists():
-        return _rows.Table(path, {"train": [path]}, None, shown)
+        return _rows.Table(path, {"train": [path]}, None, shown, text=text)
     if not _shards.is_pattern(str(path)):
         raise DataError(f"{shown}: does not exist; expected a parquet file or a folder of them")
-    return _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown)
+    return _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown, text=text)
 
 
 def parse(place: str) -> Data:
@@ -113,7 +116,7 @@ def parse(place: str) -> Data:
 def takes(place: str, data: Data) -> bool:
     """Take the hub's places, .parquet files, a folder of them without a picture, and what `save_to_disk` wrote.
 
-    A folder of both is the hub's where the card's own data is.
+    A folder of both is one of pictures, but where it is a copy of the card's own data set.
     """
     path = Path(place)
     if place.startswith("hub:") or (place.lower().endswith(".parquet") and "://" not in place):
@@ -122,9 +125,16 @@ def takes(place: str, data: Data) -> bool:
         return False
     if any((path / name).is_file() for name in _rows.SAVED):
         return True
-    if not any(path.rglob("*.parquet")):
+    listed = _shards.below(path)
+    return listed.has_parts((".parquet",)) and (_is_copy(path, data) or not listed.holds_pictures())
+
+
+def _is_copy(path: Path, data: Data) -> bool:
+    """Tell whether a folder's README names the configuration that a card asks for."""
+    try:
+        return data.source == "hub" and data.config in (None, *_head(path)) and any(_splits(path, data).values())
+    except DataError:
         return False
-    return data.source == "hub" or not any(file.suffix.lower() in PICTURES for file in path.rglob("*"))
 
 
 def is_here(data: Data, *, patterns: Sequence[str] | None = None) -> bool:
@@ -307,11 +317,16 @@ def _head(folder: Path) -> MetadataConfigs:
 
 
 def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """List the files that patterns stand for; as for `datasets`, hidden ones only where a pattern says so."""
     found = {
         file
         for pattern in patterns
         for one in ((pattern, f"{pattern}/*") if pattern.endswith("**") else (pattern,))
         for file in folder.glob(one)
-        if file.is_file()
+        if file.is_file() and _hidden(PurePosixPath(pattern)) == _hidden(file.relative_to(folder))
     }
     return sorted(found)
+
+
+def _hidden(path: PurePath) -> int:
+    return sum(part.startswith(".") for part in path.parts)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vtbench.cards import Data
-from vtbench.data import hub
+from vtbench.data import hub, links_of
 from vtbench.data._known import Box, Known
 from vtbench.data._names import printable, short
 from vtbench.data._pictures import Crop, Files, Pictures
@@ -39,6 +39,7 @@ class Source(Pictures):
         crop: Crop = "letterbox",
         data: Data | None = None,
         text: bool = True,
+        follow_links: bool = False,
     ) -> None:
         """Open a downloaded copy, or bring it from the hub.
 
@@ -48,6 +49,7 @@ class Source(Pictures):
             crop: how a picture is brought to that size.
             data: where on the hub it lies.
             text: whether the annotated words are needed.
+            follow_links: also read what links in images/ point to that lead out of it.
         """
         revision = None
         if path is None:
@@ -56,7 +58,10 @@ class Source(Pictures):
             path, revision = hub.snapshot(data, patterns=FILES)
         shown = printable(path)
         packed = path / "images.zip"
-        files: Files = open_archive(packed) if packed.is_file() else Folder(path / "images")
+        if packed.is_file() and follow_links:
+            raise DataError(links_of(f"{printable(packed)} is"))
+        files: Files
+        files = open_archive(packed) if packed.is_file() else Folder(path / "images", follow_links=follow_links)
         places = {name.parts[-3:]: name for name in files.names if "text_data" in name.parts[-3:-2]}
         known: dict[PurePosixPath, Known] = {}
         for name in SETS:
