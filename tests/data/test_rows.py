@@ -192,7 +192,7 @@ def fill(place: Path, *names: str) -> Path:
         ("a/0.parquet", "b.parquet", "data/train-00000-of-00001.parquet"),
         ("more/1.parquet", "train/0.parquet", "train/test/1.parquet"),
         ("2024-eval/a.PARQUET", "extra.parquet"),
-        ("set[1]/a.parquet", "x*?.parquet", "y::z.parquet"),
+        ("set[1]/a.parquet", "x*?.parquet"),
         ("train-test.parquet", "zz.parquet"),
     ],
 )
