@@ -152,26 +152,28 @@ class Table:
 
     def _now(self, *, opening: bool = False) -> str | None:
         try:
-            found = [(str(file), file.stat()) for file in self.files]
+            said = [_stamped(file) for file in self.files]
         except OSError as error:
             if opening:
                 raise DataError(f"{error.filename}: can't be read ({error.strerror})") from error
             return None
-        said = [(name, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino) for name, at in found]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], pictures: bool) -> dict[str, Dataset]:
         import datasets
         from datasets.data_files import DataFilesList
 
-        # Lists of files as they are: of texts `datasets` makes patterns, and of a folder it guesses which files count.
-        given = {name: DataFilesList([str(file) for file in part], []) for name, part in splits.items()}
         try:
             with _quiet():
                 if self._saved:
                     saved = datasets.load_from_disk(str(root))
                     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
                 _check_cache()
+                # Lists of files as they are: of texts `datasets` makes patterns, and of a folder it guesses which files count.
+                given = {
+                    name: DataFilesList([str(file) for file in part], [(str(_stamped(file)),) for file in part])
+                    for name, part in splits.items()
+                }
                 if pictures:
                     return dict(datasets.load_dataset("imagefolder", drop_labels=True, data_files=given))
                 return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", data_files=given))
@@ -179,6 +181,11 @@ class Table:
             raise
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
             raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
+
+
+def _stamped(file: Path) -> tuple[str, int, int, int, int]:
+    at = file.stat()
+    return str(file), at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino
 
 
 @contextlib.contextmanager
