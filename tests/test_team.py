@@ -20,10 +20,11 @@ import pytest
 from builders import write_pictures
 from torch.distributed import HashStore
 
-from vtbench import plan, results, team
-from vtbench.errors import ResultError, ToldError, VtbenchError
+from vtbench import load_task, load_tokenizer, plan, results, team
+from vtbench.errors import OF_ONE, DataError, ResultError, ToldError, VtbenchError
 from vtbench.plan import SHARD
 from vtbench.team import ElsewhereError, Team
+from vtbench.workfolder import WorkFolder
 
 COUNT = 6 * SHARD + 5
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +198,55 @@ def test_a_bug_ends_its_section_in_all_processes_and_the_next_begins() -> None:
 
     expected = ["ElsewhereError", "KeyError", "ElsewhereError"]
     assert together(3, work) == [expected] * 3
+
+
+def test_what_is_wrong_with_one_tokenizer_ends_its_section_and_the_next_begins() -> None:
+    """Whoever finds it; rank 0 has an error to show, the others have none."""
+
+    def refuse() -> None:
+        raise DataError("all pictures failed")
+
+    def work(member: Team) -> object:
+        found = []
+        for who in (0, 1):
+            try:
+                with member.section(f"of {who}"):
+                    if member.rank == who == 1:
+                        refuse()
+                    member.gather(None)
+                    member.announce(refuse if who == 0 else lambda: None)
+            except OF_ONE as error:
+                found.append(type(error).__name__)
+        with member.section("last"):
+            gathered = member.gather(found)
+            return member.announce(lambda: gathered)
+
+    expected = [["DataError", "DataError"], ["RefusedError", "DataError"], ["RefusedError", "RefusedError"]]
+    assert together(3, work) == [expected] * 3
+
+
+def test_a_rank_0_that_hangs_is_noticed_by_the_others() -> None:
+    """It gives signs of life, for those come from a thread of their own."""
+    free = threading.Event()
+
+    def work(member: Team) -> None:
+        member.gather(None)
+        try:
+            member.announce(lambda: free.wait(30))
+        finally:
+            free.set()
+
+    _, second = together(2, work, wait=3.0)
+    assert "rank 0" in str(second) and "hangs: it did nothing for 3 s" in str(second)
+
+
+def test_processes_that_were_asked_for_different_things_are_told_apart() -> None:
+    def work(member: Team) -> None:
+        member.agree("what they are to run", [["tiny"], ["text"]] if member.rank < 2 else [["tiny", "ibq"], ["text"]])
+
+    first, second, third = together(3, work)
+    assert str(first).startswith("rank 2 on ") and "differs from rank 0 in what they are to run" in str(first)
+    assert isinstance(second, ToldError) and isinstance(third, ToldError)
 
 
 def test_a_restart_reads_nothing_that_earlier_starts_left_in_the_store() -> None:
@@ -437,6 +487,52 @@ def test_merge_says_what_lacks_and_then_merges_without_computing(data: Path, who
     (tmp_path / f"r/{NAME}.json").unlink()
     assert merge(tmp_path).returncode == 0  # merged before, and written to another --out
     assert bytes_of(tmp_path) == whole
+
+
+def test_a_run_of_python_stops_no_other_merge(data: Path, whole: Whole, tmp_path: Path) -> None:
+    assert finish([sys.executable, *command(data, tmp_path, "--shards", "1/1")]).returncode == 0
+    for name, text in (("merged", None), ("begun", None), ("broken", "{")):
+        folder = tmp_path / "w" / "small@pictures" / f"a-{name}"
+        shutil.copytree(tmp_path / "w" / NAME, folder)
+        record = folder / "plan.json"
+        record.write_text(text or json.dumps(json.loads(record.read_text()) | {"command": None}))
+        if name != "merged":
+            (folder / "run.json").unlink()
+        else:
+            shutil.copy(tmp_path / "r" / f"{NAME}.json", tmp_path / "r" / "small@pictures" / f"a-{name}.json")
+    for path in (f"r/{NAME}.json", f"w/{NAME}/run.json"):
+        (tmp_path / path).unlink()
+    done = merge(tmp_path)
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
+    assert (
+        len(said) == 2
+        and "a-begun: was begun from Python" in said[0]
+        and "a-broken" in said[1]
+        and "damaged" in said[1]
+    )
+    assert bytes_of(tmp_path) == whole
+
+
+def test_shards_of_others_are_let_go_at_once(data: Path, tmp_path: Path) -> None:
+    """Thousands of open lock files would be too many."""
+    task = load_task("small", data=data / "pictures", cards=data / "cards")
+    made = plan.make(
+        load_tokenizer("jpeg-q10"), task,
+        protocol=None, limit=None, batch_size=8, label=None, step=None, require=(), originals=None,
+    )  # fmt: skip
+    folder = WorkFolder(
+        *(made, tmp_path / "r", tmp_path / "w"), wait=5, overwrite=False, compute=True, command=None, job=None
+    )
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
+        folder.begin(0, 1, stack)
+        folder.shards.mkdir(parents=True, exist_ok=True)
+        assert folder.claim([0, 1, 2], theirs, polite=True) == [0, 1, 2]
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        assert folder.claim([0, 1, 2], mine, polite=True) == []
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert folder.claim([3], mine, polite=True) == [3]
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
 
 
 def test_merge_refuses_what_was_computed_otherwise_and_what_is_damaged(data: Path, tmp_path: Path) -> None:

@@ -19,17 +19,17 @@ T = TypeVar("T")
 
 
 def pick(device: str) -> str:
-    """Resolve "auto" and refuse a device that this machine does not have.
+    """Resolve "auto" and "cuda", and refuse a device that this machine does not have.
 
-    "auto" is the GPU that $LOCAL_RANK numbers, where torchrun set it, the first GPU without it, and the CPU where
-    there is no GPU.
+    Both are the GPU that $LOCAL_RANK numbers, where torchrun set it, and the first GPU without it. Where there is no
+    GPU, "auto" is the CPU.
 
     Raises:
         VtbenchError: naming the device.
     """
-    if device == "auto":
-        if not torch.cuda.is_available():
-            return "cpu"
+    if device == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    if device in ("auto", "cuda") and torch.cuda.is_available():
         if "TORCHELASTIC_RUN_ID" in os.environ:
             return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
         return "cuda"

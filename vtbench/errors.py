@@ -8,6 +8,7 @@ VtbenchError
 ├── ChangedError   pictures changed or vanished while a run read them
 ├── ResultError    a result can't be read, written or compared
 └── ToldError      what another process of a team has said already
+    └── RefusedError   of one tokenizer alone
 
 The command line prints such an error as one line and ends with exit code 2; anything else is a bug and shows its
 traceback. A message says what was wrong, what was expected and what to do next.
@@ -44,3 +45,11 @@ class ResultError(VtbenchError):
 
 class ToldError(VtbenchError):
     """What rank 0 of a team of processes says; the others end with it and say nothing."""
+
+
+class RefusedError(ToldError):
+    """What is wrong with one tokenizer, as another process of a team said; the next tokenizer may go on."""
+
+
+OF_ONE = (CardError, WeightsError, DataError, RefusedError)
+"""What is wrong with one tokenizer, or with it and its pictures: the others of a command go on."""

@@ -12,15 +12,17 @@ import contextlib
 import json
 import pickle
 import socket
+import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from vtbench.errors import ToldError, VtbenchError
+from vtbench.errors import OF_ONE, DataError, RefusedError, ToldError, VtbenchError
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -75,6 +77,8 @@ class Team:
         self._told: Callable[[int], None] | None = None
         self._over = threading.Event()
         self._beats: dict[int, tuple[int, float]] = {}
+        self._worker, self._collecting = threading.get_ident(), False
+        self._place: list[tuple[int, int]] = []
         self._thread = threading.Thread(target=self._beat, name="vtbench-team", daemon=True)
 
     @classmethod
@@ -179,7 +183,13 @@ class Team:
         with self._asked():
             self._push()
             self._store.set(f"{key}/{self.rank}", _packed(said))
-            return self._collect(key) if self.rank == 0 else None
+            if self.rank:
+                return None
+            self._collecting = True
+            try:
+                return self._collect(key)
+            finally:
+                self._collecting = False
 
     def announce(self, work: Callable[[], T]) -> T:
         """Let rank 0 do something, and give all what came of it, or its error.
@@ -193,21 +203,44 @@ class Team:
                 result = work()
             except VtbenchError as error:
                 with self._asked():
-                    self._store.set(key, _packed((str(error), None)))
+                    self._store.set(key, _packed((str(error), isinstance(error, OF_ONE), None)))
                 raise
             with self._asked():
-                self._store.set(key, _packed((None, result)))
+                self._store.set(key, _packed((None, False, result)))
             return result
         with self._asked():
+            mark, since = -1, time.monotonic()
             while not self._store.check([key]):
                 self._look()
                 if self._is_dead(0):
                     raise ToldError(f"{self._name(0)} is dead; start the same command again")
+                if (now := self._store.add("moves/0", 0)) != mark:
+                    mark, since = now, time.monotonic()
+                elif time.monotonic() - since >= self._wait:
+                    raise VtbenchError(f"{self._name(0)} hangs: it did nothing for {self._wait:g} s; {AGAIN}")
                 time.sleep(POLL)
-            said, found = _unpacked(self._store.get(key))
+            said, of_one, found = _unpacked(self._store.get(key))
         if said is not None:
-            raise ToldError(said)
+            raise RefusedError(said) if of_one else ToldError(said)
         return cast("T", found)
+
+    def agree(self, what: str, said: object) -> None:
+        """Refuse processes that would not do the same.
+
+        Raises:
+            VtbenchError: in rank 0, naming the first that differs from it, and what differs.
+        """
+        found = self.gather(said)
+
+        def check() -> None:
+            for rank, one in enumerate(found or []):
+                if one != said:
+                    raise VtbenchError(
+                        f"{self._name(rank)} differs from rank 0 in {what}: {one}, rank 0: {said}; give every process "
+                        "the same command, and every machine the same weights (`vtbench fetch`)"
+                    )
+
+        self.announce(check)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -242,7 +275,9 @@ class Team:
             said = f"{self._name(report['rank'])}: {report['text']}"
             if not report["mendable"]:
                 raise ElsewhereError(said)
-            raise VtbenchError(said) if self.rank == 0 else ToldError(said)
+            if report["of_one"]:
+                raise RefusedError(said) if self.rank else DataError(said)
+            raise ToldError(said) if self.rank else VtbenchError(said)
 
     def _is_dead(self, rank: int) -> bool:
         """Tell whether a process gave signs of life once, and gives none any more."""
@@ -308,9 +343,17 @@ class Team:
                 over = self._over.wait(POLL if awaited else BEAT)
                 awaited = awaited and not self._answer()
                 self._store.add(f"alive/{self.rank}", 1)
+                self._store.add(f"moves/{self.rank}", self._moved())
                 self._push()
                 if over:
                     return
+
+    def _moved(self) -> int:
+        """Say whether this process got on since the last call: it waits for others, or is elsewhere in its code."""
+        frame = sys._current_frames().get(self._worker)
+        place = [] if frame is None else [(id(at), at.f_lasti) for at, _ in traceback.walk_stack(frame)]
+        before, self._place = self._place, place
+        return int(self._collecting or place != before)
 
     def _push(self) -> None:
         with self._lock:
@@ -325,7 +368,8 @@ class Team:
 
     def _report(self, error: BaseException) -> str:
         said = _line(error) if isinstance(error, VtbenchError) else f"{type(error).__name__}: {_line(error)}"
-        return json.dumps({"rank": self.rank, "text": said, "mendable": isinstance(error, VtbenchError)})
+        kinds = {"mendable": isinstance(error, VtbenchError), "of_one": isinstance(error, OF_ONE)}
+        return json.dumps({"rank": self.rank, "text": said, **kinds})
 
     def _name(self, rank: int) -> str:
         return f"rank {rank}" + (f" on {host}" if (host := self._host(rank)) else "")
