@@ -421,7 +421,7 @@ _BUILT_IN = (
         measure="sets",
         needs=("inception",),
         function=f"{_FID}:kernel_distance",
-        options={"interval": f"{_FID}:kernel_interval"},
+        options={"sums": f"{_FID}:KernelSums"},
         grouped=False,
     ),
     Metric(

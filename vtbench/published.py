@@ -199,7 +199,9 @@ class Published(measures.Measure):
     def scores(self, table: Table) -> dict[str, Score]:
         """Average as the protocol does; an interval stands only where that is the plain mean."""
         found = super().scores(table)
-        columns = {key: values for key in table.keys if key not in FEATURES and (values := _known(table, key))}
+        # Codes and features are many numbers a picture, and averages are of other columns.
+        wanted = [key for key in table.keys if key.role != "raw" or key == LOGITS]
+        columns = {key: values for key in wanted if (values := _known(table, key))}
         averages = totals(self.rule, columns, size=self.context.side or self.rule.size or 256)
         if table.has(FEATURES[0]) and "rfid" in self.names:
             sums = FrechetSums()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from vtbench.errors import DataError
-from vtbench.metrics.codes import code_usage, entropy_bits
+from vtbench.metrics import codes
+from vtbench.metrics.codes import CodeCounts, code_usage, entropy_bits
 
 
 def test_even_use_of_the_whole_codebook():
@@ -49,3 +50,14 @@ def test_an_index_outside_the_codebook_is_refused(codes, size):
 def test_no_index_is_refused():
     with pytest.raises(DataError, match="at least one token"):
         entropy_bits(np.array([], dtype=np.int64), 16)
+
+
+def test_counting_bit_by_bit_is_counting_at_once(monkeypatch):
+    monkeypatch.setattr(codes, "AT_ONCE", 100)
+    drawn = np.random.default_rng(0).zipf(1.5, (40, 16)) % 4096
+    counted = CodeCounts()
+    for picture in drawn:
+        counted.add(picture)
+    assert counted.tokens == drawn.size
+    assert counted.usage(4096) == code_usage(drawn, 4096)
+    assert counted.entropy(4096) == pytest.approx(entropy_bits(drawn, 4096), rel=1e-14)

@@ -21,6 +21,7 @@ from vtbench.metrics import FrechetDistance
 from vtbench.metrics.frechet import (
     RESIZES,
     FrechetSums,
+    KernelSums,
     feed,
     frechet_distance,
     frechet_interval,
@@ -447,3 +448,28 @@ def test_sums_of_too_few_rows_are_refused() -> None:
         sums.distance()
     with pytest.raises(DataError, match="at least 20"):
         sums.interval()
+
+
+@pytest.mark.parametrize("count", [2, 25, 61])
+def test_kernel_sums_are_the_distance_and_its_interval(count):
+    generator = np.random.default_rng(count)
+    real, fake = generator.normal(size=(count, 12)), generator.normal(0.3, size=(count, 12))
+    sums = KernelSums()
+    for pair in zip(real, fake, strict=True):
+        sums.add(*pair)
+
+    def mean(first, second, *, same):  # written out pair by pair
+        kernel = [
+            (a @ b / 12 + 1) ** 3 for i, a in enumerate(first) for j, b in enumerate(second) if not (same and i == j)
+        ]
+        return np.mean(kernel)
+
+    within = [mean(side, side, same=True) for side in (real, fake)]
+    across = mean(real, fake, same=False)
+    assert sums.count == count
+    assert sums.distance() == pytest.approx(sum(within) - 2 * across, abs=1e-12)
+    assert sums.distance() == kernel_distance(real, fake)
+    if count >= 20:
+        assert sums.interval() == kernel_interval(real, fake)
+    wanted = 2 * within[0] - 2 * mean(real, real, same=False)
+    assert kernel_distance(real, real) == pytest.approx(wanted, abs=1e-12)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtbench import measures
 from vtbench.measures import Column, Outcome, Table, means
-from vtbench.metrics.codes import code_usage, entropy_bits
+from vtbench.metrics.codes import CodeCounts
 from vtbench.results import Score
 from vtbench.types import Codes, Key
 
@@ -84,20 +84,28 @@ class Measure(measures.Measure):
 
     def _use(self, table: Table) -> dict[str, Score]:
         numbers = range(len(table.levels("codes", "raw")))
-        columns = [pictures for number in numbers if (pictures := list(table.arrays(_key(number))))]
+        counted = []
+        scored = 0
+        for number in numbers:
+            counts = CodeCounts()
+            pictures = 0
+            for pictures, indices in enumerate(table.arrays(_key(number)), 1):  # noqa: B007  their number, after it
+                counts.add(indices)
+            if pictures:
+                counted.append(counts)
+                scored = scored or pictures
         sizes = self.context.codebook_sizes
-        if not columns or not sizes:
+        if not counted or not sizes:
             return {}
-        if len(sizes) != len(columns):  # one codebook that all scales share
-            sizes = sizes[:1] * len(columns)
+        if len(sizes) != len(counted):  # one codebook that all scales share
+            sizes = sizes[:1] * len(counted)
         each: dict[str, list[float]] = {"code_usage": [], "code_entropy": [], "code_perplexity": []}
         ideal, fixed = 0.0, 0.0
-        for pictures, size in zip(columns, sizes, strict=True):
-            indices = np.concatenate(pictures)
-            entropy = entropy_bits(indices, size)
-            ideal += entropy * len(indices)
-            fixed += math.log2(size) * len(indices)
-            each["code_usage"].append(code_usage(indices, size))
+        for counts, size in zip(counted, sizes, strict=True):
+            entropy = counts.entropy(size)
+            ideal += entropy * counts.tokens
+            fixed += math.log2(size) * counts.tokens
+            each["code_usage"].append(counts.usage(size))
             each["code_entropy"].append(entropy)
             each["code_perplexity"].append(math.pow(2.0, entropy))
         rates = [rate for rate in table.values(Key("bpp")) if rate is not None]
@@ -106,7 +114,6 @@ class Measure(measures.Measure):
             values[name] = float(np.mean(by_scale))
             if len(by_scale) > 1:
                 values |= {f"{name}/{scale}": value for scale, value in enumerate(by_scale)}
-        scored = len(columns[0])
         return {name: Score(value=value, scored=scored, expected=table.expected) for name, value in values.items()}
 
 

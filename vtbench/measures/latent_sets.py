@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vtbench import device, images, measures
 from vtbench.backbones import foundation
-from vtbench.errors import DataError
+from vtbench.errors import DataError, NoMemoryError
 from vtbench.measures import Column, Missing, Outcome, Table, function
 from vtbench.measures.latents import NO_CODES, RATES, Columns, Seen, changed, each, pooled
 from vtbench.measures.sets import INCEPTION
@@ -166,8 +166,9 @@ class Measure(measures.Measure):
         shares = weights.cumsum(1)
         size = (self.context.side, self.context.side)
         made = []
-        for start in range(0, len(asked), AT_ONCE):
-            part = range(start, min(start + AT_ONCE, len(asked)))
+        done, most = 0, AT_ONCE
+        while done < len(asked):
+            part = range(done, min(done + most, len(asked)))
             drawn = []
             for row in part:
                 coin = probes.generator(names[places[asked[row]]], "partner").random()
@@ -175,10 +176,18 @@ class Measure(measures.Measure):
                 drawn.append(others[int(nearest[row, rank])])
             pair = z[asked[part.start : part.stop]], z[np.array(drawn)]
             between = latents.slerp(*pair, 0.5).view(len(part), *shapes[0].tolist())
-            pictures, reasons = bottleneck.decode(between.to(bottleneck.tokenizer.device), size)  # type: ignore[arg-type]
-            if reason := next((one for one in reasons if one), None):
-                raise DataError(reason)
-            made.append(self._inception(pictures.to(self.context.device)))
+            try:
+                with device.memory():
+                    pictures, reasons = bottleneck.decode(between.to(bottleneck.tokenizer.device), size)  # type: ignore[arg-type]
+                    if reason := next((one for one in reasons if one), None):
+                        raise DataError(reason)
+                    made.append(self._inception(pictures.to(self.context.device)))
+            except NoMemoryError:
+                if len(part) == 1:
+                    raise
+                most = len(part) // 2
+                continue
+            done = part.stop
         value = frechet_distance(features[asked], np.concatenate(made))
         return {"ifid": Score(value=float(value), scored=len(asked), expected=table.expected)}
 
@@ -213,7 +222,8 @@ class Measure(measures.Measure):
         size = sizes[min(int(last), len(sizes) - 1)]
 
         def gain(at: Array) -> float:
-            fit, rest = tokens[at[::2]], tokens[at[1::2]]
+            # By their places, so that leaving out pictures moves no other from one half to the other.
+            fit, rest = tokens[at[at % 2 == 0]], tokens[at[at % 2 == 1]]
             # Both forms code the same tokens: those that have one before them.
             alone = latents.heldout_bits(fit, rest[:, 1:], size)
             return alone - latents.heldout_bits(fit, rest, size, context="previous")

@@ -62,7 +62,8 @@ class Measure(measures.Measure):
         if self._reader is None:
             self._check_script(outcome)
             engine = ocr.load(self.context.engine, str(outcome.reference.device))
-            self._reader = _Reader(engine, self.context.originals, device.model(outcome.reference.device))
+            place = device.model(outcome.reference.device)
+            self._reader = _Reader(engine, self.context.originals, place, self.context.computed_by)
         rows = self._rows(self._reader, outcome)
         return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
 
@@ -193,9 +194,9 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
 class _Reader:
     """An engine that reads each original only once, whoever asks: on this machine, if a folder keeps its readings."""
 
-    def __init__(self, engine: ocr.Engine, folder: Path | None, place: str) -> None:
+    def __init__(self, engine: ocr.Engine, folder: Path | None, place: str, computed_by: str) -> None:
         self.engine = engine
-        said = (engine.version, dict(engine.digests), place)
+        said = (engine.version, dict(engine.digests), place, computed_by)
         self._originals = Originals(folder, f"readings-{engine.name}", engine.name, *said)
 
     def read(self, pictures: Sequence[Tensor], boxes: Sequence[Boxes]) -> list[list[str]]:

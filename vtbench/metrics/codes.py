@@ -16,6 +16,9 @@ from vtbench.errors import DataError
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
+AT_ONCE = 1 << 20
+"""Tokens that are sorted together."""
+
 
 def code_usage(indices: Indices, codebook_size: int) -> float:
     """Share of the codebook's entries that occur at least once, within (0, 1].
@@ -27,7 +30,7 @@ def code_usage(indices: Indices, codebook_size: int) -> float:
     Raises:
         DataError: if there is no index, or one outside the codebook.
     """
-    return len(_counts(indices, codebook_size)) / codebook_size
+    return CodeCounts(indices).usage(codebook_size)
 
 
 def entropy_bits(indices: Indices, codebook_size: int) -> float:
@@ -40,18 +43,56 @@ def entropy_bits(indices: Indices, codebook_size: int) -> float:
     Raises:
         DataError: if there is no index, or one outside the codebook.
     """
-    counts = _counts(indices, codebook_size)
-    shares = counts / counts.sum()
-    return max(0.0, -math.fsum(shares * np.log2(shares)))
+    return CodeCounts(indices).entropy(codebook_size)
 
 
-def _counts(indices: Indices, codebook_size: int) -> Indices:
-    """Count the codes that occur. Sorted, not binned: codebooks of 2^36 entries exist."""
-    if indices.size == 0:
-        raise DataError("codes: no index was given; expected at least one token")
-    codes, counts = np.unique(indices, return_counts=True)
-    if codes[0] < 0 or codes[-1] >= codebook_size:
-        raise DataError(
-            f"codes: indices from {codes[0]} to {codes[-1]}; expected 0 to {codebook_size - 1}: is it another codebook?"
-        )
-    return counts.astype(np.int64)
+class CodeCounts:
+    """How often each code occurs, counted as pictures come. Sorted, not binned: codebooks of 2^36 entries exist."""
+
+    def __init__(self, indices: Indices | None = None) -> None:
+        self._codes = self._counts = np.zeros(0, dtype=np.int64)
+        self._waiting: list[Indices] = []
+        self._many = 0
+        self.tokens = 0
+        """How many were counted."""
+        if indices is not None:
+            self.add(indices)
+
+    def add(self, indices: Indices) -> None:
+        """Count the tokens of one picture or several, int64 of any shape."""
+        self._waiting.append(indices.reshape(-1))
+        self._many += indices.size
+        self.tokens += indices.size
+        if self._many >= AT_ONCE:
+            self._count()
+
+    def usage(self, codebook_size: int) -> float:
+        """Share of the codebook's entries that occur, as `code_usage`."""
+        return len(self._within(codebook_size)) / codebook_size
+
+    def entropy(self, codebook_size: int) -> float:
+        """Shannon entropy in bits a token, as `entropy_bits`."""
+        shares = self._within(codebook_size) / self.tokens
+        return max(0.0, -math.fsum(shares * np.log2(shares)))
+
+    def _count(self) -> None:
+        codes, counts = np.unique(np.concatenate(self._waiting), return_counts=True)
+        self._waiting, self._many = [], 0
+        both = np.concatenate([self._codes, codes])
+        self._codes, place = np.unique(both, return_inverse=True)
+        total = np.zeros(len(self._codes), dtype=np.int64)
+        np.add.at(total, place, np.concatenate([self._counts, counts]))
+        self._counts = total
+
+    def _within(self, codebook_size: int) -> Indices:
+        if self._waiting:
+            self._count()
+        codes = self._codes
+        if not len(codes):
+            raise DataError("codes: no index was given; expected at least one token")
+        if codes[0] < 0 or codes[-1] >= codebook_size:
+            raise DataError(
+                f"codes: indices from {codes[0]} to {codes[-1]}; expected 0 to {codebook_size - 1}: is it another "
+                "codebook?"
+            )
+        return self._counts

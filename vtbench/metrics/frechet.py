@@ -344,15 +344,13 @@ def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
         DataError: if a set has fewer than two rows, or d differs.
     """
     _check_features(real_features, fake_features)
-    real, fake = real_features.astype(np.float64), fake_features.astype(np.float64)
-    return _mean_kernel(real, real, same=True) + _mean_kernel(fake, fake, same=True) - 2 * _mean_kernel(real, fake)
+    return _Kernels(real_features, fake_features).distance(EVERYONE)
 
 
 def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> tuple[float, float]:
     """95% interval of `kernel_distance` over the choice of pictures, by the jackknife of `frechet_interval`.
 
-    The value is unbiased, so the interval is one for the true distance; like the value it may lie under 0. Each pair of
-    rows is looked at once more, so it costs as much as the value.
+    The value is unbiased, so the interval is one for the true distance; like the value it may lie under 0.
 
     Args:
         real_features: (n, d).
@@ -362,40 +360,78 @@ def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
         DataError: if a set has fewer than 20 rows, or d differs.
     """
     _check_features(real_features, fake_features, at_least=2 * GROUPS)
-    real, fake = real_features.astype(np.float64), fake_features.astype(np.float64)
-    within = [_kernel_by_group(side, side, same=True) for side in (real, fake)]
-    across = _kernel_by_group(real, fake)
-    counts = [np.array([len(side[group::GROUPS]) for group in range(GROUPS)]) for side in (real, fake)]
+    return _Kernels(real_features, fake_features).interval()
 
-    def without(kept: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
-        n, m = (int(count[kept].sum()) for count in counts)
-        first, second, mixed = (float(sums[kept][:, kept].sum()) for sums in (*within, across))
+
+class KernelSums:
+    """KID and its interval of two sets that come picture by picture; every pair is looked at once for both."""
+
+    def __init__(self) -> None:
+        self._sides: tuple[list[Array], list[Array]] = ([], [])
+        self._kernels: _Kernels | None = None
+
+    @property
+    def count(self) -> int:
+        """How many pictures a side has."""
+        return len(self._sides[0])
+
+    def add(self, real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any]) -> None:
+        """Take the features of one picture before and after, (d,) each."""
+        for side, features in zip(self._sides, (real, fake), strict=True):
+            side.append(features)
+        self._kernels = None
+
+    def distance(self) -> float:
+        """KID of all pictures, as `kernel_distance`."""
+        return self._compared().distance(EVERYONE)
+
+    def interval(self) -> tuple[float, float]:
+        """95% interval, as `kernel_interval`."""
+        return self._compared().interval()
+
+    def _compared(self) -> _Kernels:
+        if self._kernels is None:
+            self._kernels = _Kernels(*(np.stack(side) for side in self._sides))
+        return self._kernels
+
+
+EVERYONE = np.ones(GROUPS, dtype=bool)
+"""The groups of the jackknife, none left out."""
+
+
+class _Kernels:
+    """Sums of the kernel over the pairs of each two groups of the jackknife: row i is in group i mod 10."""
+
+    def __init__(self, real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any]) -> None:
+        self._within = [_by_group(side, side, same=True) for side in (real, fake)]
+        self._across = _by_group(real, fake)
+        self._counts = [np.array([len(side[group::GROUPS]) for group in range(GROUPS)]) for side in (real, fake)]
+
+    def distance(self, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+        """KID of the pictures of some groups."""
+        n, m = (int(count[kept].sum()) for count in self._counts)
+        first, second, mixed = (float(sums[kept][:, kept].sum()) for sums in (*self._within, self._across))
         return first / (n * (n - 1)) + second / (m * (m - 1)) - 2 * mixed / (n * m)
 
-    left = np.array([without(np.arange(GROUPS) != group) for group in range(GROUPS)])
-    return jackknife_ends(without(np.ones(GROUPS, dtype=bool)), left)
+    def interval(self) -> tuple[float, float]:
+        """95% interval by leaving out each group once."""
+        left = np.array([self.distance(np.arange(GROUPS) != group) for group in range(GROUPS)])
+        return jackknife_ends(self.distance(EVERYONE), left)
 
 
-def _mean_kernel(first: Array, second: Array, *, same: bool = False) -> float:
-    """Mean of the kernel over all pairs, those of a row with itself left out where both sets are the same."""
-    total = 0.0
-    for start in range(0, len(first), 1024):  # 50,000 x 50,000 kernel values would take 20 GB
-        total += float(np.sum(_kernel(first[start : start + 1024], second)))
-    if not same:
-        return total / (len(first) * len(second))
-    return (total - float(np.sum(_own_kernel(first)))) / (len(first) * (len(first) - 1))
-
-
-def _kernel_by_group(first: Array, second: Array, *, same: bool = False) -> Array:
-    """Sum of the kernel over the pairs of each two groups, (10, 10), those of a row with itself left out."""
+def _by_group(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any], *, same: bool = False) -> Array:
+    """Sum the kernel over the pairs of each two groups, (10, 10); of a set with itself without each row's own."""
     sums = np.zeros((GROUPS, GROUPS))
-    for group in range(GROUPS):
-        mine = first[group::GROUPS]
-        for start in range(0, len(mine), 1024):
-            of_rows = _kernel(mine[start : start + 1024], second).sum(axis=0)
-            sums[group] += [of_rows[other::GROUPS].sum() for other in range(GROUPS)]
+    for one in range(GROUPS):
+        rows = first[one::GROUPS].astype(np.float64)
+        for other in range(one if same else 0, GROUPS):
+            columns = rows if same and other == one else second[other::GROUPS].astype(np.float64)
+            for start in range(0, len(rows), 1024):  # all kernel values of 50,000 pictures would take 20 GB
+                sums[one, other] += _kernel(rows[start : start + 1024], columns).sum()
+            if same:
+                sums[other, one] = sums[one, other]
         if same:
-            sums[group, group] -= np.sum(_own_kernel(mine))
+            sums[one, one] -= _own_kernel(rows).sum()
     return sums
 
 
