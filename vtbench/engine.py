@@ -357,8 +357,8 @@ def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
 def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | None) -> list[Run | None]:
     """Evaluate without a file."""
     tables: list[dict[int, pa.Table]] = [{} for _ in plans]
-    for window in sorted({made.window for made in plans}):
-        group = [(made, found) for made, found in zip(plans, tables, strict=True) if made.window == window]
+    for size in sorted({made.batch_size for made in plans}):
+        group = [(made, found) for made, found in zip(plans, tables, strict=True) if made.batch_size == size]
         first = group[0][0]
         passes.check_bottleneck(first)
 

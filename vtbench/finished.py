@@ -161,7 +161,7 @@ def clean(folder: Path, kept: Callable[[], Path | None]) -> None:
         keep = kept()
         for spent in folder.glob("shards-*"):
             if spent != keep:
-                shutil.rmtree(spent)
+                shutil.rmtree(spent, ignore_errors=True)  # what a network's disk still holds goes at the next start
 
 
 # --- what a plan depends on -------------------------------------------------------------------------------------------

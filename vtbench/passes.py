@@ -159,7 +159,7 @@ of those in levels. So much another kernel may round otherwise."""
 def warm_up(made: Plan) -> None:
     """Pay for first-call costs (allocation, kernel choice) outside the clock."""
     if made.task.size is not None and made.tokenizer.parameters and not made.protocol.published:
-        warm = torch.full((min(made.window, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
+        warm = torch.full((min(made.batch_size, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
         try:
             with compute.memory():
                 codes = made.tokenizer.encode(warm)

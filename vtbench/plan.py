@@ -43,6 +43,7 @@ class Plan:
     count: int
     limit: int | None
     batch_size: int
+    """Pictures that are read and go through the tokenizer together: 1 where each has a size of its own."""
     label: str | None
     step: float | None
     origin: WeightsOrigin
@@ -90,19 +91,13 @@ class Plan:
         return range(shard * SHARD, min((shard + 1) * SHARD, self.count))
 
     @property
-    def window(self) -> int:
-        """Count the pictures that are read and go through the tokenizer together: a batch, one at native size."""
-        native = self.protocol.size is None if self.protocol.published else self.task.size is None
-        return 1 if native else self.batch_size
-
-    @property
     def block(self) -> int:
         """Count the shards of a block: the fewest that whole batches fill.
 
         A process computes whole blocks, so a picture has the same neighbours in its batch whoever computes it, and
         the last bits of its numbers are the same.
         """
-        return math.lcm(SHARD, self.window) // SHARD
+        return math.lcm(SHARD, self.batch_size) // SHARD
 
     @property
     def blocks(self) -> int:
@@ -150,6 +145,8 @@ def make(
     if not rule.published and task.size is not None:
         tokenizer.check_size(task.size)
     count = len(task) if limit is None else min(limit, len(task))
+    if (rule.size if rule.published else task.size) is None:
+        batch_size = 1  # pictures of their own sizes go one by one
     metrics = _metrics(task, rule)
     unavailable = _unavailable(metrics, count, task.card)
     for name in require:

@@ -169,7 +169,7 @@ def _windows(jobs: Iterable[Job]) -> Iterator[tuple[list[_Sheet], range, bool, C
     """Cut blocks into batches, and leave out those that nobody lacks."""
     for job in jobs:
         sheets = [_Sheet(want) for want in job.wants]
-        step = job.wants[0].made.window
+        step = job.wants[0].made.batch_size
         starts = range(job.pictures.start, job.pictures.stop, step)
         cuts = [range(start, min(start + step, job.pictures.stop)) for start in starts]
         needed = [cut for cut in cuts if any(sheet.lacks(cut) for sheet in sheets)]
@@ -182,10 +182,10 @@ def _limit(made: Plan) -> int:
 
     At native size nobody knows how large the next picture is.
     """
-    if made.window == 1:
+    if made.batch_size == 1:
         return workers() + 1
     height, width = made.task.size or (made.protocol.size or 256,) * 2
-    return max(made.window, min(3 * made.window, AHEAD // (3 * height * width)))
+    return max(made.batch_size, min(3 * made.batch_size, AHEAD // (3 * height * width)))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -136,9 +136,14 @@ class WorkFolder:
         for index in chosen:
             if index not in self.mine or self._path(index).is_file():
                 continue
-            free = not polite or claims.enter_context(files.try_lock(self._path(index).with_suffix(".lock")))
-            if free and not self._path(index).is_file():
+            if not polite:
                 found.append(index)
+                continue
+            with ExitStack() as claim:
+                free = claim.enter_context(files.try_lock(self._path(index).with_suffix(".lock")))
+                if free and not self._path(index).is_file():
+                    claims.push(claim.pop_all())  # held until it is committed; others are let go at once
+                    found.append(index)
         return found
 
     def commit(self, index: int, table: pa.Table) -> None:
@@ -302,8 +307,15 @@ class WorkFolder:
 
 
 def column(path: Path, name: str) -> pa.ChunkedArray:
-    """Read one column of a shard."""
-    return parquet.read_table(path, columns=[name]).column(name)
+    """Read one column of a shard.
+
+    Raises:
+        ResultError: if it vanished or was damaged meanwhile.
+    """
+    try:
+        return parquet.read_table(path, columns=[name]).column(name)
+    except (OSError, pa.ArrowException) as error:
+        raise ResultError(f"{path}: can't be read any more ({error}); start the same command again") from error
 
 
 def _to_bytes(table: pa.Table) -> bytes:
@@ -314,8 +326,8 @@ def _to_bytes(table: pa.Table) -> bytes:
 
 def alike(folders: Sequence[WorkFolder]) -> list[list[WorkFolder]]:
     """Put those together whose batches are cut alike."""
-    windows = dict.fromkeys(folder.plan.window for folder in folders)
-    return [[folder for folder in folders if folder.plan.window == window] for window in windows]
+    sizes = dict.fromkeys(folder.plan.batch_size for folder in folders)
+    return [[folder for folder in folders if folder.plan.batch_size == size] for size in sizes]
 
 
 def pictures_of(made: Plan, chosen: range) -> range:
@@ -347,7 +359,7 @@ def _compute_once(
     """
     first = folders[0].plan
     lacked = set().union(*(folder.lacks() for folder in folders))
-    in_all = sum(len(first.indices(index)) for index in folders[0].mine)
+    in_all = sum(len(first.indices(index)) for index in set().union(*(folder.mine for folder in folders)))
     done = in_all - sum(len(first.indices(index)) for index in lacked)
     counted = Counted(progress, done, in_all)
     if not lacked:

@@ -44,12 +44,14 @@ def merge(
     Needs what the run needed (weights, pictures, a device of the same kind), for only that proves that the shards are
     what would be computed here.
     """
-    begun = [one for name in runs or _all(work) if (one := _begun(work, name, out)) is not None]
-    if not begun and not runs:
-        console.print(f"nothing to merge in {work}: every run there is merged", soft_wrap=True)
     failed = False
-    for one in begun:
+    merged = True
+    for name in runs or _all(work):
         try:
+            one = _begun(work, name, out)
+            if one is None:
+                continue
+            merged = False
             if one.lacking:
                 raise ResultError(
                     f"{one.name}: {one.lacking} of {one.shards} shards are not there; "
@@ -59,6 +61,8 @@ def merge(
         except VtbenchError as error:
             complaints.print(f"vtbench: {one_line(error)}")
             failed = True
+    if merged and not failed and not runs:
+        console.print(f"nothing to merge in {work}: every run there is merged", soft_wrap=True)
     if failed:
         raise typer.Exit(2)
 
@@ -82,6 +86,9 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
     try:
         said = json.loads(path.read_bytes())
         digest, shards = str(said["plan"]), int(said["shards"])
+        merged = _plan_of(folder / results.RUN) == digest
+        if merged and _plan_of(out / f"{name}.json") == digest:
+            return None
         if said["command"] is None:
             raise ResultError(f"{folder}: was begun from Python; call `evaluate` again, which merges")
         command = Command.model_validate_json(json.dumps(said["command"] | {"protocol": [said["protocol"]]}))
@@ -91,9 +98,6 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
         raise ResultError(f"{path}: of another version of vtbench ({explain(error)[:200]}); run it again") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: damaged; start the command again that made it") from error
-    merged = _plan_of(folder / results.RUN) == digest
-    if merged and _plan_of(out / f"{name}.json") == digest:
-        return None
     there = {file.stem for file in (folder / f"shards-{digest[:12]}").glob("*.parquet")}
     lacking = 0 if merged else sum(f"{index:05d}" not in there for index in range(shards))
     return Begun(name, command, lacking, shards)
