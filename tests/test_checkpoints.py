@@ -191,6 +191,26 @@ def test_refused_class_is_named_with_a_command_that_converts(
     assert equal(weights.find_state(card(), tmp_path / "tensors.pt", wanted=WANTED).state, state)
 
 
+def test_a_whole_module_is_converted_to_its_tensors(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a dictionary, as many trainers save it; the file's name has what shells act on."""
+    (tmp_path / "my_model.py").write_text(
+        "import torch\n\n\nclass Model(torch.nn.Module):\n    def __init__(self, state):\n        super().__init__()\n"
+        "        for name, value in state.items():\n            self.register_buffer(name.replace('.', '_'), value)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module("my_model").Model(state)
+    path = tmp_path / "it's $(last).pt"
+    torch.save({"model": model, "epoch": 3}, path)
+    with pytest.raises(WeightsError, match="which could run code") as refused:
+        weights.find_state(card(), path, wanted=WANTED)
+    command = shlex.split(str(refused.value).split("`")[1])
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    converted = torch.load(tmp_path / "tensors.pt", weights_only=True)
+    assert list(converted) == ["model"] and equal(dict(converted["model"]), dict(model.state_dict()))
+
+
 # --- several files, folders -------------------------------------------------------------------------------------------
 
 TWO = [{"file": "enc.pt", "prefix": "encoder."}, {"file": "dec.pt", "prefix": "decoder."}]

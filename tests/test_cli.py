@@ -398,3 +398,22 @@ def test_cache_shows_what_is_kept_and_deletes_what_it_is_told(tmp_path: Path) ->
     assert not idle.exists()
     assert not (work / results.ORIGINALS).exists()
     assert (home / "weights" / "b.pth").is_file()
+
+
+def test_all_leaves_out_what_takes_pictures_of_another_size(tmp_path: Path) -> None:
+    """And says so: one tokenizer of fixed size must not keep the others from running."""
+    write_pictures(tmp_path / "in", 1)
+    card = (Path(__file__).parent.parent / "tokenizers" / "jpeg-q5.toml").read_text()
+    (tmp_path / "fixed.toml").write_text(
+        card.replace('"jpeg-q5"', '"fixed"').replace("[input]", "[input]\nsizes = [512]")
+    )
+    done = vtbench(
+        *("run", "-t", "all", "--cards", tmp_path, "--task", "kodak", "--data", tmp_path / "in", "--limit", 1),
+        *("--out", tmp_path / "r", "--work", tmp_path / "w"),
+        HF_HOME=str(tmp_path / "home"),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
+    said = next(line for line in done.stderr.splitlines() if "fixed" in line)
+    assert said.startswith("vtbench: passed over: fixed takes 512x512 pixels only, kodak has")
+    assert list((tmp_path / "r").glob("kodak*/jpeg-q5.json")), done.stderr
+    assert done.returncode == 0

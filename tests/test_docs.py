@@ -46,6 +46,11 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "results"
 
 
+def test_nothing_is_committed_that_is_left_out() -> None:
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+
+
 def test_table_of_the_readme_is_that_of_the_committed_results(committed: Path) -> None:
     written = (committed / "LEADERBOARD.md").read_text()
     rows = [line for line in README.splitlines() if re.match(r"\| \d+ \| ", line)]

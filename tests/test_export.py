@@ -63,6 +63,13 @@ def test_a_record_says_what_the_runs_say() -> None:
     assert levels and all(one["evaluation_name"] == "detail" for one in levels)
 
 
+def test_what_nothing_here_measures_is_left_out_and_named() -> None:
+    scores = {**TINY[1].scores, "sharpness": Score(value=1.0, scored=29, expected=29)}
+    made = to_eee([TINY[1].model_copy(update={"scores": scores})])
+    assert "reconstruction/tiny-fsq-f8: sharpness: no installed package measures it" in made.left_out
+    assert "sharpness" not in made.content
+
+
 def test_what_a_format_can_t_hold_is_named() -> None:
     left_out = to_eee(IDENTITY).left_out
     assert any("reconstruction/control-identity: psnr: is infinite" in one for one in left_out)

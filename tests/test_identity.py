@@ -570,14 +570,15 @@ def test_networks_built_empty_are_whole(photographs: Tensor) -> None:
 # --- compiled networks ------------------------------------------------------------------------------------------------
 
 
-def test_a_compiled_network_gives_the_same_within_rounding_and_says_so(tmp_path: Path) -> None:
+def test_a_compiled_network_gives_the_same_within_rounding_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_pictures(tmp_path / "in", 3)
     task, places = small_task(tmp_path / "in"), {"out": tmp_path / "r", "work": tmp_path / "w"}
     plain = evaluate(load_tokenizer("tiny-fsq-f16"), task, **places)
-    compiled = load_tokenizer("tiny-fsq-f16", compiled=True)
-    with pytest.raises(ChangedError, match=r"compiled \(False, now True\)"):
-        evaluate(compiled, task, **places)
-    run = evaluate(compiled, task, **places, overwrite=True)
+    with caplog.at_level("WARNING", logger="vtbench"):
+        run = evaluate(load_tokenizer("tiny-fsq-f16", compiled=True), task, **places)
+    assert "computed anew, for these differ: compiled (False, now True)" in caplog.text
     assert (plain.compiled, run.compiled) == (False, True)
     assert run.digests["plan"] != plain.digests["plan"]
     assert run.scores["psnr"].value == pytest.approx(plain.scores["psnr"].value, abs=1e-3)  # dB; a code may round over

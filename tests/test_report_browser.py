@@ -151,6 +151,17 @@ def test_tables_sort_with_what_is_missing_last(browser: Browser, path: Path) -> 
             assert texts[0] != "" and texts[-1] == ""
 
 
+def test_places_sort_by_rate_class(browser: Browser, path: Path) -> None:
+    with Watched(browser, path) as watched:
+        page, panel = watched.page, open_tab(watched.page, "reconstruction")
+        listed = page.locator(f"{panel} .class option").all_inner_texts()[1:]
+        page.locator(f"{panel} .board thead").get_by_role("button", name="in its rate class").click()
+        seen = page.locator(f"{panel} .board td.place small").all_inner_texts()
+        assert len(set(seen)) > 1 and list(dict.fromkeys(seen)) == [one for one in listed if one in seen]
+        bits = [one for one in listed if one.endswith("bits/pixel")]
+        assert bits == sorted(bits, key=lambda one: float(one.removeprefix("from ").removeprefix("under ").split()[0]))
+
+
 def test_tables_filter(browser: Browser, path: Path) -> None:
     with Watched(browser, path) as watched:
         page, panel = watched.page, open_tab(watched.page, "reconstruction")
@@ -212,6 +223,7 @@ def test_gallery_shows_the_worst_first_and_moves_by_keys(browser: Browser, path:
         first = page.locator(f"{panel} .pictures").evaluate("list => list.selectedIndex")
         page.keyboard.press("n")
         assert page.locator(f"{panel} .pictures").evaluate("list => list.selectedIndex") == first + 1
+        page.locator(f"{panel} .pictures").focus()  # where a picture was chosen, the keys go on working
         page.keyboard.press("p")
         assert page.locator(f"{panel} .pictures").evaluate("list => list.selectedIndex") == first
 

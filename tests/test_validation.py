@@ -131,6 +131,33 @@ def test_three_people_s_results(tmp_path: Path) -> None:
     assert to_csv(found.accepted) == (tmp_path / "leaderboard.csv").read_text()
 
 
+def test_what_lies_too_deep_is_no_result_and_is_said(folder: Path) -> None:
+    run = make_run("webp-q30")
+    results.write(run, folder / "alice" / "reconstruction" / "webp-q30.json")
+    assert only_problem(folder) == (
+        "alice/reconstruction/webp-q30.json",
+        "belongs at reconstruction/webp-q30.json",
+    )
+    assert len(validation.validate(folder).accepted) == 3
+    command = [sys.executable, "-m", "vtbench", "report", "--results", str(folder), "--out", str(folder / "r.html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "passed over: " in done.stderr and "alice/reconstruction/webp-q30.json: belongs at" in done.stderr
+
+
+def test_runs_without_a_plan_are_no_duplicates_of_each_other(folder: Path) -> None:
+    for task in ("reconstruction", "detail"):
+        run = make_run("webp-q30", task)
+        placed(folder, run.model_copy(update={"digests": {**run.digests, "plan": None}}))
+    assert {one.problem for one in validation.validate(folder).problems} == {"states no digest of plan"}
+
+
+def test_what_nothing_here_measures_ranks_nobody(folder: Path) -> None:
+    scores = {"sharpness": Score(value=1.0, scored=32, expected=32)}
+    placed(folder, make_run("jpeg-q20", primary="sharpness", scores=scores))
+    assert "no installed package measures" in only_problem(folder)[1]
+    assert len(validation.validate(folder).accepted) == 2
+
+
 def test_a_file_that_is_no_summary_is_named(folder: Path) -> None:
     (folder / "README.md").write_text("Our results.")
     (folder / "reconstruction" / ".gitkeep").write_text("")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shlex
 import warnings
 import zipfile
 from pathlib import Path
@@ -167,7 +168,7 @@ def _check_archive(path: Path) -> None:
     if any(name.endswith("/constants.pkl") for name in names):
         raise WeightsError(
             f"{path}: a TorchScript archive, which holds code; save the tensors alone on a machine that trusts it: "
-            f"`python -c \"import torch; torch.save(torch.jit.load('{path}', 'cpu').state_dict(), 'tensors.pt')\"`"
+            f'`python -c "{_FROM_SCRIPT}" {shlex.quote(str(path))}`'
         )
     if not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
@@ -242,10 +243,15 @@ _BYSTANDERS = (
 )
 
 _CONVERT = (
-    "import torch; keep = lambda x: {k: keep(v) for k, v in x.items() if hasattr(v, 'items') or torch.is_tensor(v)} "
-    "if hasattr(x, 'items') else x; x = torch.load('PATH', map_location='cpu', weights_only=False); "
-    "torch.save(keep(x.state_dict() if hasattr(x, 'state_dict') else x), 'tensors.pt')"
+    "import sys, torch; "
+    "held = lambda x: torch.is_tensor(x) or hasattr(x, 'items') or hasattr(x, 'state_dict'); "
+    "keep = lambda x: keep(x.state_dict()) if hasattr(x, 'state_dict') else "
+    "{k: keep(v) for k, v in x.items() if held(v)} if hasattr(x, 'items') else x; "
+    "torch.save(keep(torch.load(sys.argv[1], map_location='cpu', weights_only=False)), 'tensors.pt')"
 )
+"""Keeps the tensors of a file, of its dictionaries and of its modules."""
+
+_FROM_SCRIPT = "import sys, torch; torch.save(torch.jit.load(sys.argv[1], 'cpu').state_dict(), 'tensors.pt')"
 
 
 def _read_pickle(path: Path) -> dict[Any, Any]:
@@ -270,10 +276,9 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
 def _refused(path: Path, error: Exception) -> WeightsError:
     named = re.search(r"(?:GLOBAL|class) ([\w.]+\.\w+|\w+) (?:was not|whose module)", str(error))
     if named:
-        command = _CONVERT.replace("PATH", str(path))
         return WeightsError(
             f"{path}: holds {named[1]}, which could run code, and was not opened; on a machine that trusts the file "
-            f'make one of its tensors alone: `python -c "{command}"`'
+            f'make one of its tensors alone: `python -c "{_CONVERT}" {shlex.quote(str(path))}`'
         )
     if isinstance(error, pickle.UnpicklingError):
         # In front of what was met stands torch's advice to open the file unsafely.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vtbench import cards
-from vtbench.catalogue import Metric, find_metric
+from vtbench.catalogue import Metric, metrics
 from vtbench.errors import CardError, ResultError
 from vtbench.results import CANONICAL, Run, Score
 from vtbench.types import Key
@@ -332,7 +332,10 @@ def _rows(
         for column, score in run.scores.items():
             if not wanted(run, column):
                 continue
-            metric = find_metric(Key.parse(column).metric)
+            metric = metrics().get(Key.parse(column).metric)
+            if metric is None:
+                left_out.append(f"{run.task}/{run.name}: {column}: no installed package measures it")
+                continue
             reason = _reason(metric, score, one_sided=one_sided)
             if reason is None and score.value is not None:
                 rows.append(_Row(run, column, metric, score, score.value))

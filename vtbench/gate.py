@@ -17,6 +17,7 @@ from vtbench.cards import explain
 from vtbench.comparison import COVERS, COVERS_SEEDS, Check, Found, Question, check_all
 from vtbench.errors import CardError, ResultError
 from vtbench.leaderboard import cell
+from vtbench.statistics import Difference
 from vtbench.types import Strict
 
 SECTION = "tool.vtbench.check"
@@ -145,9 +146,9 @@ def judge_project(path: Path, work: Path) -> list[Verdict]:
 # --- what is said of it -----------------------------------------------------------------------------------------------
 
 
-def interval(check: Check, digits: int) -> str:
-    """Show the interval of a drop."""
-    low, high = check.drop.low, check.drop.high
+def interval(difference: Difference, digits: int) -> str:
+    """Show the interval of a difference."""
+    low, high = difference.low, difference.high
     return "-" if low is None or high is None else f"{low:.{digits}f} … {high:.{digits}f}"
 
 
@@ -160,7 +161,7 @@ def row(check: Check) -> tuple[str, ...]:
     return (
         check.metric,
         *(f"{number:.{digits}f}" for number in (check.baseline, check.value, check.drop.mean)),
-        interval(check, digits),
+        interval(check.drop, digits),
         f"{check.allowed:g}",
         str(check.drop.pairs or "-"),
         f"FAILED: {check.reason}" if check.failed else "ok",
@@ -227,7 +228,7 @@ def to_annotations(verdicts: Sequence[Verdict]) -> list[str]:
     return [
         error_annotation(
             f"{check.metric} of {verdict.run[0].name} on {verdict.run[0].task}",
-            f"{check.reason}; 95% interval {interval(check, catalogue.find_metric(check.metric).digits + 1)}, "
+            f"{check.reason}; 95% interval {interval(check.drop, catalogue.find_metric(check.metric).digits + 1)}, "
             f"{check.drop.pairs} pictures",
         )
         for verdict in verdicts

@@ -16,6 +16,9 @@ from vtbench.results import Run
 BOUNDS = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Bits per pixel that part the rate classes: half a decade each."""
 
+UNITS = ("bits/pixel", "values/pixel")
+"""Of discrete codes, and of continuous latents."""
+
 CONTROLS = "control"
 """The family of the ceiling and the bottom, which are no tokenizers and stand on no frontier."""
 
@@ -39,18 +42,23 @@ def rate_class(run: Run) -> str:
 
     Continuous latents are classed by values per pixel, in the same steps and never among the others.
     """
-    rate, unit = rate_of(run), "bits/pixel"
-    if rate is None:
-        score = run.scores.get("latent_values")
-        rate, unit = (None if score is None else score.value), "values/pixel"
-    if rate is None:
+    at, place = class_order(run)
+    if at == len(UNITS):
         return "no rate"
-    place = bisect.bisect_right(BOUNDS, rate)
     if place == 0:
-        return f"under {BOUNDS[0]:g} {unit}"
+        return f"under {BOUNDS[0]:g} {UNITS[at]}"
     if place == len(BOUNDS):
-        return f"from {BOUNDS[-1]:g} {unit}"
-    return f"{BOUNDS[place - 1]:g} to {BOUNDS[place]:g} {unit}"
+        return f"from {BOUNDS[-1]:g} {UNITS[at]}"
+    return f"{BOUNDS[place - 1]:g} to {BOUNDS[place]:g} {UNITS[at]}"
+
+
+def class_order(run: Run) -> tuple[int, int]:
+    """Place a run's class among all: by unit, bits before values, what has no rate last, then by rate."""
+    for at, metric in enumerate(("bpp", "latent_values")):
+        score = run.scores.get(metric)
+        if score is not None and score.value is not None:
+            return at, bisect.bisect_right(BOUNDS, score.value)
+    return len(UNITS), 0
 
 
 def point(run: Run, metric: str, rate: str = "bpp") -> Point | None:

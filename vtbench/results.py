@@ -289,11 +289,13 @@ def write(run: Run, path: Path) -> None:
 
 
 def read_run(path: Path) -> Run:
-    """Read one summary.
+    """Read one summary: its file, or the folder that a run left in the work folder.
 
     Raises:
         ResultError: if it is missing, truncated, no regular file or of another schema.
     """
+    if (path / RUN).is_file():
+        path = path / RUN
     try:
         if path.exists() and not path.is_file():
             raise ResultError(f"{path}: not a regular file; expected the JSON of a run")
@@ -316,28 +318,19 @@ def read_run(path: Path) -> Run:
         raise ResultError(f"{path}: not the summary of a run: {why[:300]}; leave such files elsewhere") from error
 
 
-def read_runs(folder: str | Path, *, failed: list[ResultError] | None = None) -> list[Run]:
+def read_runs(folder: str | Path) -> list[Run]:
     """Read all summaries under a results folder, in the order of task and name whatever the file system says.
 
     Args:
         folder: where `<task>/<name>.json` lie.
-        failed: takes the errors of files that can't be read; where left out, the first of them is raised.
 
     Raises:
-        ResultError: if there is no such folder, or a file of it can't be read and `failed` is left out.
+        ResultError: if there is no such folder, or a file of it can't be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one, --results names another")
-    runs = []
-    for path in sorted(folder.glob("*/*.json")):
-        try:
-            runs.append(read_run(path))
-        except ResultError as error:
-            if failed is None:
-                raise
-            failed.append(error)
-    return sorted(runs, key=lambda run: (run.task, run.protocol, run.name))
+    return sorted(map(read_run, folder.glob("*/*.json")), key=lambda run: (run.task, run.protocol, run.name))
 
 
 def find_run(place: Path, work: Path) -> tuple[Run, Path]:
@@ -353,7 +346,7 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     Raises:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
-    run = read_run(place / RUN if place.is_dir() else place)
+    run = read_run(place)
     candidates = [(place if place.is_dir() else place.parent), work / run.task / run.name]
     for folder in candidates:
         if (folder / IMAGES).is_file() and files.sha256(folder / IMAGES) == run.digests.get("table"):

@@ -64,13 +64,16 @@ def validate(folder: Path, work: Path | None = None) -> Report:
             problems.append(Problem(shown, str(error).removeprefix(f"{path}: "), void=True))
             continue
         found[shown] = run
-        problems += [Problem(shown, what) for what in _of_one(shown, run)]
+        if shown != _wanted(run):
+            # A file of another name in the right folder is still shown; what lies elsewhere is nobody's result.
+            problems.append(Problem(shown, f"belongs at {_wanted(run)}", void=shown.count("/") != 1))
+        problems += [Problem(shown, what) for what in _of_one(run)]
         problems += [Problem(shown, what, void=True) for what in _changed(run)]
         if work is not None:
             problems += [Problem(shown, what, void=True) for what in _unlike_its_table(run, work)]
     problems += _of_all(found)
     void = {one.file for one in problems if one.void}
-    accepted = tuple(run for shown, run in found.items() if shown not in void and shown.count("/") == 1)
+    accepted = tuple(run for shown, run in found.items() if shown not in void)
     return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))), accepted)
 
 
@@ -91,9 +94,7 @@ def _wanted(run: Run) -> str:
     return f"{run.task}/{run.name}.json"
 
 
-def _of_one(shown: str, run: Run) -> Iterator[str]:
-    if shown != _wanted(run):
-        yield f"belongs at {_wanted(run)}"
+def _of_one(run: Run) -> Iterator[str]:
     lacking = [name for name in WANTED if not run.digests.get(name)]
     if run.weights in ("published", "packaged", "local") and not run.digests.get("weights"):
         lacking.append("weights")
@@ -117,7 +118,9 @@ def _known_weights(run: Run) -> str | None:
 
 
 def _changed(run: Run) -> Iterator[str]:
-    """Name what no run writes, so that somebody changed it by hand or by another program."""
+    """Name what no run that is known here writes, or what somebody changed by hand or by another program."""
+    if run.primary not in catalogue.metrics():
+        yield f"is ranked by {run.primary}, which no installed package measures; install the one that does"
     counts = run.pictures
     if counts.found != counts.scored + counts.failed + sum(counts.passed_over.values()) + counts.left_out:
         yield "its pictures don't add up: found is not scored + failed + passed over + left out"
@@ -163,10 +166,11 @@ def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
 
 
 def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
-    by_plan: dict[str, list[str]] = {}
+    by_plan: dict[tuple[str, str, str], list[str]] = {}
     by_task: dict[str, list[str]] = {}
     for shown, run in found.items():
-        by_plan.setdefault(f"{run.digests.get('plan')} {run.name}", []).append(shown)
+        if plan := run.digests.get("plan"):
+            by_plan.setdefault((run.task, plan, run.name), []).append(shown)
         by_task.setdefault(run.task, []).append(shown)
     for same in by_plan.values():
         first, *others = sorted(same, key=lambda shown: shown != _wanted(found[shown]))  # the copy is the misplaced one

@@ -46,7 +46,7 @@ def export(
     from vtbench import export as formats
     from vtbench import results
 
-    found = [results.read_run(one / results.RUN if one.is_dir() else one) for one in runs]
+    found = [results.read_run(one) for one in runs]
 
     def written(group: list[Run]) -> Exported:
         if to == "eval-results":

@@ -15,6 +15,7 @@ from vtbench.errors import ResultError, VtbenchError
 
 if TYPE_CHECKING:
     from vtbench.gate import Verdict
+    from vtbench.results import Run
 
 
 @app.command()
@@ -24,15 +25,8 @@ def leaderboard(
 ) -> None:
     """Write leaderboard.csv and LEADERBOARD.md out of the runs in a folder."""
     from vtbench import leaderboard as tables
-    from vtbench import validation
 
-    found = validation.validate(results_folder)
-    for one in found.problems:
-        if one.void:
-            complaints.print(f"vtbench: passed over: {one_line(f'{results_folder / one.file}: {one.problem}')}")
-    runs = found.accepted
-    if not runs:
-        raise ResultError(f"{results_folder}: holds no runs; `vtbench run -t tiny --task reconstruction` makes one")
+    runs = accepted(results_folder)
     contents = (
         ("leaderboard.csv", tables.to_csv(runs, rank_local=rank_local)),
         ("LEADERBOARD.md", tables.to_markdown(runs, rank_local=rank_local)),
@@ -40,6 +34,23 @@ def leaderboard(
     for name, content in contents:
         files.write_atomic(results_folder / name, content.encode())
         console.print(str(results_folder / name))
+
+
+def accepted(results_folder: Path) -> list[Run]:
+    """Read the runs of a results folder that can be shown, and say on stderr what is passed over.
+
+    Raises:
+        ResultError: if there is none.
+    """
+    from vtbench import validation
+
+    found = validation.validate(results_folder)
+    for one in found.problems:
+        if one.void:
+            complaints.print(f"vtbench: passed over: {one_line(f'{results_folder / one.file}: {one.problem}')}")
+    if not found.accepted:
+        raise ResultError(f"{results_folder}: holds no runs; `vtbench run -t tiny --task reconstruction` makes one")
+    return sorted(found.accepted, key=lambda run: (run.task, run.protocol, run.name))
 
 
 @app.command()
@@ -72,7 +83,7 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Compare two runs over the same pictures: paired differences with intervals and p-values."""
-    from vtbench import comparison, results
+    from vtbench import comparison, gate, results
 
     ours, theirs = results.find_run(first, work), results.find_run(second, work)
     found = comparison.contrast(ours, theirs)
@@ -105,23 +116,15 @@ def compare(
                 f"{one.metric} {metric.arrow}",
                 *(f"{number:.{digits}f}" for number in (one.first, one.second)),
                 f"{change.mean:+.{digits}f}",
-                _interval(change.low, change.high, digits),
+                gate.interval(change, digits),
                 str(change.pairs),
                 *(_p(p) for p in (one.comparison.wilcoxon, one.comparison.sign_flip, one.adjusted)),
             )
         )
-    table(heads, lines, title=f"{_who(ours[0])} minus {_who(theirs[0])} on {ours[0].task}")
+    table(heads, lines, title=f"{gate.shown(ours)} minus {gate.shown(theirs)} on {ours[0].task}")
     if missing := max(one.missing for one in found):
         console.print(f"{missing} pictures are scored in one of the runs alone and left out.")
     console.print("Intervals: BCa bootstrap of the paired differences. Holm: the flip p-value, corrected for all rows.")
-
-
-def _who(run: object) -> str:
-    return f"{getattr(run, 'name', '')} ({getattr(run, 'weights', '')} weights)"
-
-
-def _interval(low: float | None, high: float | None, digits: int) -> str:
-    return "-" if low is None or high is None else f"{low:.{digits}f} … {high:.{digits}f}"
 
 
 def _p(value: float | None) -> str:

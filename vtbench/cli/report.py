@@ -12,6 +12,7 @@ import typer
 
 from vtbench import files
 from vtbench.cli._terminal import ResultsOption, WorkOption, app, complaints, console, one_line
+from vtbench.cli.judge import accepted
 from vtbench.errors import ResultError
 
 if TYPE_CHECKING:
@@ -102,15 +103,10 @@ def chosen(names: Sequence[str], results_folder: Path) -> list[Run]:
     """
     from vtbench import results
 
-    found = [results.read_run(_json_of(Path(name))) for name in names if Path(name).exists()]
+    found = [results.read_run(Path(name)) for name in names if Path(name).exists()]
     rest = [name for name in names if not Path(name).exists()]
     if rest or not names:
-        failed: list[ResultError] = []
-        known = results.read_runs(results_folder, failed=failed)
-        for error in failed:
-            complaints.print(f"vtbench: passed over: {one_line(error)}")
-        if not known and not names:
-            raise ResultError(f"{results_folder}: holds no runs; `vtbench run -t tiny --task reconstruction` makes one")
+        known = accepted(results_folder)
         for name in rest:
             own = [run for run in known if fnmatchcase(run.name, name) or fnmatchcase(f"{run.task}/{run.name}", name)]
             if not own:
@@ -119,9 +115,3 @@ def chosen(names: Sequence[str], results_folder: Path) -> list[Run]:
             found += own
         found += [] if names else known
     return list({id(run): run for run in found}.values())
-
-
-def _json_of(place: Path) -> Path:
-    from vtbench import results
-
-    return place / results.RUN if place.is_dir() else place

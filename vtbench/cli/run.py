@@ -17,7 +17,7 @@ import typer
 from vtbench import cards, catalogue, files, finished, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
-from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
+from vtbench.errors import OF_ONE, CardError, VtbenchError, WeightsError
 from vtbench.results import UNRANKED
 from vtbench.types import Strict
 
@@ -210,6 +210,8 @@ def perform(command: Command, place: Place) -> None:
         _adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)
     ]
     chosen = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
+    if command.tokenizer == ["all"]:
+        chosen = _fitting(chosen, task_cards, speaks=place.speaks)
     folders: dict[str, Mapping[str, Tensor]] = {}
     named = {card.name: {"tokenizer": [card.name]} for card in chosen}
     for one in command.diffusers:
@@ -234,6 +236,11 @@ def perform(command: Command, place: Place) -> None:
         step = _step_of(weights[0])
 
     how_many = _count(command.batch_size)
+    if team is not None:
+        team.agree(
+            "what they are to run",
+            [[card.name for card in chosen], [card.name for card in task_cards], rules],
+        )
     asked = _Asked(command, place, named, rules)
     ended = {(card.name, task.name): asked.found(card, task) for card in chosen for task in task_cards}
     left = [task for task in task_cards if any(ended[card.name, task.name] is None for card in chosen)]
@@ -254,11 +261,12 @@ def perform(command: Command, place: Place) -> None:
                             asked.remember(card, task, runs)
                         done += runs
             # What is wrong with one tokenizer must not take the others of the command with it.
-            except (CardError, WeightsError, DataError) as error:
+            except OF_ONE as error:
                 if len(chosen) == 1:
                     raise
                 refused.append(card.name)
-                complaints.print(f"vtbench: {card.name}: {one_line(error)}")
+                if place.speaks:
+                    complaints.print(f"vtbench: {card.name}: {one_line(error)}")
             except VtbenchError:
                 raise
             except Exception as error:
@@ -272,7 +280,7 @@ def perform(command: Command, place: Place) -> None:
             complaints.print(
                 f"vtbench: interrupted; finished shards are in {place.work}: the same command resumes there"
             )
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         if place.speaks:
             print_runs(done)
@@ -280,7 +288,8 @@ def perform(command: Command, place: Place) -> None:
         complaints.print(f"vtbench: ended by an exception, see above: {', '.join(broken)}")
         raise typer.Exit(3)
     if refused:
-        complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
+        if place.speaks:
+            complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
         raise typer.Exit(2)
     if place.speaks:
         console.print(
@@ -414,11 +423,14 @@ def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = command.model_dump(mode="json") | change
     said["diffusers"] = [whole(one) for one in said["diffusers"]]
     said["weights"] = [whole(one) for one in said["weights"]]
-    for name in ("data", "cards_folder"):
+    for name in ("data", "features", "cards_folder"):
         if said[name] is not None:
             said[name] = whole(said[name])
     return said
 
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
 
 DEMO_TASKS = ("reconstruction", "detail", "text")
 DEMO_KEPT = "worst:3"
@@ -443,10 +455,18 @@ def demo(
     except WeightsError as error:
         shown.remove("taef2")
         complaints.print(f"vtbench: goes on without taef2: {one_line(error)}")
-    run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit, keep_pictures=DEMO_KEPT)
+    ended = None
+    try:
+        run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit, keep_pictures=DEMO_KEPT)
+    except typer.Exit as error:
+        if error.exit_code == INTERRUPTED:
+            raise
+        ended = error  # what one tokenizer lacks keeps nobody from the tables of the others
     leaderboard(results_folder=out)
     sheet(tokenizer=shown, task=list(DEMO_TASKS), samples=2, out=out / "contact-sheet.webp")
     report(results_folder=out, work=work, out=out / "report.html")
+    if ended is not None:
+        raise ended
 
 
 def given(weights: Sequence[str]) -> str | list[str] | None:
@@ -560,6 +580,19 @@ def tokenizers_of(names: list[str], weights: Sequence[str], extra: Path | None) 
         for card in found.values():
             locate(card)
     return list(found.values())
+
+
+def _fitting(chosen: list[TokenizerCard], task_cards: list[TaskCard], *, speaks: bool) -> list[TokenizerCard]:
+    """Leave out of `all` what can't take these tasks' pictures, and say so."""
+    fitting = []
+    for card in chosen:
+        try:
+            check_sizes([card], task_cards)
+            fitting.append(card)
+        except CardError as error:
+            if speaks:
+                complaints.print(f"vtbench: passed over: {one_line(error)}")
+    return fitting
 
 
 def check_sizes(chosen: list[TokenizerCard], task_cards: list[TaskCard]) -> None:

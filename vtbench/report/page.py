@@ -119,6 +119,14 @@ def _run(run: Run) -> Json:
     }
 
 
+def _order(run: Run, place: leaderboard.Place | None) -> int | str:
+    """Give what the column of places in rate classes is sorted by; "" where there is none."""
+    if place is None:
+        return ""
+    unit, step = rates.class_order(run)
+    return (unit * (len(rates.BOUNDS) + 1) + step) * 1_000_000 + place.rank
+
+
 def _view(
     at: int,
     table: tuple[str, str],
@@ -140,6 +148,7 @@ def _view(
             "why": plain(why) if why else None,
             "ties": ties.get(row),
             "place": places[row],
+            "order": _order(run, places[row]),
             "class": rates.rate_class(run),
             "name": content.named(run),
             "frontier": best[row],
@@ -164,7 +173,7 @@ def _view(
         "primary": find_metric(primary),
         "columns": columns,
         "rows": rows,
-        "classes": sorted({rates.rate_class(run) for run in group}),
+        "classes": list(dict.fromkeys(map(rates.rate_class, sorted(group, key=rates.class_order)))),
         "missing": [plain(reason) for reason in leaderboard.missing(group)],
         "curves": bool(curves),
         "steps": bool(steps),

@@ -399,7 +399,7 @@
       "-": () => { zoom.selectedIndex = Math.max(0, zoom.selectedIndex - 1); size(); },
     };
     section.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select:not(.pictures), input")) return;
       const act = keys[event.key.toLowerCase()];
       if (!act) return;
       event.preventDefault();
