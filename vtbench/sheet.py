@@ -280,7 +280,8 @@ class _Shelf:
         original, reconstruction = map(_opened, paths)
         if original.size != reconstruction.size:
             raise ResultError(
-                f"{paths[1]}: {_sides(reconstruction)}, its original has {_sides(original)}; keep it again"
+                f"{paths[1]}: {_sides(reconstruction)}, its original has {_sides(original)}; delete {paths[1].parent} "
+                "and run again with --keep-pictures"
             )
         names = [name for name in dict.fromkeys((by, *SCORES)) if name in own.columns]
         return original, Tile(reconstruction, {name: float(own[name].iloc[0]) for name in names})
@@ -313,7 +314,10 @@ def of_runs(runs: Sequence[Run], work: Path, *, worst: int, by: str | None = Non
     rank = _order(first.run, first.table, by)
     indices = [int(first.table["index"].iloc[row]) for row in kept.by_badness(first.table, rank)[:worst]]
     found = [{index: tile for index in indices if (tile := shelf.tile(index, rank))} for shelf in shelves]
-    said = _not_kept(shelves, [len(indices) - len(own) for own in found], len(indices), by=rank)
+    lacking = [len(indices) - len(own) for own in found]
+    # A run keeps its own worst pictures by the metric that ranks; those of another run are sure to be among all alone.
+    alone = not any(lacking[1:]) and rank == _order(first.run, first.table, None)
+    said = _not_kept(runs, lacking, len(indices), f"worst:{worst}" if alone else "all")
     columns = [(shelf, own) for shelf, own in zip(shelves, found, strict=True) if own]
     if not columns:
         raise ResultError(str(said))
@@ -357,7 +361,7 @@ def _sides(picture: Image.Image) -> str:
 
 
 def _order(run: Run, table: pandas.DataFrame, by: str | None) -> str:
-    """Name the metric by which pictures are ordered."""
+    """Name the metric by which pictures are ordered, the one that ranks where `by` is None."""
     names = [name for name in metrics() if name in table.columns and table[name].dtype.kind == "f"]
     names = [name for name in names if table[name].notna().any()]
     if by is not None and by not in names:
@@ -368,20 +372,14 @@ def _order(run: Run, table: pandas.DataFrame, by: str | None) -> str:
     return order
 
 
-def _not_kept(shelves: Sequence[_Shelf], lacking: Sequence[int], of: int, *, by: str) -> str | None:
+def _not_kept(runs: Sequence[Run], lacking: Sequence[int], of: int, wish: str) -> str | None:
     """Say in one line what is not kept, and how it would be."""
-    lines = [f"{lacks} of {of} of {one.run.name}" for one, lacks in zip(shelves, lacking, strict=True) if lacks]
+    lines = [f"{lacks} of {of} of {run.name}" for run, lacks in zip(runs, lacking, strict=True) if lacks]
     if not lines:
         return None
-    first = shelves[0]
-    # A run keeps its own worst pictures by the metric that ranks; those of another run are sure to be among all alone.
-    alone = (
-        not any(lacking[1:]) and first.table is not None and by == kept.ranking_column(first.run, first.table.columns)
-    )
-    published = any(shelf.run.protocol != results.CANONICAL for shelf in shelves)
-    return (
-        f"pictures not kept: {', '.join(lines)}; run again with --keep-pictures {f'worst:{of}' if alone else 'all'}"
-        + ("; runs under a published protocol keep none" if published else "")
+    published = any(run.protocol != results.CANONICAL for run in runs)
+    return f"pictures not kept: {', '.join(lines)}; run again with --keep-pictures {wish}" + (
+        "; runs under a published protocol keep none" if published else ""
     )
 
 
