@@ -57,7 +57,7 @@ def sheet(
             metavar="GAIN", min=1, max=16, help="Below each reconstruction its absolute difference, times 1 to 16."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="A picture file; its name ends in .png or .webp.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A picture file; its name ends in .png or .webp.")] = Path(
         "results/contact-sheet.webp"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
