@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import resource
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -220,19 +224,6 @@ def test_synthetic_weights_run_and_are_not_ranked(tmp_path: Path) -> None:
     assert run.weights == "synthetic"
 
 
-def test_sheet_shows_the_original_first(tmp_path: Path) -> None:
-    from PIL import Image
-
-    target = tmp_path / "sheet.png"
-    done = vtbench("sheet", "-t", "control-mean", "--task", "reconstruction", "--samples", 2, "--out", target)
-    assert done.returncode == 0, done.stderr
-    with Image.open(target) as sheet:
-        assert sheet.size == (2 * 262 + 6, 2 * 262 + 24)
-    assert "ends in .png or .webp" in one_line(
-        vtbench("sheet", "-t", "control-mean", "--task", "reconstruction", "--out", tmp_path / "sheet.gif")
-    )
-
-
 @pytest.mark.parametrize(
     "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}, {"TERM": "dumb"}]
 )
@@ -284,7 +275,40 @@ def test_a_card_of_marks_and_escape_sequences_is_shown_and_never_obeyed(tmp_path
     assert "2 found, 1 scored, 1 failed" in said[2]
 
 
-def test_lists_fit_a_narrow_terminal() -> None:
+def on_terminal(*arguments: object, columns: int) -> str:
+    """What a command prints on a terminal of so many columns, without its colours."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (25, columns))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [*VTBENCH, *map(str, arguments)],
+        **{"stdin": subprocess.DEVNULL, "stdout": its, "stderr": its},
+        env={**environment, "TERM": "xterm"},
+    )
+    os.close(its)
+    said = b""
+    with contextlib.suppress(OSError):  # Linux' way of saying that the other end is closed
+        while part := os.read(ours, 1 << 16):
+            said += part
+    os.close(ours)
+    assert process.wait() == 0, said
+    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+
+
+@pytest.mark.parametrize("what", ["tokenizers", "tasks", "protocols", "metrics"])
+def test_lists_fit_a_narrow_terminal(what: str) -> None:
+    said = on_terminal("list", what, columns=80)
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 80
+    rows = json.loads(vtbench("list", what, "--json").stdout)
+    for row in rows:  # folded between words, and none of them lost
+        assert row["name"] in said.split()
+        assert set(row.get("description", "").split()) <= set(said.split())
+    piped = vtbench("list", what, COLUMNS="80").stdout.partition("\n\n")[0]
+    assert len(piped.splitlines()) == 1 + len(rows)
+    assert all(row.get("description", "") in piped for row in rows)
+
+
+def test_a_list_gives_rates_licences_and_parity_in_80_columns() -> None:
     said = vtbench("list", COLUMNS="80").stdout
     assert max(len(line.rstrip()) for line in said.splitlines()) <= 80
     row = next(line.split() for line in said.splitlines() if line.startswith("tiny-fsq-f8 "))

@@ -22,8 +22,8 @@ LAYERS = [
     {"networks", "metrics", "ocr", "data"},
     {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},
-    {"summary", "passes", "shards", "team", "finished", "workfolder", "engine", "sheet", "kept"},
-    {"rates", "leaderboard", "comparison", "gate", "validation", "export"},
+    {"summary", "passes", "shards", "team", "finished", "workfolder", "engine", "kept"},
+    {"rates", "leaderboard", "comparison", "gate", "validation", "export", "sheet"},
     {"report"},
     {"cli", "__main__"},
 ]

@@ -27,7 +27,7 @@ CODE = ("vtbench", "tokenizers", "tasks", "pyproject.toml")
 """What of a checkout decides the numbers: a run is dirty where these differ from the commit."""
 
 SHOWING = {
-    *("rates.py", "leaderboard.py", "comparison.py", "gate.py", "validation.py", "export.py"),
+    *("rates.py", "leaderboard.py", "comparison.py", "gate.py", "validation.py", "export.py", "sheet.py"),
     *("report", "cli", "__main__.py"),
 }
 """What of the package stands above the engine: it shows and compares runs that are made, and moves no number."""

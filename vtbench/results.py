@@ -359,6 +359,18 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     )
 
 
+def find_table(run: Run, work: Path) -> Path | None:
+    """Find the per-image table of a run in the work folder: the one whose sha256 the run states; None without it."""
+    path = work / run.task / run.name / IMAGES
+    try:
+        if not path.resolve().is_relative_to(work.resolve()) or not path.is_file():
+            return None
+        found = files.sha256(path) == run.digests.get("table")
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+    return path if found else None
+
+
 def read_images(path: Path) -> pandas.DataFrame:
     """Read a per-image table: one row a picture, one column a metric, `id` and `reason` beside them."""
     import pandas

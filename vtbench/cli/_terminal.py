@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -116,6 +117,8 @@ def table(
 ) -> None:
     """Print a table at its natural width: one whose numbers are cut off to fit a narrow terminal says nothing.
 
+    Texts in the last column fold between words where a terminal is narrower; into a file or a pipe a row is one line.
+
     Args:
         heads: of the columns.
         rows: cells of any type.
@@ -126,14 +129,25 @@ def table(
     if title:
         console.print(one_line(title), soft_wrap=True)
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap - 1, 0, 1))
+    lines = [[plain(value) for value in row] for row in rows]
+    width = [max(map(cell_len, column)) for column in zip(heads, *lines, strict=True)]
+    folds = console.is_terminal and len(heads) - 1 in left
+    if folds:
+        words = [word for column in (heads, *lines) for word in column[-1].split()]
+        room = console.width - sum(width[:-1]) - gap * (len(width) - 1)
+        width[-1] = min(width[-1], max(room, *map(cell_len, words), 1))
     for column, head in enumerate(heads):
-        drawn.add_column(Text(head), justify="left" if column in left else "right", no_wrap=True)
-    width = [len(head) for head in heads]
-    for row in rows:
-        cells = [plain(value) for value in row]
-        width = [max(pair) for pair in zip(width, map(len, cells), strict=True)]
-        drawn.add_row(*(Text(cell) for cell in cells))
-    Console(width=max(console.width, sum(width) + gap * len(width)), markup=False, highlight=False).print(drawn)
+        wraps = folds and column == len(heads) - 1
+        drawn.add_column(
+            Text(head),
+            justify="left" if column in left else "right",
+            no_wrap=not wraps,
+            max_width=width[column],
+        )
+    for line in lines:
+        drawn.add_row(*map(Text, line))
+    needed = sum(width) + gap * (len(width) - 1)
+    Console(width=max(console.width, needed), markup=False, highlight=False).print(drawn)
 
 
 def fields(said: dict[str, Any]) -> None:

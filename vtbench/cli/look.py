@@ -63,6 +63,8 @@ def list_(
         return
     if what is Listable.tokenizers:
         rows = [_shortened(row) for row in rows]
+    elif what is Listable.tasks:
+        rows = [{head: row[head] for head in row if head != "metrics"} for row in rows]  # up to twenty names each
     heads = [head for head in rows[0] if head not in _FOR_PROGRAMS]
     numbers = ("tokens", "rate", "version", "size")
     texts = [index for index, head in enumerate(heads) if head not in numbers]
@@ -84,7 +86,7 @@ def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dic
                 "version": card.version,
                 "size": card.geometry.size,
                 "ranked_by": card.primary,
-                "metrics": list(card.metrics) if len(card.metrics) < 4 else [*card.metrics[:3], "…"],
+                "metrics": list(card.metrics),
                 "title": card.title,
             }
             for card in cards.tasks(extra).values()

@@ -96,22 +96,24 @@ def plot(
 
 
 def chosen(names: Sequence[str], results_folder: Path) -> list[Run]:
-    """Find the runs that a command names; all of the results folder where it names none.
+    """Find the runs that a command names, in its order; all of the results folder where it names none.
 
     Raises:
         ResultError: if one is not found, or there is none.
     """
     from vtbench import results
 
-    found = [results.read_run(Path(name)) for name in names if Path(name).exists()]
-    rest = [name for name in names if not Path(name).exists()]
-    if rest or not names:
-        known = accepted(results_folder)
-        for name in rest:
-            own = [run for run in known if fnmatchcase(run.name, name) or fnmatchcase(f"{run.task}/{run.name}", name)]
-            if not own:
-                there = ", ".join(sorted({run.name for run in known})[:20]) or "none"
-                raise ResultError(f"{name}: no such run in {results_folder}, no such file; there: {there}")
-            found += own
-        found += [] if names else known
+    places = {name: results.read_run(Path(name)) for name in names if Path(name).exists()}
+    known = accepted(results_folder) if len(places) < len(set(names)) or not names else []
+    found: list[Run] = [] if names else known
+    for name in names:
+        own = [places[name]] if name in places else _matching(name, known)
+        if not own:
+            there = ", ".join(sorted({run.name for run in known})[:20]) or "none"
+            raise ResultError(f"{name}: no such run in {results_folder}, no such file; there: {there}")
+        found += own
     return list({id(run): run for run in found}.values())
+
+
+def _matching(name: str, known: Sequence[Run]) -> list[Run]:
+    return [run for run in known if fnmatchcase(run.name, name) or fnmatchcase(f"{run.task}/{run.name}", name)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtbench import __version__, files, leaderboard, rates, results
+from vtbench import __version__, leaderboard, rates, results
 from vtbench.catalogue import find_metric, metrics
 from vtbench.report import content
 from vtbench.report.content import Json, plain
@@ -57,7 +57,7 @@ def build(
     grouped = leaderboard.tables(runs, rank_local=rank_local)
     ordered = [standing.run for standings in grouped.values() for standing in standings]
     place = {id(run): at for at, run in enumerate(ordered)}
-    tables = {at: found for at, run in enumerate(ordered) if (found := _table(run, work)) is not None}
+    tables = {at: found for at, run in enumerate(ordered) if (found := results.find_table(run, work)) is not None}
     shelf = Shelf(folder)
     pictures, damaged = galleries(ordered, tables, shelf)
     views = [_view(at, *item, place, ordered) for at, item in enumerate(grouped.items())]
@@ -79,18 +79,6 @@ def build(
         folder=folder is not None,
     )
     return Report(html, shelf.files, damaged, len(shelf.data))
-
-
-def _table(run: Run, work: Path) -> Path | None:
-    """Find the per-image table of a run: the one whose sha256 the run states."""
-    path = work / run.task / run.name / results.IMAGES
-    try:
-        if not path.resolve().is_relative_to(work.resolve()) or not path.is_file():
-            return None
-        found = files.sha256(path) == run.digests.get("table")
-    except (OSError, ValueError):  # a name that no file can have
-        return None
-    return path if found else None
 
 
 def _metrics(runs: Sequence[Run]) -> Json:
