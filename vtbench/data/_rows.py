@@ -169,7 +169,7 @@ class Table:
                     saved = datasets.load_from_disk(str(root))
                     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
                 _check_cache()
-                # Lists of files as they are: of texts `datasets` makes patterns, and of a folder it guesses which files count.
+                # Lists of files: texts `datasets` takes for patterns, and in a folder it guesses which files count.
                 given = {
                     name: DataFilesList([str(file) for file in part], [(str(_stamped(file)),) for file in part])
                     for name, part in splits.items()
