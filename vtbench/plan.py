@@ -160,7 +160,10 @@ def make(
         label = weights[:8]
     digests: dict[str, str | None] = {
         "tokenizer": cards.digest(tokenizer.card),
-        "task": cards.digest(task.card),
+        # A model or features of the user's are known by their files, below; where they lie is no matter.
+        "task": cards.digest(
+            task.card.model_copy(update={"foundation": ""}) if Path(task.card.foundation).exists() else task.card
+        ),
         "weights": weights,
         "data": task.digest,
         "code": provenance.code_digest(),

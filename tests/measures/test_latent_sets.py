@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ def test_a_file_of_features_gives_what_the_model_does(folder: Path, model: Path,
     assert "knows no changed pictures" in (found.scores["cknna_se"].reason or "")
     assert "knows no changed pictures" in (found.scores["cknna_change"].reason or "")
     assert found.digests["foundation/features"]
+    shutil.copy(file, folder.parent / "elsewhere.npz")
+    moved = run(tokenizer, folder, "cknna", "cknna_se", "cknna_change", place=str(folder.parent / "elsewhere.npz"))
+    assert moved is not None and moved.digests["plan"] == found.digests["plan"], "where a file lies is no matter"
     np.savez(file, ids=np.array([one.id for one in samples[4:]]), features=rows.numpy()[4:], **said)
     assert values(run(tokenizer, folder, "cknna", place=str(file)))["cknna/null"] == 10 / (COUNT - 4)
 
