@@ -127,7 +127,9 @@ def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:
         try:
             return fast(*given, **named)
         except TorchDynamoException as error:
-            said = str(error).strip().partition("\n")[0]
+            why = getattr(error, "inner_exception", error)  # a compiler's own error stands inside
+            lines = str(why).strip().splitlines()
+            said = f"{type(why).__name__}: {lines[0] if lines else ''}"
             raise VtbenchError(f"{name}: torch can't compile it here ({said}); leave --compile out") from error
 
     return called

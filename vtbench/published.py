@@ -200,7 +200,7 @@ class Published(measures.Measure):
         """Average as the protocol does; an interval stands only where that is the plain mean."""
         found = super().scores(table)
         # Codes and features are many numbers a picture, and averages are of other columns.
-        wanted = [key for key in table.keys if key.role != "raw" or key == LOGITS]
+        wanted = [key for key in table.keys if key.metric != "codes" and key not in FEATURES]
         columns = {key: values for key in wanted if (values := _known(table, key))}
         averages = totals(self.rule, columns, size=self.context.side or self.rule.size or 256)
         if table.has(FEATURES[0]) and "rfid" in self.names:

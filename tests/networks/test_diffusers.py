@@ -184,7 +184,8 @@ def test_a_class_is_bit_equal_to_the_librarys_own(tmp_path, small):
     assert torch.equal(found, code.to(found.dtype))
     assert torch.equal(network.decode(codes), decoded)
     assert torch.equal(network.decode(codes), decoded)  # nothing is kept between calls
-    torch.testing.assert_close(network.decode(network.encode(x[1:2]))[0], decoded[1], rtol=0, atol=1e-5)
+    # Another batch rounds otherwise, by how much depends on the processor.
+    torch.testing.assert_close(network.decode(network.encode(x[1:2]))[0], decoded[1], rtol=0, atol=1e-4)
     assert decoded.std() > 0.01
     grid = (x.shape[-2] // card.code.downsampling, x.shape[-1] // card.code.downsampling)
     if card.kind == "discrete":
