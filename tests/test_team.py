@@ -388,13 +388,12 @@ def wait_for(come: Callable[[], object], seconds: float = 120) -> None:
 
 
 SLOW = """
-import itertools, os, sys, time
+import os, pathlib, sys, time
 from vtbench.networks import codec
-encode, batch = codec.Network.encode, itertools.count(1)
+encode, held = codec.Network.encode, os.environ.get("HELD_ALONE")
 def slowly(self, x):
     time.sleep(0.25)
-    alone = int(os.environ.get("BATCHES_ALONE", 0))
-    while alone and next(batch) > alone and os.environ["WORLD_SIZE"] == "1":
+    while held and os.environ["WORLD_SIZE"] == "1" and any(pathlib.Path(held).glob("w/*/*/shards-*/*.parquet")):
         time.sleep(0.25)  # until the agent ends this process, since another node has come
     return encode(self, x)
 codec.Network.encode = slowly
@@ -445,7 +444,8 @@ def test_a_node_that_joins_later_takes_its_part(
     options = ("--max-restarts", 2, "--rdzv-conf", "last_call_timeout=1,join_timeout=120", "--monitor-interval", "0.1")
     # torch 2.14's agent says its address in the first round alone, where the rounds share a store.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    monkeypatch.setenv("BATCHES_ALONE", "3")  # of 7: the second node comes before the end, however busy the machine is
+    # With its first shard the first node waits: the second comes before the end, however busy the machine is.
+    monkeypatch.setenv("HELD_ALONE", str(tmp_path))
     first = started([*nodes(port, "1:2", *options), *slow(data, tmp_path, tmp_path)])
     wait_for(lambda: shards_in(tmp_path))
     survived = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
