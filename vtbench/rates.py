@@ -16,8 +16,8 @@ from vtbench.results import Run
 BOUNDS = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Bits per pixel that part the rate classes: half a decade each."""
 
-UNITS = ("bits/pixel", "values/pixel")
-"""Of discrete codes, and of continuous latents."""
+UNITS = {"bpp": "bits/pixel", "latent_values": "values/pixel"}
+"""Of the rate of discrete codes, and of continuous latents, by metric."""
 
 CONTROLS = "control"
 """The family of the ceiling and the bottom, which are no tokenizers and stand on no frontier."""
@@ -45,16 +45,17 @@ def rate_class(run: Run) -> str:
     at, place = class_order(run)
     if at == len(UNITS):
         return "no rate"
+    unit = list(UNITS.values())[at]
     if place == 0:
-        return f"under {BOUNDS[0]:g} {UNITS[at]}"
+        return f"under {BOUNDS[0]:g} {unit}"
     if place == len(BOUNDS):
-        return f"from {BOUNDS[-1]:g} {UNITS[at]}"
-    return f"{BOUNDS[place - 1]:g} to {BOUNDS[place]:g} {UNITS[at]}"
+        return f"from {BOUNDS[-1]:g} {unit}"
+    return f"{BOUNDS[place - 1]:g} to {BOUNDS[place]:g} {unit}"
 
 
 def class_order(run: Run) -> tuple[int, int]:
     """Place a run's class among all: by unit, bits before values, what has no rate last, then by rate."""
-    for at, metric in enumerate(("bpp", "latent_values")):
+    for at, metric in enumerate(UNITS):
         score = run.scores.get(metric)
         if score is not None and score.value is not None:
             return at, bisect.bisect_right(BOUNDS, score.value)

@@ -77,7 +77,7 @@ class Team:
         self._told: Callable[[int], None] | None = None
         self._over = threading.Event()
         self._beats: dict[int, tuple[int, float]] = {}
-        self._worker, self._collecting = threading.get_ident(), False
+        self._worker = threading.get_ident()
         self._place: list[tuple[int, int]] = []
         self._thread = threading.Thread(target=self._beat, name="vtbench-team", daemon=True)
 
@@ -183,13 +183,7 @@ class Team:
         with self._asked():
             self._push()
             self._store.set(f"{key}/{self.rank}", _packed(said))
-            if self.rank:
-                return None
-            self._collecting = True
-            try:
-                return self._collect(key)
-            finally:
-                self._collecting = False
+            return self._collect(key) if self.rank == 0 else None
 
     def announce(self, work: Callable[[], T]) -> T:
         """Let rank 0 do something, and give all what came of it, or its error.
@@ -255,6 +249,7 @@ class Team:
             if len(found) == self.world:
                 self._push()  # all said how many pictures they did before they came here
                 return [found[rank] for rank in range(self.world)]
+            self._store.add(f"moves/{self.rank}", 1)  # who waits for others does not hang
             self._look()
             missing = [rank for rank in missing if rank not in found]
             if dead := [rank for rank in missing if self._is_dead(rank)]:
@@ -349,11 +344,11 @@ class Team:
                     return
 
     def _moved(self) -> int:
-        """Say whether this process got on since the last call: it waits for others, or is elsewhere in its code."""
+        """Say whether this process is elsewhere in its code than at the last call."""
         frame = sys._current_frames().get(self._worker)
         place = [] if frame is None else [(id(at), at.f_lasti) for at, _ in traceback.walk_stack(frame)]
         before, self._place = self._place, place
-        return int(self._collecting or place != before)
+        return int(place != before)
 
     def _push(self) -> None:
         with self._lock:
