@@ -132,6 +132,11 @@ class Listing(NamedTuple):
         return not any(part.startswith(".") or part in NOBODYS for part in self._name(file).parts)
 
 
+def named_so(path: Path, endings: tuple[str, ...]) -> bool:
+    """Tell whether any name below a folder ends so, without a look at the files: most folders hold pictures alone."""
+    return any(name.lower().endswith(endings) for _, _, names in os.walk(path) for name in names)
+
+
 def below(path: Path) -> Listing:
     """List a folder and those below it.
 

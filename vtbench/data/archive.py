@@ -81,6 +81,8 @@ def takes(place: str, data: Data) -> bool:
     path = Path(place)
     if not path.is_dir():
         return is_archive(path) and "://" not in place
+    if not _shards.named_so(path, SUFFIXES):
+        return False
     listed = _shards.below(path)
     return listed.has_parts(SUFFIXES) and not listed.holds_pictures()
 

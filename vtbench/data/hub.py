@@ -125,6 +125,8 @@ def takes(place: str, data: Data) -> bool:
         return False
     if any((path / name).is_file() for name in _rows.SAVED):
         return True
+    if not _shards.named_so(path, (".parquet",)):
+        return False
     listed = _shards.below(path)
     return listed.has_parts((".parquet",)) and (_is_copy(path, data) or not listed.holds_pictures())
 
