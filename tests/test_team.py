@@ -400,7 +400,8 @@ def slowly(self, x):
     return encode(self, x)
 codec.Network.encode = slowly
 from vtbench.cli import main
-main()
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -410,9 +411,9 @@ def slow(data: Path, place: Path, tmp_path: Path, *more: object) -> list[str]:
     return [str(tmp_path / "slow.py"), *command(data, place, *more)[2:]]
 
 
-def workers_of(agent: int) -> list[int]:
+def workers_of(agent: int, said: str = "slow.py") -> list[int]:
     children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    return [int(child) for child in children if "slow.py" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [int(child) for child in children if said in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 @pytest.mark.heavy  # minutes of a busy machine
@@ -456,6 +457,64 @@ def test_a_node_that_joins_later_takes_its_part(
     assert [first.returncode, second.returncode] == [0, 0], said
     assert bytes_of(tmp_path) == whole
     assert {path: path.stat().st_mtime_ns for path in survived} == survived, "committed shards were computed again"
+
+
+# --- processes of one machine without torchrun ------------------------------------------------------------------------
+
+
+def test_processes_of_one_machine_make_one_run_and_find_it_finished(data: Path, whole: Whole, tmp_path: Path) -> None:
+    said = [sys.executable, *command(data, tmp_path, "--processes", 3)]
+    done = finish(said)
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(tmp_path) == whole
+    assert done.stdout.count(f"{COUNT}/{COUNT} ") == done.stdout.count("protocol canonical") == 1
+    assert "vtbench:" not in done.stderr
+    again = finish([sys.executable, "-X", "importtime", *said[1:]])
+    assert again.returncode == 0 and "protocol canonical" in again.stdout
+    assert "| torch\n" not in again.stderr, "a finished run needs no torch and no processes"
+
+
+def test_what_is_wrong_with_a_shared_run_is_one_line(data: Path, tmp_path: Path) -> None:
+    for more, wanted in (
+        (("--metric", "nothing"), "nothing"),
+        (("--shards", "1/2"), "leave --shards and torchrun out"),
+        (("--require", "rfid"), "rfid"),
+    ):
+        done = finish([sys.executable, *command(data, tmp_path, "--processes", 2, *more)])
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and wanted in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the children of a command in /proc")
+def test_a_process_that_dies_ends_the_shared_run_and_the_next_goes_on(
+    data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+) -> None:
+    said = [sys.executable, *slow(data, tmp_path, tmp_path, "--processes", 2)]
+    first = started(said)
+    wait_for(lambda: len(shards_in(tmp_path)) >= 2)
+    (other,) = workers_of(first.pid, "spawn_main")
+    os.kill(other, signal.SIGKILL)
+    text, _ = first.communicate(timeout=team.DEAD / 2)
+    assert first.returncode == 2
+    assert "rank 1 on " in text and "died; committed shards are kept" in text
+    survived = {path: path.stat().st_mtime_ns for path in shards_in(tmp_path)}
+    assert finish(said).returncode == 0
+    assert bytes_of(tmp_path) == whole
+    assert {path: path.stat().st_mtime_ns for path in survived} == survived, "committed shards were computed again"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the children of a command in /proc")
+def test_ctrl_c_ends_all_processes_of_a_shared_run(
+    data: Path, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+) -> None:
+    first = started([sys.executable, *slow(data, tmp_path, tmp_path, "--processes", 2)])
+    wait_for(lambda: shards_in(tmp_path))
+    others = workers_of(first.pid, "spawn_main")
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal does it
+    text, _ = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert text.count("vtbench: interrupted; finished shards are in") == 1 and "Traceback" not in text
+    assert len(others) == 1 and not any(Path(f"/proc/{one}").exists() for one in others)
 
 
 # --- array jobs -------------------------------------------------------------------------------------------------------

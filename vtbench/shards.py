@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from vtbench.passes import Passes
 from vtbench.plan import SHARD, Plan
 from vtbench.summary import Clock
 from vtbench.task import Task
+from vtbench.team import cores
 from vtbench.tokenizer import Tokenizer
 from vtbench.types import Codes, Key, Sample
 
@@ -46,7 +46,7 @@ Progress = Callable[[int, int], None]
 
 def workers() -> int:
     """Say how many threads read pictures where nobody says another number: one a core, eight at most."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(8, cores())
 
 
 # --- what is to be done -----------------------------------------------------------------------------------------------

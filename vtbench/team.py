@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import pickle
 import socket
 import sys
@@ -25,6 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from vtbench.errors import OF_ONE, DataError, RefusedError, ToldError, VtbenchError
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
@@ -80,6 +84,40 @@ class Team:
         self._worker = threading.get_ident()
         self._place: list[tuple[int, int]] = []
         self._thread = threading.Thread(target=self._beat, name="vtbench-team", daemon=True)
+        self._started: dict[int, BaseProcess] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, world: int, work: Callable[[Team], None], *, wait: float) -> Iterator[Team]:
+        """Start the other processes of a team on this machine, and enter it as rank 0; they end with it.
+
+        Args:
+            world: how many they are with this one.
+            work: what each of the others does with its team, which it has to enter; it is pickled.
+            wait: seconds without any progress of anyone after which the team ends.
+
+        Raises:
+            VtbenchError: if this build of torch has no store for them.
+        """
+        import multiprocessing
+
+        _check_available()
+        store = _local_store(0)
+        team, spawn = cls(store, 0, world, wait=wait), multiprocessing.get_context("spawn")
+        for rank in range(1, world):
+            process: BaseProcess = spawn.Process(target=_begin, args=(store.port, rank, world, wait, work))
+            process.start()
+            team._started[rank] = process
+        ended = False
+        try:
+            with team:
+                yield team
+            ended = True
+        finally:
+            for process in team._started.values():
+                process.join(LEAVE if ended else 0)
+                process.terminate()
+                process.join()
 
     @classmethod
     def join(cls, rank: int, world: int, *, wait: float, job: str | None = None) -> Team:
@@ -88,10 +126,7 @@ class Team:
         Raises:
             VtbenchError: if the store can't be reached within `wait` seconds.
         """
-        from torch import distributed
-
-        if not distributed.is_available():
-            raise VtbenchError("this build of torch has no torch.distributed; share the run with --shards I/N")
+        _check_available()
         from torch.distributed.rendezvous import rendezvous
 
         patience = timedelta(seconds=max(1.0, wait))
@@ -275,7 +310,9 @@ class Team:
             raise ToldError(said) if self.rank else VtbenchError(said)
 
     def _is_dead(self, rank: int) -> bool:
-        """Tell whether a process gave signs of life once, and gives none any more."""
+        """Tell whether a process ended, or gave signs of life once and gives none any more."""
+        if rank in self._started and self._started[rank].exitcode is not None:
+            return True
         beat, now = self._store.add(f"alive/{rank}", 0), time.monotonic()
         known, since = self._beats.get(rank, (0, now))
         if beat != known:
@@ -375,6 +412,31 @@ class Team:
     def _host(self, rank: int) -> str | None:
         key = f"host/{rank}"
         return self._store.get(key).decode() if self._store.check([key]) else None
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin(port: int, rank: int, world: int, wait: float, work: Callable[[Team], None]) -> None:
+    """Do a process's part of a team whose rank 0 started it."""
+    os.environ["LOCAL_RANK"] = str(rank)  # numbers its GPU, as torchrun does
+    work(Team(_local_store(port), rank, world, wait=wait))
+
+
+def _local_store(port: int) -> TCPStore:
+    """Reach the store at a port of this machine; 0 makes one at a free port."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore("127.0.0.1", port, is_master=port == 0, wait_for_workers=False)
+
+
+def _check_available() -> None:
+    from torch import distributed
+
+    if not distributed.is_available():
+        raise VtbenchError("this build of torch has no torch.distributed; share the run with --shards I/N")
 
 
 def _line(error: BaseException) -> str:

@@ -10,8 +10,7 @@ import typer
 
 from vtbench import __version__
 from vtbench.cli import export, judge, look, machine, merge, report, run, sheet
-from vtbench.cli._terminal import app, complaints, console, one_line, prepare
-from vtbench.errors import ToldError, VtbenchError
+from vtbench.cli._terminal import app, complaints, console, in_one_line, prepare
 from vtbench.files import check_endpoint
 
 __all__ = ["app", "export", "judge", "look", "machine", "main", "merge", "report", "run", "sheet"]
@@ -21,13 +20,9 @@ def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 the user can mend it, anything else is a bug."""
     lost = prepare()
     try:
-        check_endpoint(os.environ.get("HF_ENDPOINT", ""))
-        app(prog_name="vtbench")
-    except ToldError:  # by rank 0 of a team
-        sys.exit(2)
-    except VtbenchError as error:
-        complaints.print(f"vtbench: {one_line(error)}")
-        sys.exit(2)
+        with in_one_line():
+            check_endpoint(os.environ.get("HF_ENDPOINT", ""))
+            app(prog_name="vtbench")
     except SystemExit as end:
         if not end.code and (reason := lost()):
             complaints.print(f"vtbench: the standard output can't be written ({reason}); part of it is missing")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from vtbench.errors import ToldError, VtbenchError
 
 app = typer.Typer(
     help="Benchmark visual tokenizers: same pixels for everybody, every number tagged with how it was made.",
@@ -65,6 +68,18 @@ def _outliving(stream: io.TextIOWrapper) -> tuple[io.TextIOWrapper, _Output]:
         io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering
     )
     return made, raw
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """End the process with code 2 where its user can mend something, and say what that is."""
+    try:
+        yield
+    except ToldError:  # by rank 0 of a team
+        sys.exit(2)
+    except VtbenchError as error:
+        complaints.print(f"vtbench: {one_line(error)}")
+        sys.exit(2)
 
 
 def prepare() -> Callable[[], str | None]:

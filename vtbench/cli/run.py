@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +19,17 @@ import typer
 
 from vtbench import cards, catalogue, files, finished, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
-from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, one_line, table
+from vtbench.cli._terminal import (
+    CardsOption,
+    WorkOption,
+    app,
+    complaints,
+    console,
+    in_one_line,
+    one_line,
+    prepare,
+    table,
+)
 from vtbench.errors import OF_ONE, CardError, VtbenchError, WeightsError
 from vtbench.results import UNRANKED
 from vtbench.types import Strict
@@ -159,6 +172,9 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of this machine that share the run; each takes a GPU, or its cores.")
+    ] = 1,
     keep_pictures: Annotated[
         str | None,
         typer.Option(
@@ -194,8 +210,15 @@ def run(
     )
     rank, world = _part(shards)
     wish = kept.parse(keep_pictures) if keep_pictures is not None else None
+    place = Place(out, work, overwrite, rank, world, None, wait, workers, keep=wish)
+    if processes > 1:
+        if shards is not None or _job() is not None:
+            raise VtbenchError("--processes shares a run by itself; leave --shards and torchrun out, or --processes")
+        if not _is_finished(command, place):
+            _share(command, place, processes)
+            return
     with _joined(shards, wait) as team:
-        perform(command, Place(out, work, overwrite, rank, world, team, wait, workers, keep=wish))
+        perform(command, replace(place, team=team))
 
 
 def perform(command: Command, place: Place) -> None:
@@ -204,33 +227,14 @@ def perform(command: Command, place: Place) -> None:
     Raises:
         VtbenchError: if the user can mend something.
     """
-    weights, extra, team = command.weights, command.cards_folder, place.team
+    team, weights = place.team, command.weights
     files.recall_hashes(place.work / finished.HASHES)
-    task_cards = [
-        _adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)
-    ]
-    chosen = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
-    if command.tokenizer == ["all"]:
-        chosen = _fitting(chosen, task_cards, speaks=place.speaks)
-    folders: dict[str, Mapping[str, Tensor]] = {}
-    named = {card.name: {"tokenizer": [card.name]} for card in chosen}
-    for one in command.diffusers:
-        from vtbench.networks.diffusers import card_for, load_folder
-
-        chosen.append(card_for(one))
-        named[chosen[-1].name] = {"diffusers": [one]}
-        if Path(one).is_dir():
-            folders[chosen[-1].name] = load_folder(one)
-    if not chosen:
-        raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
-    if command.name is not None and (len(chosen) > 1 or not weights):
-        raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
-    rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
-    check_sizes(chosen, task_cards)
+    chosen = _chosen(command, speaks=place.speaks)
+    check_sizes(chosen.tokenizers, chosen.tasks)
     files.check_writable(place.out)
     files.check_writable(place.work)
     required = tuple(one.strip() for one in command.require.split(",") if one.strip())
-    _check_required(required, task_cards)
+    _check_required(required, chosen.tasks)
     step = command.step
     if step is None and weights:
         step = _step_of(weights[0])
@@ -239,30 +243,31 @@ def perform(command: Command, place: Place) -> None:
     if team is not None:
         team.agree(
             "what they are to run",
-            [[card.name for card in chosen], [card.name for card in task_cards], rules],
+            [[card.name for card in chosen.tokenizers], [card.name for card in chosen.tasks], chosen.rules],
         )
-    asked = _Asked(command, place, named, rules)
-    ended = {(card.name, task.name): asked.found(card, task) for card in chosen for task in task_cards}
-    left = [task for task in task_cards if any(ended[card.name, task.name] is None for card in chosen)]
-    opened = {task.name: _opened(task, rules or [task.protocol], command) for task in left}
+    asked = _Asked(command, place, chosen.named, chosen.rules)
+    ended = asked.ended(chosen)
+    left = [task for task in chosen.tasks if any(ended[card.name, task.name] is None for card in chosen.tokenizers)]
+    opened = {task.name: _opened(task, chosen.rules or [task.protocol], command) for task in left}
 
     done: list[Run] = []
     refused: list[str] = []
     broken: list[str] = []
     try:
-        for card in chosen:
+        for card in chosen.tokenizers:
             try:
                 with team.section(card.name) if team else nullcontext():
-                    computed = _Computed(card, command, place, how_many, step, required, named[card.name])
-                    for task in task_cards:
+                    computed = _Computed(card, command, place, how_many, step, required, chosen.named[card.name])
+                    for task in chosen.tasks:
                         runs = ended[card.name, task.name]
                         if runs is None:
-                            runs = computed.runs(folders.get(card.name) or given(weights), task.name, opened[task.name])
+                            own = chosen.folders.get(card.name) or given(weights)
+                            runs = computed.runs(own, task.name, opened[task.name])
                             asked.remember(card, task, runs)
                         done += runs
             # What is wrong with one tokenizer must not take the others of the command with it.
             except OF_ONE as error:
-                if len(chosen) == 1:
+                if len(chosen.tokenizers) == 1:
                     raise
                 refused.append(card.name)
                 if place.speaks:
@@ -270,7 +275,7 @@ def perform(command: Command, place: Place) -> None:
             except VtbenchError:
                 raise
             except Exception as error:
-                if len(chosen) == 1:
+                if len(chosen.tokenizers) == 1:
                     raise
                 broken.append(card.name)
                 complaints.print(traceback.format_exc())
@@ -299,6 +304,55 @@ def perform(command: Command, place: Place) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What a command names."""
+
+    tasks: list[TaskCard]
+    tokenizers: list[TokenizerCard]
+    rules: list[str]
+    """Protocols; none where each task takes its own."""
+    named: dict[str, dict[str, list[str]]]
+    """How each tokenizer is named in a command of its own."""
+    folders: dict[str, Mapping[str, Tensor]]
+    """Weights that came with a folder of diffusers'."""
+
+
+def _chosen(command: Command, *, speaks: bool) -> _Chosen:
+    """Find what a command names, before anything is computed.
+
+    Raises:
+        CardError: if something of it does not exist, or does not fit the rest.
+    """
+    weights, extra = command.weights, command.cards_folder
+    tasks = [_adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)]
+    tokenizers = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
+    if command.tokenizer == ["all"]:
+        tokenizers = _fitting(tokenizers, tasks, speaks=speaks)
+    folders: dict[str, Mapping[str, Tensor]] = {}
+    named = {card.name: {"tokenizer": [card.name]} for card in tokenizers}
+    for one in command.diffusers:
+        from vtbench.networks.diffusers import card_for, load_folder
+
+        tokenizers.append(card_for(one))
+        named[tokenizers[-1].name] = {"diffusers": [one]}
+        if Path(one).is_dir():
+            folders[tokenizers[-1].name] = load_folder(one)
+    if not tokenizers:
+        raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
+    if command.name is not None and (len(tokenizers) > 1 or not weights):
+        raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
+    rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
+    return _Chosen(tasks, tokenizers, rules, named, folders)
+
+
+def _is_finished(command: Command, place: Place) -> bool:
+    """Tell, without torch, whether all that a command asks for is there."""
+    files.recall_hashes(place.work / finished.HASHES)
+    chosen = _chosen(command, speaks=False)
+    return None not in _Asked(command, place, chosen.named, chosen.rules).ended(chosen).values()
+
+
 class _Asked:
     """Knows what each run of a command was asked for when the command began."""
 
@@ -311,7 +365,11 @@ class _Asked:
         self._surroundings: dict[tuple[str, str], finished.Surroundings | None] = {}
         self._begun: dict[tuple[str, str, str], str | None] = {}
 
-    def found(self, card: TokenizerCard, task: TaskCard) -> list[Run] | None:
+    def ended(self, chosen: _Chosen) -> dict[tuple[str, str], list[Run] | None]:
+        """Give the finished runs of each tokenizer on each task."""
+        return {(card.name, task.name): self._found(card, task) for card in chosen.tokenizers for task in chosen.tasks}
+
+    def _found(self, card: TokenizerCard, task: TaskCard) -> list[Run] | None:
         """Give the runs of a tokenizer on a task, where all are finished and nothing that is asked lacks."""
         place, found = self._place, []
         for rule in self._rules_of(task):
@@ -326,7 +384,7 @@ class _Asked:
 
     def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
         """Leave beside finished runs what they were asked for."""
-        if self._place.team is not None or not self._place.compute:
+        if not self._place.speaks or not self._place.compute:
             return
         by_rule = {run.protocol: run for run in runs}
         for rule in self._rules_of(task):
@@ -442,11 +500,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Summaries, tables, contact sheet and report.")] = Path("results"),
     work: WorkOption = Path(".vtbench"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures of each task.")] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the runs; one a core where left out, four at most (2 GB each)."),
+    ] = None,
 ) -> None:
     """Run all that this machine has weights for through the embedded tasks, and draw the tables and the report."""
     from vtbench.cli.judge import leaderboard
     from vtbench.cli.report import report
     from vtbench.cli.sheet import sheet
+    from vtbench.team import cores
     from vtbench.weights import locate_all
 
     shown = list(DEMO_SHEET)
@@ -457,7 +520,15 @@ def demo(
         complaints.print(f"vtbench: goes on without taef2: {one_line(error)}")
     ended = None
     try:
-        run(task=list(DEMO_TASKS), tokenizer=["all"], out=out, work=work, limit=limit, keep_pictures=DEMO_KEPT)
+        run(
+            task=list(DEMO_TASKS),
+            tokenizer=["all"],
+            out=out,
+            work=work,
+            limit=limit,
+            processes=processes or min(4, cores()),
+            keep_pictures=DEMO_KEPT,
+        )
     except typer.Exit as error:
         if error.exit_code == INTERRUPTED:
             raise
@@ -512,9 +583,14 @@ def _part(shards: str | None) -> tuple[int, int]:
     return int(part) - 1, int(whole)
 
 
+def _job() -> str | None:
+    """Name torchrun's job, whose variables count only where torchrun itself set them."""
+    return os.environ.get("TORCHELASTIC_RUN_ID")
+
+
 def _joined(shards: str | None, wait: float) -> AbstractContextManager[Team | None]:
-    """Join the other processes of torchrun, whose variables count only where torchrun itself set them."""
-    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    """Join the other processes of torchrun."""
+    job = _job()
     if shards is not None or job is None:
         return nullcontext()
     from vtbench.team import Team
@@ -523,6 +599,28 @@ def _joined(shards: str | None, wait: float) -> AbstractContextManager[Team | No
     return Team.join(
         int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), wait=wait, job=None if job == "none" else job
     )
+
+
+def _share(command: Command, place: Place, count: int) -> None:
+    """Perform a command in this process and in others of this machine, which it starts."""
+    from vtbench.team import Team, cores
+
+    # torch reads the variable when it is imported, here and in the others.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
+    with Team.start(count, partial(_perform_beside, command, place), wait=place.wait) as team:
+        perform(command, replace(place, team=team))
+
+
+def _perform_beside(command: Command, place: Place, team: Team) -> None:
+    """Perform a command in a process that another one started; Ctrl-C is for that one, which then ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare()
+    with in_one_line():
+        try:
+            with team:
+                perform(command, replace(place, team=team))
+        except typer.Exit as end:
+            sys.exit(end.exit_code)
 
 
 def _step_of(path: str) -> float | None:
