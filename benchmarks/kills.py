@@ -88,7 +88,7 @@ def live(children: list[int], seconds: float | None) -> tuple[int, list[int]]:
     return len(children), codes
 
 
-def final(place: Path) -> tuple[bytes, bytes] | None:
+def final(place: Path) -> tuple[bytes, dict[str, object]] | None:
     """Read the table and the summary without its volatile fields; None before the run has ended."""
     (folder,) = [*(place / "w").glob("killed*/jpeg-q10")] or [place]
     (summary,) = [*(place / "r").glob("killed*/jpeg-q10.json")] or [place / "none"]
@@ -97,7 +97,16 @@ def final(place: Path) -> tuple[bytes, bytes] | None:
     said = json.loads(summary.read_bytes())
     for name in VOLATILE:
         del said[name]
-    return (folder / "images.parquet").read_bytes(), json.dumps(said).encode()
+    return (folder / "images.parquet").read_bytes(), said
+
+
+def differing(found: tuple[bytes, dict[str, object]], expected: tuple[bytes, dict[str, object]]) -> list[str]:
+    """Name what differs: the table, or fields of the run, in their order too."""
+    run, other = found[1], expected[1]
+    fields = [name for name in [*run, *other] if json.dumps(run.get(name)) != json.dumps(other.get(name))]
+    return [*(["the table"] if found[0] != expected[0] else []), *dict.fromkeys(fields)] or (
+        ["the order of fields"] if list(run) != list(other) else []
+    )
 
 
 def main() -> None:
@@ -147,9 +156,8 @@ def main() -> None:
                 found = final(place)
                 if found is None:
                     sys.exit(f"round {rounds}: ended without a result:\n{log.read_text()}")
-                for what, one, other in zip(("table", "run"), found, expected, strict=True):
-                    if one != other:
-                        sys.exit(f"round {rounds}: the {what} differs from the undisturbed run's")
+                if wrong := differing(found, expected):
+                    sys.exit(f"round {rounds} differs from the undisturbed run: {', '.join(wrong)}")
                 rounds += 1
                 if kills >= said.kills:
                     break

@@ -324,6 +324,35 @@ def test_the_whole_registry_is_listed_in_under_a_second_of_work() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2  # 0.7 s, on a machine at ease
 
 
+def run_breaking(
+    folder: Path, encode: str, *more: object, begin: str = "super().__init__()"
+) -> subprocess.CompletedProcess[str]:
+    """Run the network `breaks`, of a package of its own, on two pictures of two sizes."""
+    (folder / "breaks.py").write_text(
+        "import os\nfrom torch import nn\nfrom vtbench.errors import WeightsError\n"
+        "from vtbench.types import Codes, Strict\n"
+        "class Config(Strict): pass\n"
+        "class Network(nn.Module):\n"
+        f"    def __init__(self, config): {begin}\n"
+        f"    def encode(self, x): {encode}\n"
+        "    def decode(self, codes): return codes.latent\n"
+    )
+    info = folder / "breaks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: breaks\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vtbench.networks]\nbreaks = breaks\n")
+    (folder / "cards").mkdir()
+    (folder / "cards" / "breaks.toml").write_text(
+        'name = "breaks"\nfamily = "x"\nnetwork = "breaks"\nkind = "continuous"\ntitle = "x [/x]"\n'
+    )
+    pictures = write_pictures(folder / "cats", 2)
+    return vtbench(
+        *("run", "--cards", folder / "cards", "--task", "reconstruction", "--data", pictures, *more),
+        cwd=folder,
+        PYTHONPATH=os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", ""))),
+    )
+
+
 @pytest.mark.parametrize(
     ("encode", "code", "said"),
     [
@@ -334,31 +363,29 @@ def test_the_whole_registry_is_listed_in_under_a_second_of_work() -> None:
 def test_what_is_wrong_with_one_network_leaves_the_others_their_runs(
     encode: str, code: int, said: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "breaks.py").write_text(
-        "from torch import nn\nfrom vtbench.types import Codes, Strict\n"
-        "class Config(Strict): pass\n"
-        "class Network(nn.Module):\n"
-        "    def __init__(self, config): super().__init__()\n"
-        f"    def encode(self, x): {encode}\n"
-        "    def decode(self, codes): return codes.latent\n"
-    )
-    info = tmp_path / "breaks-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: breaks\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[vtbench.networks]\nbreaks = breaks\n")
-    (tmp_path / "cards").mkdir()
-    (tmp_path / "cards" / "breaks.toml").write_text(
-        'name = "breaks"\nfamily = "x"\nnetwork = "breaks"\nkind = "continuous"\ntitle = "x [/x]"\n'
-    )
-    folder = write_pictures(tmp_path / "cats", 2)
-    done = vtbench(
-        *("run", "-t", "breaks", "-t", "jpeg", "--cards", tmp_path / "cards", "--task", "reconstruction"),
-        *("--data", folder),
-        cwd=tmp_path,
-        PYTHONPATH=os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
-    )
+    done = run_breaking(tmp_path, encode, "-t", "breaks", "-t", "jpeg")
     assert done.returncode == code
     assert said in done.stderr
+    assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
+
+
+def test_what_is_wrong_with_one_task_leaves_a_network_the_others(tmp_path: Path) -> None:
+    fails = "return Codes(latent=x if x.shape[-1] == 256 else x * float('nan'))"
+    done = run_breaking(tmp_path, fails, "-t", "breaks", "--task", "kodak", "--task", "detail")
+    assert done.returncode == 2
+    assert "breaks on kodak: all 2 pictures failed" in done.stderr
+    assert "without a result, see above: breaks on kodak\n" in done.stderr
+    ran = {run.task.partition("@")[0] for run in results.read_runs(tmp_path / "results")}
+    assert ran == {"reconstruction", "detail"}
+
+
+def test_weights_that_one_process_lacks_are_one_line_and_leave_the_others_their_runs(tmp_path: Path) -> None:
+    """In the last section of the command: what comes after it in that process hides nothing."""
+    lacks = "super().__init__(); 'LOCAL_RANK' in os.environ and self.lack()"
+    lacks += "\n    def lack(self): raise WeightsError('no weights here')"
+    done = run_breaking(tmp_path, "return Codes(latent=x)", "-t", "jpeg", "-t", "breaks", "--processes", 2, begin=lacks)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("no weights here") == 1 and "Traceback" not in done.stderr, done.stderr
     assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
 
 

@@ -156,7 +156,7 @@ def check_whole(place: Path, whole: tuple[Run, pd.DataFrame]) -> None:
     results.find_run(place / "r" / "small@pictures" / "jpeg-q10.json", place / "w")
 
 
-@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("world", [2, 3, pytest.param(5, marks=pytest.mark.heavy)])
 def test_several_processes_give_the_same_result(
     world: int, whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +185,7 @@ def test_another_batch_size_at_the_same_time_leaves_one_whole_run(folder: Path, 
     results.find_run(tmp_path / "w" / "small@pictures" / "jpeg-q10", tmp_path / "w")
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_a_late_process_and_another_number_of_processes_go_on(
     whole: tuple[Run, pd.DataFrame], folder: Path, tmp_path: Path
 ) -> None:
@@ -677,6 +678,7 @@ ALIKE = ("canonical", "seed-voken-tv", "vfm-vae", "titok")
 """Protocols that feed a picture of the task's size as it is."""
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_protocols_that_feed_the_same_share_one_pass(tmp_path: Path) -> None:
     """And their numbers and tables are those of each alone."""
     module = Counting()

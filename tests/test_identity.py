@@ -570,6 +570,7 @@ def test_networks_built_empty_are_whole(photographs: Tensor) -> None:
 # --- compiled networks ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 @pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning")  # torch asks it for cl.exe
 def test_a_compiled_network_gives_the_same_within_rounding_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -244,6 +244,7 @@ assert run.scores["cer"].value is not None
 """
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_nothing_is_written(tmp_path: Path) -> None:
     """Not beside the script, not in the home folder, not among temporary files; also no cache of readings."""
     files = tmp_path / "files"

@@ -109,6 +109,7 @@ def test_the_command_draws_committed_results(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_depths_of_a_small_residual_network_are_a_line_of_their_own() -> None:
     """Of a real run: each depth at its own bits per pixel, in the plot and in the page."""
     config = {"channels": 32, "multipliers": [1, 1, 2], "blocks": 1, "z_channels": 16, "code_channels": 8}

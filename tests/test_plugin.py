@@ -122,6 +122,7 @@ def test_its_metric_equals_pillows_colours(monkeypatch: pytest.MonkeyPatch) -> N
     assert chroma_error(one, other).dtype == torch.float64
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_a_changed_metric_of_its_is_computed_again(installed: dict[str, str], tmp_path: Path) -> None:
     run = ["run", "-t", "mosaic-f8", "--task", "nameplates", "--limit", "1"]
     path = tmp_path / "results" / "nameplates" / "mosaic-f8.json"

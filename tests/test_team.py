@@ -110,6 +110,18 @@ def test_rank_0_goes_on_waiting_while_anyone_gets_on_and_then_names_who_does_not
     assert isinstance(second, ToldError) and isinstance(third, ToldError), "rank 0 alone says it"
 
 
+def test_rank_0_waits_for_who_works_without_a_finished_picture() -> None:
+    def work(member: Team) -> None:
+        with member.counting(None):
+            end = time.monotonic() + 5
+            while member.rank == 1 and time.monotonic() < end:
+                json.dumps(list(range(1000)))  # one long batch
+            member.gather(None)
+            member.announce(lambda: None)
+
+    assert together(2, work, wait=2.0) == [None, None]
+
+
 def test_a_dead_process_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(team, "DEAD", 2.0)
     monkeypatch.setattr(team, "LEAVE", 0.5)
@@ -525,6 +537,7 @@ def merge(place: Path, *more: object) -> subprocess.CompletedProcess[str]:
     return finish([sys.executable, "-m", "vtbench", "merge", *map(str, (*more, *places))])
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_merge_says_what_lacks_and_then_merges_without_computing(data: Path, whole: Whole, tmp_path: Path) -> None:
     assert merge(tmp_path).stderr.count("no run was begun there") == 1
     assert finish([sys.executable, *command(data, tmp_path, "--shards", "2/2")]).returncode == 0
@@ -695,7 +708,7 @@ def test_pictures_that_vanish_are_one_line_and_committed_shards_stay(
     assert bytes_of(tmp_path) == whole
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("world", [1, 2, 3, pytest.param(5, marks=pytest.mark.heavy)])
 def test_any_number_of_processes_in_any_order_gives_the_same_bytes(
     world: int, data: Path, whole: Whole, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
 ) -> None:

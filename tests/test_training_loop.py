@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 LOOP = ROOT / "examples" / "training_loop.py"
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_the_loop_trains_validates_and_logs(tmp_path: Path) -> None:
     steps = ("--steps", "4", "--every", "2", "--text-every", "4", "--text-limit", "1")
     done = subprocess.run(

@@ -13,6 +13,8 @@ import pytest
 
 from vtbench.results import Run, read_runs
 
+pytestmark = pytest.mark.heavy  # a package is built and trained
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "add-a-tokenizer.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)

@@ -78,6 +78,7 @@ def test_main_job_runs_outside_the_checkout(installed: dict[str, str], tmp_path:
     assert summary["commit"] is None
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_every_embedded_task_runs_outside_the_checkout(installed: dict[str, str], tmp_path: Path) -> None:
     tasks = ("reconstruction", "detail", "text", "stability")
     asked = [part for task in tasks for part in ("--task", task)]

@@ -108,14 +108,18 @@ class Team:
             process: BaseProcess = spawn.Process(target=_begin, args=(store.port, rank, world, wait, work))
             process.start()
             team._started[rank] = process
-        ended = False
         try:
             with team:
-                yield team
-            ended = True
+                try:
+                    yield team
+                except BaseException:
+                    for process in team._started.values():
+                        process.terminate()  # before they hear of it, and say it once more
+                    raise
+            for process in team._started.values():
+                process.join(LEAVE)
         finally:
             for process in team._started.values():
-                process.join(LEAVE if ended else 0)
                 process.terminate()
                 process.join()
 
@@ -253,6 +257,15 @@ class Team:
             raise RefusedError(said) if of_one else ToldError(said)
         return cast("T", found)
 
+    def meet(self) -> None:
+        """Wait until all have come as far as this.
+
+        Raises:
+            VtbenchError: if one did not, naming it.
+        """
+        self.gather(None)
+        self.announce(lambda: None)
+
     def agree(self, what: str, said: object) -> None:
         """Refuse processes that would not do the same.
 
@@ -275,7 +288,7 @@ class Team:
 
     def _collect(self, key: str) -> list[object]:
         found: dict[int, object] = {}
-        mark, since = (-1, -1), time.monotonic()
+        mark, since = (-1, -1, -1), time.monotonic()
         while True:
             missing = [rank for rank in range(self.world) if rank not in found]
             for rank in missing:
@@ -289,7 +302,8 @@ class Team:
             missing = [rank for rank in missing if rank not in found]
             if dead := [rank for rank in missing if self._is_dead(rank)]:
                 raise VtbenchError(f"{self._names(dead)} died; {AGAIN}")
-            now = (self._store.add(self._counter, 0), len(found))
+            moves = sum(self._store.add(f"moves/{rank}", 0) for rank in missing)
+            now = (self._store.add(self._counter, 0), len(found), moves)
             if now != mark:
                 mark, since = now, time.monotonic()
             elif time.monotonic() - since >= self._wait:
@@ -298,7 +312,7 @@ class Team:
 
     def _look(self) -> None:
         """End, where another process said that it failed."""
-        for key in ("ended", f"failed/{self._section}"):
+        for key in (f"failed/{self._section}", "ended"):  # after its last section a process may end for all that failed
             if not self._store.check([key]):
                 continue
             report = json.loads(self._store.get(key))

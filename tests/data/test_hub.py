@@ -380,6 +380,7 @@ def test_hub_is_a_place_for_pictures(server: str) -> None:
     assert len(source) == 5
 
 
+@pytest.mark.heavy  # seconds of many processes or networks
 def test_command_line_brings_runs_and_runs_again_without_a_network(server: str, tmp_path: Path) -> None:
     from test_cli import one_line, vtbench
 

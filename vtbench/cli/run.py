@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -214,15 +213,22 @@ def run(
     if processes > 1:
         if shards is not None or _job() is not None:
             raise VtbenchError("--processes shares a run by itself; leave --shards and torchrun out, or --processes")
-        if not _is_finished(command, place):
-            _share(command, place, processes)
-            return
-    with _joined(shards, wait) as team:
-        perform(command, replace(place, team=team))
+        begun: AbstractContextManager[Team | None] = (
+            nullcontext() if _is_finished(command, place) else _accompanied(command, place, processes)
+        )
+    else:
+        begun = _joined(shards, wait)
+    with begun as team:
+        code = perform(command, replace(place, team=team))
+    if code:
+        raise typer.Exit(code)
 
 
-def perform(command: Command, place: Place) -> None:
+def perform(command: Command, place: Place) -> int:
     """Run tokenizers through tasks, print their tables and write their summaries.
+
+    Returns:
+        The exit code: 0, 2 where a tokenizer or a task of it was refused, 3 where one ended by an exception.
 
     Raises:
         VtbenchError: if the user can mend something.
@@ -253,33 +259,45 @@ def perform(command: Command, place: Place) -> None:
     done: list[Run] = []
     refused: list[str] = []
     broken: list[str] = []
+    alone = len(ended) == 1
+
+    @contextmanager
+    def apart(name: str) -> Iterator[None]:
+        """Keep what is wrong with one tokenizer, or with it on one task, from the others of the command."""
+        try:
+            with team.section(name) if team else nullcontext():
+                yield
+        except OF_ONE as error:
+            if alone:
+                raise
+            refused.append(name)
+            if place.speaks:
+                complaints.print(f"vtbench: {name}: {one_line(error)}")
+        except VtbenchError:
+            raise
+        except Exception as error:
+            if alone:
+                raise
+            broken.append(name)
+            complaints.print(traceback.format_exc())
+            complaints.print(f"vtbench: {name}: {type(error).__name__}: {one_line(error)}")
+
     try:
         for card in chosen.tokenizers:
-            try:
-                with team.section(card.name) if team else nullcontext():
-                    computed = _Computed(card, command, place, how_many, step, required, chosen.named[card.name])
-                    for task in chosen.tasks:
-                        runs = ended[card.name, task.name]
-                        if runs is None:
-                            own = chosen.folders.get(card.name) or given(weights)
-                            runs = computed.runs(own, task.name, opened[task.name])
-                            asked.remember(card, task, runs)
-                        done += runs
-            # What is wrong with one tokenizer must not take the others of the command with it.
-            except OF_ONE as error:
-                if len(chosen.tokenizers) == 1:
-                    raise
-                refused.append(card.name)
-                if place.speaks:
-                    complaints.print(f"vtbench: {card.name}: {one_line(error)}")
-            except VtbenchError:
-                raise
-            except Exception as error:
-                if len(chosen.tokenizers) == 1:
-                    raise
-                broken.append(card.name)
-                complaints.print(traceback.format_exc())
-                complaints.print(f"vtbench: {card.name}: {type(error).__name__}: {one_line(error)}")
+            done += [run for task in chosen.tasks for run in ended[card.name, task.name] or []]
+            if not (lacking := [task for task in chosen.tasks if ended[card.name, task.name] is None]):
+                continue
+            computed = None
+            with apart(card.name):
+                own = chosen.folders.get(card.name) or given(weights)
+                computed = _Computed(card, command, place, how_many, step, required, chosen.named[card.name], own)
+                if team is not None:
+                    team.meet()  # where one process can't load it, none goes on to its tasks
+            for task in lacking if computed else ():
+                with apart(f"{card.name} on {task.name}"):
+                    runs = computed.runs(task.name, opened[task.name])
+                    asked.remember(card, task, runs)
+                    done += runs
     except KeyboardInterrupt:
         if place.speaks:
             complaints.print(
@@ -291,17 +309,18 @@ def perform(command: Command, place: Place) -> None:
             print_runs(done)
     if broken:
         complaints.print(f"vtbench: ended by an exception, see above: {', '.join(broken)}")
-        raise typer.Exit(3)
+        return 3
     if refused:
         if place.speaks:
             complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
-        raise typer.Exit(2)
+        return 2
     if place.speaks:
         console.print(
             f"\nSummaries are in {place.out}, per-image tables in {place.work}; "
             "`vtbench leaderboard` makes the tables.",
             soft_wrap=True,
         )
+    return 0
 
 
 @dataclass(frozen=True)
@@ -411,7 +430,7 @@ class _Asked:
 
 
 class _Computed:
-    """Runs of one tokenizer that are not finished, or not known to be; it is loaded for the first of them."""
+    """Runs of one tokenizer that are not finished, or not known to be."""
 
     def __init__(
         self,
@@ -422,30 +441,25 @@ class _Computed:
         step: float | None,
         required: Sequence[str],
         named: Mapping[str, list[str]],
+        weights: str | list[str] | Mapping[str, Tensor] | None,
     ) -> None:
+        from vtbench import load_tokenizer
+
         self._card, self._command, self._place = card, command, place
         self._batch_size, self._step, self._required, self._named = batch_size, step, required, named
-        self._loaded: Tokenizer | None = None
+        self._loaded: Tokenizer = load_tokenizer(
+            card,
+            weights=weights,
+            device=command.device,
+            precision=command.precision.value,
+            compiled=command.compile,
+        )
 
-    def runs(
-        self,
-        weights: str | list[str] | Mapping[str, Tensor] | None,
-        task: str,
-        pairs: Sequence[tuple[Task | str, str | None]],
-    ) -> list[Run]:
+    def runs(self, task: str, pairs: Sequence[tuple[Task | str, str | None]]) -> list[Run]:
         """Evaluate on the task of a card, under all of its protocols, and keep the pictures that are wanted."""
-        from vtbench import load_tokenizer
         from vtbench.engine import Settings, evaluate_together
 
         command, place = self._command, self._place
-        if self._loaded is None:
-            self._loaded = load_tokenizer(
-                self._card,
-                weights=weights,
-                device=command.device,
-                precision=command.precision.value,
-                compiled=command.compile,
-            )
         with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
             how = Settings(
                 out=place.out,
@@ -601,26 +615,21 @@ def _joined(shards: str | None, wait: float) -> AbstractContextManager[Team | No
     )
 
 
-def _share(command: Command, place: Place, count: int) -> None:
-    """Perform a command in this process and in others of this machine, which it starts."""
+def _accompanied(command: Command, place: Place, count: int) -> AbstractContextManager[Team]:
+    """Start further processes of this machine that perform a command beside this one."""
     from vtbench.team import Team, cores
 
     # torch reads the variable when it is imported, here and in the others.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
-    with Team.start(count, partial(_perform_beside, command, place), wait=place.wait) as team:
-        perform(command, replace(place, team=team))
+    return Team.start(count, partial(_perform_beside, command, place), wait=place.wait)
 
 
 def _perform_beside(command: Command, place: Place, team: Team) -> None:
     """Perform a command in a process that another one started; Ctrl-C is for that one, which then ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare()
-    with in_one_line():
-        try:
-            with team:
-                perform(command, replace(place, team=team))
-        except typer.Exit as end:
-            sys.exit(end.exit_code)
+    with in_one_line(), team:
+        perform(command, replace(place, team=team))
 
 
 def _step_of(path: str) -> float | None:
