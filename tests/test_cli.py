@@ -373,7 +373,7 @@ def test_what_is_wrong_with_one_task_leaves_a_network_the_others(tmp_path: Path)
     fails = "return Codes(latent=x if x.shape[-1] == 256 else x * float('nan'))"
     done = run_breaking(tmp_path, fails, "-t", "breaks", "--task", "kodak", "--task", "detail")
     assert done.returncode == 2
-    assert "breaks on kodak: all 2 pictures failed" in done.stderr
+    assert "breaks on kodak@cats: all 2 pictures failed" in done.stderr
     assert "without a result, see above: breaks on kodak\n" in done.stderr
     ran = {run.task.partition("@")[0] for run in results.read_runs(tmp_path / "results")}
     assert ran == {"reconstruction", "detail"}
