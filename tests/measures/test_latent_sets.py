@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vtbench import backbones, catalogue, evaluate, load_task, load_tokenizer, wrap
 from vtbench.backbones import foundation
 from vtbench.errors import DataError
+from vtbench.measures import latent_sets
 from vtbench.metrics import frechet
 from vtbench.results import Run
 from vtbench.tokenizer import Tokenizer
@@ -115,6 +116,41 @@ def test_alignment_with_a_model(folder: Path, model: Path) -> None:
     single = values(run(tokenizer, folder, *names, place=str(model), batch_size=5))
     assert {name: single[name] for name in got} == pytest.approx(got, abs=1e-3)
     assert {"foundation/config.json", "foundation/model.safetensors"} <= set(found.digests)
+
+
+def test_a_tokenizer_of_one_size_has_no_se_alignment_at_all(folder: Path, model: Path) -> None:
+    """A quarter of the pictures is drawn without a scale: alone they would be another set than the noisy ones."""
+    tokenizer = load_tokenizer("tiny-fsq-f16")
+    tokenizer.card = tokenizer.card.model_copy(
+        update={"input": tokenizer.card.input.model_copy(update={"sizes": (64,)})}
+    )
+    found = run(tokenizer, folder, "cknna", "cknna_se", "cknna_change", place=str(model))
+    assert found is not None and found.scores["cknna"].value is not None
+    assert {found.scores[name].reason for name in ("cknna_se", "cknna_change")} == {"it takes pictures of 64 px only"}
+    assert not [name for name in values(found) if name.startswith("cknna_se")]
+
+
+def test_changed_and_clean_alignment_are_of_the_same_pictures(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, names = load_tokenizer("tiny-fsq-f16"), ("cknna", "cknna_se", "cknna_change")
+    shutil.copytree(folder, tmp_path / "fewer")
+    (tmp_path / "fewer" / "n1" / "04-0.png").unlink()
+    fewer = run(tokenizer, tmp_path / "fewer", *names, place=str(model))
+    altered = latent_sets._altered
+
+    def refuse(picture: Tensor, name: str, change: str) -> Tensor:
+        if (name, change) == ("n1/04-0.png", "noise 0.1"):
+            raise DataError("planted")
+        return altered(picture, name, change)
+
+    monkeypatch.setattr(latent_sets, "_altered", refuse)
+    found = run(tokenizer, folder, *names, place=str(model))
+    assert found is not None and found.scores["cknna"].scored == COUNT
+    assert {score.scored for name, score in found.scores.items() if name.startswith("cknna_se")} == {COUNT - 1}
+    for name in ("cknna_se", "cknna_change"):
+        assert values(found)[name] == pytest.approx(values(fewer)[name], abs=1e-3)
+    assert values(found)["cknna"] != pytest.approx(values(fewer)["cknna"], abs=1e-3)
 
 
 def test_a_file_of_features_gives_what_the_model_does(folder: Path, model: Path, tmp_path: Path) -> None:
