@@ -533,6 +533,7 @@ def test_codes_that_smuggle_are_refused() -> None:
         "gives indices and latent, expected indices alone": Codes((indices,), torch.zeros(2, 1), codebook_sizes=(16,)),
         "states the size": Codes((indices,), size=(9, 8), codebook_sizes=(16,)),
         "has codebooks of 4 codes, its card says 16": Codes((indices,), codebook_sizes=(4,)),
+        "4 of them a token, its card says 1 a token": Codes((indices,), codebook_sizes=(16,), indices_per_token=4),
         "of type torch.int32": Codes((indices.int(),), codebook_sizes=(16,)),
         "other than the 2 pictures": Codes((indices[:1],), codebook_sizes=(16,)),
         "gives nothing, expected indices alone": Codes(),

@@ -59,6 +59,8 @@ class Code(Strict):
 
     codebook_sizes: tuple[int, ...] = ()
     """Number of codes, one entry a codebook or scale."""
+    indices_per_token: int = Field(default=1, ge=1)
+    """Indices that are one token together, such as the bits of a token of 2^36 values; each is of `codebook_sizes`."""
     tokens_at_256: int | None = None
     """Tokens of a 256x256 picture, all scales together."""
     latent_channels: int | None = None

@@ -185,6 +185,7 @@ def make(
         normalisation=task.card.normalisation,
         kind=tokenizer.card.kind,
         codebook_sizes=tokenizer.card.code.codebook_sizes,
+        indices_per_token=tokenizer.card.code.indices_per_token,
         span=tokenizer.span,
         primary=task.card.primary,
         originals=originals,

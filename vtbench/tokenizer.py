@@ -201,7 +201,7 @@ class Tokenizer:
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
-            code = Code(codebook_sizes=codes.codebook_sizes)
+            code = Code(codebook_sizes=codes.codebook_sizes, indices_per_token=codes.indices_per_token)
             self.card = self.card.model_copy(update={"kind": "discrete", "code": code})
         check_codes(self.card, codes, x)
         return codes
@@ -413,6 +413,10 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
         raise refuse(f"gives codes of other than the {len(x)} pictures that it was fed")
     if codes.size not in (None, (x.shape[-2], x.shape[-1])):
         raise refuse(f"states the size {codes.size} for pictures of {(x.shape[-2], x.shape[-1])}")
+    each, stated = codes.indices_per_token, card.code.indices_per_token
+    if each != stated or any(part.shape[-1] % each for part in codes.indices):
+        rows = _sizes([part.shape[-1] for part in codes.indices]) or "no"
+        raise refuse(f"gives {rows} indices in a row and {each} of them a token, its card says {stated} a token")
     if any(part.dtype != torch.int64 for part in codes.indices):
         raise refuse(f"gives indices of type {codes.indices[0].dtype}, expected int64")
     if codes.indices:

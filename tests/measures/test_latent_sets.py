@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from builders import small_task
+from discrete import small
 from PIL import Image
 from test_cli import vtbench
 from torch import Tensor, nn
@@ -250,6 +251,12 @@ def test_token_gain_of_noise_is_negative_and_of_stripes_is_not(folder: Path) -> 
         live = wrap(nn.Identity(), name="codes", codebook_size=16, encode=encode, decode=black)
         gains.append(values(run(live, folder, "token_gain"))["token_gain"])
     assert gains[0] < 0 and gains[1] > 3.5
+
+
+def test_tokens_of_several_indices_have_no_gain_and_say_why(folder: Path) -> None:
+    found = run(small("bsqvit-36bit"), folder, "token_gain")
+    assert found is not None
+    assert "come in several indices" in (found.scores["token_gain"].reason or "")
 
 
 def test_what_needs_more_pictures_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,8 @@ class Measure(measures.Measure):
     def _gain(self, table: Table) -> dict[str, Score]:
         if self.context.kind != "discrete":
             raise DataError(NO_CODES)
+        if self.context.indices_per_token > 1:
+            raise DataError("its tokens have too many values to be counted, and come in several indices")
         maps = table.levels("codes", "raw")
         last = max(maps, key=int) if maps else ""
         places, (tokens,) = table.together(Key("codes", last, "raw"))
