@@ -268,7 +268,8 @@ class Tokenizer:
         return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
     def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
-        """Crop what padding added; a size that is neither the input's nor the card's is refused."""
+        """Crop what padding added; any other size than the input's is refused."""
+        self.check_size(size)
         multiple = self.card.input.multiple_of
         padded = (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
         own = self.card.output.size
@@ -277,10 +278,6 @@ class Tokenizer:
             raise DataError(
                 f"{self.card.name}: the network gave {tuple(decoded.shape)} for pictures of {size[1]}x{size[0]}, "
                 f"expected {(count, 3, *wanted)}; a network that gives a size of its own says so in [output] size"
-            )
-        if own and (own, own) != size:
-            raise DataError(
-                f"{self.card.name} gives {own}x{own} pixels for {size[1]}x{size[0]}; choose a task of {own}x{own}"
             )
         return images.crop_to(decoded, size)
 
@@ -340,12 +337,12 @@ class Tokenizer:
         return Regions(squares[:, : pictures.shape[-2], : pictures.shape[-1]], grid[0] * grid[1])
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse a size that the network can't take.
+        """Refuse a size that the network can't take, or can't give back.
 
         Raises:
             DataError: with both sizes.
         """
-        sizes = self.card.input.sizes
+        sizes = self.card.sizes
         if sizes and (size[0] != size[1] or size[0] not in sizes):
             wanted = " or ".join(f"{side}x{side}" for side in sizes)
             raise DataError(
