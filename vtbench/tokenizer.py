@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module, metadata
+from importlib import import_module, metadata, util
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol, cast
@@ -461,7 +461,7 @@ def load_tokenizer(
             time for each.
 
     Raises:
-        CardError: if there is no such card, or its config does not fit its network.
+        CardError: if there is no such card, its config does not fit its network, or a package lacks that this needs.
         WeightsError: if the weights are missing, damaged or another network's.
         VtbenchError: if an argument is none of its kind.
     """
@@ -521,7 +521,7 @@ def build_network(card: TokenizerCard) -> nn.Module:
     """Build the network that a card names, with untrained weights.
 
     Raises:
-        CardError: if there is no such network, or the card's config does not fit it.
+        CardError: if there is no such network, a package lacks that it needs, or the card's config does not fit it.
     """
     module = _network_module(card)
     try:
@@ -535,13 +535,13 @@ def build_network(card: TokenizerCard) -> nn.Module:
 def _network_module(card: TokenizerCard) -> ModuleType:
     name = f"vtbench.networks.{card.network}"
     try:
-        return import_module(name)
+        if util.find_spec(name) is not None:
+            return import_module(name)
+        # Networks that live outside the repository announce themselves as entry points of their package.
+        for entry in metadata.entry_points(group="vtbench.networks", name=card.network):
+            return cast("ModuleType", entry.load())
     except ModuleNotFoundError as error:
-        if error.name != name:
-            raise VtbenchError(f"{card.name}: its network needs the package {error.name!r}; install it") from error
-    # Networks that live outside the repository announce themselves as entry points of their package.
-    for entry in metadata.entry_points(group="vtbench.networks", name=card.network):
-        return cast("ModuleType", entry.load())
+        raise CardError(f"{card.name}: its network needs the package {error.name!r}; install it") from error
     raise CardError(
         f"{card.name}: no network is called {card.network!r}; expected vtbench/networks/{card.network}.py "
         "or an installed package with that entry point in the group vtbench.networks"
