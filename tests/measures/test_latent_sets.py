@@ -202,6 +202,19 @@ def test_features_that_are_not_there_are_told_before_anything_is_computed(folder
     assert "no such file of features" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_folder_of_a_known_models_name_is_not_that_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer, digests = load_tokenizer("tiny-fsq-f16"), []
+    for _ in range(2):
+        found = run(tokenizer, folder, "purity", limit=12)
+        assert found is not None
+        digests.append(found.digests["plan"])
+        (tmp_path / "dinov2-base").mkdir(exist_ok=True)
+    assert digests[0] == digests[1]
+
+
 def test_sets_of_decodes(folder: Path, tmp_path: Path, inception: None) -> None:
     """iFID and pFID, whole and shared by two processes."""
     tokenizer = load_tokenizer("tiny-fsq-f16")
