@@ -68,12 +68,13 @@ def small(name: str) -> Tokenizer:
     update = {
         "config": SMALL[name] if "class" in SMALL[name] else card.config | SMALL[name],
         "input": card.input.model_copy(update={"sizes": sizes}),
-        "code": Code(),
+        "code": Code(indices_per_token=card.code.indices_per_token),
     }
     card = card.model_copy(update=update)
     network = build_network(card)
     load_state(network, synthetic_state(network))
     tokenizer = Tokenizer(card, cast("Network", network), state="synthetic", digest="0" * 64)
     sizes_of_codes = tokenizer.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).codebook_sizes
-    tokenizer.card = card.model_copy(update={"code": Code(codebook_sizes=sizes_of_codes)})
+    code = card.code.model_copy(update={"codebook_sizes": sizes_of_codes})
+    tokenizer.card = card.model_copy(update={"code": code})
     return tokenizer

@@ -97,6 +97,10 @@ def write(folder: Path, text: str, name: str = "mine") -> Path:
         (MINIMAL + "[input]\nmultiple_of = 0", r"input\.multiple_of: .*greater than or equal to 1, got 0"),
         (MINIMAL.replace('"mine"', '"yours"', 1), r"name is 'yours', expected 'mine'"),
         (MINIMAL + "[input", "not valid TOML"),
+        (
+            MINIMAL + "[input]\nsizes = [224]\n[output]\nsize = 256",
+            "size 256 is none of .* sizes 224, so that no picture",
+        ),
     ],
 )
 def test_bad_card_says_file_key_and_expectation(tmp_path: Path, text: str, message: str) -> None:

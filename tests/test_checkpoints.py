@@ -144,7 +144,13 @@ def test_second_copy_under_another_prefix_is_refused_until_the_card_says_which(t
     assert plain.ema == 0
 
 
-@pytest.mark.parametrize("key", ["ema", "ema_model", "model_ema", "state_dict_ema"])
+def test_an_entry_that_the_card_chose_is_an_average_by_its_name(tmp_path: Path, state: State) -> None:
+    torch.save({"G": other(state), "G_ema": state, "schema": other(state), "deep": {"EMA": state}}, tmp_path / "x.pt")
+    for key, averages in (("G_ema", len(state)), (["deep", "EMA"], len(state)), ("G", 0), ("schema", 0)):
+        assert weights.find_state(card(key=key), tmp_path / "x.pt", wanted=WANTED).ema == averages, key
+
+
+@pytest.mark.parametrize("key", ["ema", "ema_model", "model_ema", "state_dict_ema", "model_ema_state_dict"])
 def test_model_beside_its_average(tmp_path: Path, state: State, key: str) -> None:
     torch.save({"model": other(state), key: state, "steps": 3}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=rf"model, {key}.*say in the card"):

@@ -389,6 +389,31 @@ def test_weights_that_one_process_lacks_are_one_line_and_leave_the_others_their_
     assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
 
 
+def test_a_package_that_lacks_is_said_of_its_tokenizer_alone(tmp_path: Path) -> None:
+    for name in ("transformers", "diffusers", "far"):
+        (tmp_path / f"{name}.py").write_text("import nowhere\n")
+    info = tmp_path / "far-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: far\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vtbench.networks]\nfar = far\n")
+    (tmp_path / "cards").mkdir()
+    configs = {"far": "", "vfmvae": "latent_channels = 32", "diffusers": 'class = "AutoencoderKL"'}
+    for name, config in configs.items():
+        said = f'name = "{name}"\nfamily = "x"\nnetwork = "{name}"\nkind = "continuous"\ntitle = "x"\n'
+        (tmp_path / "cards" / f"{name}.toml").write_text(f"{said}[config]\n{config}\n")
+    done = vtbench(
+        *("run", *(part for name in (*configs, "jpeg") for part in ("-t", name)), "--cards", tmp_path / "cards"),
+        *("--task", "reconstruction", "--data", write_pictures(tmp_path / "cats", 1)),
+        cwd=tmp_path,
+        PYTHONPATH=os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "nowhere" in line]
+    for name, line in zip(configs, lines, strict=True):
+        assert line.startswith(f"vtbench: {name}: ") and "install" in line
+    assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
+
+
 def test_validate_names_each_problem_and_the_leaderboard_shows_the_rest(place: Path, tmp_path: Path) -> None:
     import shutil
 

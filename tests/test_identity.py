@@ -533,6 +533,7 @@ def test_codes_that_smuggle_are_refused() -> None:
         "gives indices and latent, expected indices alone": Codes((indices,), torch.zeros(2, 1), codebook_sizes=(16,)),
         "states the size": Codes((indices,), size=(9, 8), codebook_sizes=(16,)),
         "has codebooks of 4 codes, its card says 16": Codes((indices,), codebook_sizes=(4,)),
+        "4 of them a token, its card says 1 a token": Codes((indices,), codebook_sizes=(16,), indices_per_token=4),
         "of type torch.int32": Codes((indices.int(),), codebook_sizes=(16,)),
         "other than the 2 pictures": Codes((indices[:1],), codebook_sizes=(16,)),
         "gives nothing, expected indices alone": Codes(),
@@ -588,7 +589,20 @@ def test_a_compiled_network_gives_the_same_within_rounding_and_says_so(
 
 def test_what_torch_cannot_compile_ends_in_one_line(tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 1)
-    said = ["run", "-t", "tiny-fsq-f16", "--compile", "--task", "kodak", "--data", "in", "--device", "cpu"]
+    said = [
+        "run",
+        "-t",
+        "tiny-fsq-f16",
+        "-t",
+        "tiny-fsq-f8",
+        "--compile",
+        "--task",
+        "kodak",
+        "--data",
+        "in",
+        "--device",
+        "cpu",
+    ]
     surroundings = {**os.environ, "CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "vtbench", *said],
@@ -599,5 +613,6 @@ def test_what_torch_cannot_compile_ends_in_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    (line,) = [one for one in done.stderr.splitlines() if "leave --compile out" in one]
-    assert line.startswith("vtbench: tiny-fsq-f16: torch can't compile it here (") and len(line) < 400
+    lines = [one for one in done.stderr.splitlines() if "leave --compile out" in one]
+    for name, line in zip(("tiny-fsq-f16", "tiny-fsq-f8"), lines, strict=True):
+        assert line.startswith(f"vtbench: {name}: {name}: torch can't compile it here (") and len(line) < 400

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vtbench import cards, images
-from vtbench.cards import Input, TokenizerCard
+from vtbench.cards import Input, Output, TokenizerCard
 from vtbench.device import pick
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.tokenizer import Tokenizer, load_tokenizer
@@ -54,6 +54,21 @@ def test_fixed_size_is_refused_with_both_sizes() -> None:
     tokenizer = Tokenizer(card(input=Input(sizes=(256,))), Copy())
     with pytest.raises(DataError, match=r"copy takes 256x256 pixels only, the task has 512x384"):
         tokenizer.encode(torch.zeros(1, 3, 384, 512, dtype=torch.uint8))
+
+
+def test_a_network_that_gives_one_size_is_given_pictures_of_that_size_alone() -> None:
+    class Fixed(Copy):
+        def decode(self, codes: Codes) -> Tensor:
+            return torch.zeros(len(codes), 3, 32, 32)
+
+    tokenizer = Tokenizer(card(output=Output(size=32)), Fixed())
+    assert tokenizer.reconstruct(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape == (1, 3, 32, 32)
+    for refused in (
+        lambda: tokenizer.encode(torch.zeros(1, 3, 48, 48, dtype=torch.uint8)),
+        lambda: tokenizer.decode(Codes(latent=torch.zeros(1, 3, 48, 48)), (48, 48)),
+    ):
+        with pytest.raises(DataError, match=r"copy takes 32x32 pixels only, the task has 48x48"):
+            refused()
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)])

@@ -112,8 +112,7 @@ class Bottleneck:
         Raises:
             DataError: with the sizes that it takes.
         """
-        card = self.tokenizer.card
-        sizes = card.input.sizes or ((card.output.size,) if card.output.size else ())
+        sizes = self.tokenizer.card.sizes
         if sizes:
             raise DataError(f"it takes pictures of {' or '.join(str(size) for size in sizes)} px only")
 

@@ -50,8 +50,8 @@ class Output(Strict):
     """What a network gives back."""
 
     size: int | None = Field(default=None, ge=1)
-    """Height and width that it gives whatever it takes. Without this another size than the input's is refused; with it
-    the reconstruction is brought to the input's size by the canonical rule (`geometry.resize_and_crop`)."""
+    """Height and width that it gives whatever it takes, as where its network first resizes what it is fed; the card's
+    description names that rule. Pictures of this size alone are scored: no reconstruction is resized to fit."""
 
 
 class Code(Strict):
@@ -59,6 +59,8 @@ class Code(Strict):
 
     codebook_sizes: tuple[int, ...] = ()
     """Number of codes, one entry a codebook or scale."""
+    indices_per_token: int = Field(default=1, ge=1)
+    """Indices that are one token together, such as the bits of a token of 2^36 values; each is of `codebook_sizes`."""
     tokens_at_256: int | None = None
     """Tokens of a 256x256 picture, all scales together."""
     latent_channels: int | None = None
@@ -194,6 +196,21 @@ class TokenizerCard(Strict):
     source: Source | None = None
     parity: Parity | None = None
     reported: tuple[Reported, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The only square sizes of pictures whose reconstructions have that size too; empty means any size."""
+        return self.input.sizes if self.output.size is None else (self.output.size,)
+
+    @model_validator(mode="after")
+    def _comes_back(self) -> TokenizerCard:
+        if self.input.sizes and not {*self.sizes} & {*self.input.sizes}:
+            known = ", ".join(map(str, self.input.sizes))
+            raise ValueError(
+                f"[output] size {self.output.size} is none of [input] sizes {known}, so that no picture would come "
+                "back in its size; correct one of them, or let the network resize its input"
+            )
+        return self
 
 
 class Data(Strict):

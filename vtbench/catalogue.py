@@ -508,12 +508,12 @@ _BUILT_IN = (
         grouped=False,
     ),
     Metric(
-        *("code_entropy", "bits/token", "higher", 2, "entropy of the codes seen over the task; grows with n"),
+        *("code_entropy", "bits/token", "higher", 2, "entropy of the tokens seen over the task; grows with n"),
         measure="codes",
         grouped=False,
     ),
     Metric(
-        *("code_perplexity", "perplexity", "higher", 1, "2 to the entropy: codes in effective use; grows with n"),
+        *("code_perplexity", "perplexity", "higher", 1, "2 to an index's entropy: codes in use; grows with n"),
         measure="codes",
         grouped=False,
     ),

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from vtbench.errors import NoMemoryError, VtbenchError
+from vtbench.errors import CardError, NoMemoryError, VtbenchError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:
     """Compile a network's function with torch.compile, at its first call and whenever sizes differ from those before.
 
     Raises:
-        VtbenchError: from the call, if the device's compiler is missing or can't do it.
+        CardError: from the call, if the device's compiler is missing or can't do it.
     """
     fast = torch.compile(work)
 
@@ -130,7 +130,7 @@ def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:
             why = getattr(error, "inner_exception", error)  # a compiler's own error stands inside
             lines = str(why).strip().splitlines()
             said = f"{type(why).__name__}: {lines[0] if lines else ''}"
-            raise VtbenchError(f"{name}: torch can't compile it here ({said}); leave --compile out") from error
+            raise CardError(f"{name}: torch can't compile it here ({said}); leave --compile out") from error
 
     return called
 

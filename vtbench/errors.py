@@ -1,7 +1,7 @@
 """The errors a user can mend.
 
 VtbenchError
-├── CardError      a card is missing, unreadable or inconsistent
+├── CardError      a card is missing, unreadable or inconsistent, or its network can't be had or compiled here
 ├── WeightsError   a weight file is missing, damaged or does not fit its network
 ├── DataError      a picture or a data set can't be read or doesn't fit the task
 │   └── NoMemoryError  a device has no memory for a batch
@@ -20,7 +20,7 @@ class VtbenchError(Exception):
 
 
 class CardError(VtbenchError):
-    """A card is missing, unreadable or inconsistent."""
+    """A card is missing, unreadable or inconsistent, or its network can't be had or compiled here."""
 
 
 class WeightsError(VtbenchError):

@@ -13,6 +13,7 @@ from typing import Any
 
 from vtbench import cards, measures, ocr, provenance, results
 from vtbench import device as compute
+from vtbench.backbones import foundation
 from vtbench.bottleneck import Bottleneck
 from vtbench.cards import TaskCard
 from vtbench.catalogue import FOUNDATION, OCR, find_metric, of_measure
@@ -162,7 +163,7 @@ def make(
         "tokenizer": cards.digest(tokenizer.card),
         # A model or features of the user's are known by their files, below; where they lie is no matter.
         "task": cards.digest(
-            task.card.model_copy(update={"foundation": ""}) if Path(task.card.foundation).exists() else task.card
+            task.card.model_copy(update={"foundation": ""}) if foundation.is_users(task.card.foundation) else task.card
         ),
         "weights": weights,
         "data": task.digest,
@@ -185,6 +186,7 @@ def make(
         normalisation=task.card.normalisation,
         kind=tokenizer.card.kind,
         codebook_sizes=tokenizer.card.code.codebook_sizes,
+        indices_per_token=tokenizer.card.code.indices_per_token,
         span=tokenizer.span,
         primary=task.card.primary,
         originals=originals,

@@ -157,7 +157,7 @@ class Run(Strict):
     groups: dict[str, dict[str, dict[str, Score]]] = Field(default_factory=dict)
     """The same scores by attribute of the pictures and its value, such as `groups["cap_height"]["12"]["cer"]`."""
     tokens_per_image: int | None = None
-    """Indices of one picture; None where there are none."""
+    """Tokens of one picture, over all scales and depths; None where there are none."""
     codebook_sizes: tuple[int, ...] = ()
     """Codes an index chooses from, one entry a codebook or scale."""
     parameters: int

@@ -377,6 +377,7 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
             bitstream=tuple(stream for part in codes for stream in part.bitstream),
             size=codes[0].size,
             codebook_sizes=codes[0].codebook_sizes,
+            indices_per_token=codes[0].indices_per_token,
         ),
         again=outcomes[0].again,
     )

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "module", "network")
-_EMA_KEYS = ("ema", "ema_model", "model_ema", "state_dict_ema", "ema_state_dict", "model_state_dict_ema")
+_EMA_KEYS = (
+    *("ema", "ema_model", "model_ema", "state_dict_ema"),
+    *("ema_state_dict", "model_state_dict_ema", "model_ema_state_dict"),
+)
 """Entries of a container that hold a network's tensors, and those that hold their average."""
 
 _RAW = "current_model_state"
@@ -94,7 +97,8 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     if isinstance(key, tuple):
         return _deep(container, key, wanted)
     if key is not None and _holds_tensors(container.get(key)):
-        return _inner(container[key], f"the entry {key}, as the card says", wanted, averaged=key in ema_keys)
+        what = f"the entry {key}, as the card says"
+        return _inner(container[key], what, wanted, averaged=_is_average(key) or key in ema_keys)
     own = _tensors(container)
     plain = [name for name in plain_keys if _holds_tensors(container.get(name))]
     averaged = [name for name in ema_keys if _holds_tensors(container.get(name))]
@@ -136,7 +140,12 @@ def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[
         entry = entry[key]
     if not _tensors(entry):
         raise WeightsError(f"the entry {' > '.join(path)}, as the card says, holds no tensors")
-    return _inner(entry, f"the entry {' > '.join(path)}, as the card says", wanted, averaged=path[-1] in _EMA_KEYS)
+    return _inner(entry, f"the entry {' > '.join(path)}, as the card says", wanted, averaged=_is_average(path[-1]))
+
+
+def _is_average(key: str) -> bool:
+    """Tell by its name whether an entry that a card chose holds averages, such as G_ema."""
+    return "ema" in key.lower().split("_")
 
 
 def _inner(entry: Mapping[Any, Any], what: str, wanted: Collection[str], *, averaged: bool) -> State:

@@ -91,7 +91,7 @@ def finish(made: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
         primary=made.primary,
         scores=_scores(made, Table(whole, raw=raw, intervals=lambda name: True)),
         groups=_groups(made, whole, raw),
-        tokens_per_image=_tokens(raw),
+        tokens_per_image=_tokens(raw, tokenizer.card.code.indices_per_token),
         codebook_sizes=tokenizer.card.code.codebook_sizes,
         parameters=tokenizer.parameters,
         images=made.count,
@@ -167,11 +167,11 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _tokens(raw: RawColumns) -> int | None:
+def _tokens(raw: RawColumns, indices_per_token: int) -> int | None:
     """Count the tokens of a picture, over all scales; None where there are none."""
     codes = [read for name, read in raw.items() if Key.parse(name)[::2] == ("codes", "raw")]
     lengths = [next((len(indices) for indices in read() if indices is not None), 0) for read in codes]
-    return sum(lengths) or None
+    return sum(lengths) // indices_per_token or None
 
 
 def _pictures(made: Plan, whole: pa.Table) -> Pictures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module, metadata
+from importlib import import_module, metadata, util
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol, cast
@@ -201,7 +201,7 @@ class Tokenizer:
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
-            code = Code(codebook_sizes=codes.codebook_sizes)
+            code = Code(codebook_sizes=codes.codebook_sizes, indices_per_token=codes.indices_per_token)
             self.card = self.card.model_copy(update={"kind": "discrete", "code": code})
         check_codes(self.card, codes, x)
         return codes
@@ -268,7 +268,8 @@ class Tokenizer:
         return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
     def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
-        """Crop what padding added; a size that is neither the input's nor the card's is refused."""
+        """Crop what padding added; any other size than the input's is refused."""
+        self.check_size(size)
         multiple = self.card.input.multiple_of
         padded = (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
         own = self.card.output.size
@@ -277,10 +278,6 @@ class Tokenizer:
             raise DataError(
                 f"{self.card.name}: the network gave {tuple(decoded.shape)} for pictures of {size[1]}x{size[0]}, "
                 f"expected {(count, 3, *wanted)}; a network that gives a size of its own says so in [output] size"
-            )
-        if own and (own, own) != size:
-            raise DataError(
-                f"{self.card.name} gives {own}x{own} pixels for {size[1]}x{size[0]}; choose a task of {own}x{own}"
             )
         return images.crop_to(decoded, size)
 
@@ -340,12 +337,12 @@ class Tokenizer:
         return Regions(squares[:, : pictures.shape[-2], : pictures.shape[-1]], grid[0] * grid[1])
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse a size that the network can't take.
+        """Refuse a size that the network can't take, or can't give back.
 
         Raises:
             DataError: with both sizes.
         """
-        sizes = self.card.input.sizes
+        sizes = self.card.sizes
         if sizes and (size[0] != size[1] or size[0] not in sizes):
             wanted = " or ".join(f"{side}x{side}" for side in sizes)
             raise DataError(
@@ -413,6 +410,10 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
         raise refuse(f"gives codes of other than the {len(x)} pictures that it was fed")
     if codes.size not in (None, (x.shape[-2], x.shape[-1])):
         raise refuse(f"states the size {codes.size} for pictures of {(x.shape[-2], x.shape[-1])}")
+    each, stated = codes.indices_per_token, card.code.indices_per_token
+    if each != stated or any(part.shape[-1] % each for part in codes.indices):
+        rows = _sizes([part.shape[-1] for part in codes.indices]) or "no"
+        raise refuse(f"gives {rows} indices in a row and {each} of them a token, its card says {stated} a token")
     if any(part.dtype != torch.int64 for part in codes.indices):
         raise refuse(f"gives indices of type {codes.indices[0].dtype}, expected int64")
     if codes.indices:
@@ -460,7 +461,7 @@ def load_tokenizer(
             time for each.
 
     Raises:
-        CardError: if there is no such card, or its config does not fit its network.
+        CardError: if there is no such card, its config does not fit its network, or a package lacks that this needs.
         WeightsError: if the weights are missing, damaged or another network's.
         VtbenchError: if an argument is none of its kind.
     """
@@ -520,7 +521,7 @@ def build_network(card: TokenizerCard) -> nn.Module:
     """Build the network that a card names, with untrained weights.
 
     Raises:
-        CardError: if there is no such network, or the card's config does not fit it.
+        CardError: if there is no such network, a package lacks that it needs, or the card's config does not fit it.
     """
     module = _network_module(card)
     try:
@@ -534,13 +535,13 @@ def build_network(card: TokenizerCard) -> nn.Module:
 def _network_module(card: TokenizerCard) -> ModuleType:
     name = f"vtbench.networks.{card.network}"
     try:
-        return import_module(name)
+        if util.find_spec(name) is not None:
+            return import_module(name)
+        # Networks that live outside the repository announce themselves as entry points of their package.
+        for entry in metadata.entry_points(group="vtbench.networks", name=card.network):
+            return cast("ModuleType", entry.load())
     except ModuleNotFoundError as error:
-        if error.name != name:
-            raise VtbenchError(f"{card.name}: its network needs the package {error.name!r}; install it") from error
-    # Networks that live outside the repository announce themselves as entry points of their package.
-    for entry in metadata.entry_points(group="vtbench.networks", name=card.network):
-        return cast("ModuleType", entry.load())
+        raise CardError(f"{card.name}: its network needs the package {error.name!r}; install it") from error
     raise CardError(
         f"{card.name}: no network is called {card.network!r}; expected vtbench/networks/{card.network}.py "
         "or an installed package with that entry point in the group vtbench.networks"

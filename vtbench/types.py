@@ -76,6 +76,10 @@ class Codes:
     codebook_sizes: tuple[int, ...] = ()
     """Number of codes an index chooses from, one entry a tensor in `indices`."""
 
+    indices_per_token: int = 1
+    """Indices of the last axis that are one token together: the bits of a token of more values than an index can tell
+    apart. 1 where every index is a token, those of a depth axis too."""
+
     def __len__(self) -> int:
         """Count the pictures; 0 where nothing says how many."""
         if self.bitstream:
@@ -102,13 +106,14 @@ class Codes:
             bitstream=tuple(bytes(bytearray(stream)) for stream in self.bitstream),
             size=self.size,
             codebook_sizes=self.codebook_sizes,
+            indices_per_token=self.indices_per_token,
         )
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of one picture: indices of all scales and depths, or vectors of its latent; None of a file."""
+        """Tokens of one picture: those of all scales and depths, or vectors of its latent; None of a file."""
         if self.indices:
-            return sum(part[0].numel() for part in self.indices)
+            return sum(part[0].numel() for part in self.indices) // self.indices_per_token
         if self.latent is None or self.bitstream:
             return None
         shape = self.latent.shape  # (B, C, h, w), or (B, tokens, C)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,30 @@ def test_depths_that_share_one_codebook_are_counted_together(folder: Path) -> No
     found = run(folder, (16,))
     assert values(found, "code_usage") == {"code_usage": 1.0}
     assert found.tokens_per_image == 32
+
+
+class Halves(Two):
+    """Two indices a token: always 3, and in half of the tokens whether the picture is flat, as decoded ones are."""
+
+    def encode(self, x: Tensor) -> Codes:
+        flat = (x.flatten(1).std(1) < 0.01).long()[:, None, None] * (torch.arange(16).view(1, 4, 4) < 8)
+        indices = torch.stack([torch.full_like(flat, 3), flat], -1)
+        return replace(super().encode(x), indices=(indices,), indices_per_token=2)
+
+
+def test_a_token_of_several_indices_is_one_token(folder: Path) -> None:
+    card = TokenizerCard(
+        **{"name": "halves", "family": "test", "network": "planted", "kind": "discrete", "title": "Halves"},
+        code=Code(codebook_sizes=(16,), indices_per_token=2),
+    )
+    change = {"family": "stability", "metrics": ("token_agreement", "tokens_per_picture"), "geometry": {"size": 96}}
+    found = evaluate(Tokenizer(card, Halves()), small_task(folder, **change, primary="token_agreement"), out=None)
+    scores = {name: score.value for name, score in found.scores.items()}
+    assert found.tokens_per_image == scores["tokens_per_picture"] == 16
+    assert scores["token_agreement"] == 0.5
+    assert scores["code_entropy"] == 2.0 and scores["code_perplexity"] == 2.0
+    assert scores["bpp"] == pytest.approx(16 * 8 / 96**2)
+    assert scores["bpp_entropy"] == pytest.approx(16 * 2 / 96**2)
 
 
 def test_cards_of_several_codebooks_name_them_all() -> None:

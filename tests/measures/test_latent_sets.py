@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from builders import small_task
+from discrete import small
 from PIL import Image
 from test_cli import vtbench
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from vtbench import backbones, catalogue, evaluate, load_task, load_tokenizer, wrap
 from vtbench.backbones import foundation
 from vtbench.errors import DataError
+from vtbench.measures import latent_sets
 from vtbench.metrics import frechet
 from vtbench.results import Run
 from vtbench.tokenizer import Tokenizer
@@ -117,6 +119,41 @@ def test_alignment_with_a_model(folder: Path, model: Path) -> None:
     assert {"foundation/config.json", "foundation/model.safetensors"} <= set(found.digests)
 
 
+def test_a_tokenizer_of_one_size_has_no_se_alignment_at_all(folder: Path, model: Path) -> None:
+    """A quarter of the pictures is drawn without a scale: alone they would be another set than the noisy ones."""
+    tokenizer = load_tokenizer("tiny-fsq-f16")
+    tokenizer.card = tokenizer.card.model_copy(
+        update={"input": tokenizer.card.input.model_copy(update={"sizes": (64,)})}
+    )
+    found = run(tokenizer, folder, "cknna", "cknna_se", "cknna_change", place=str(model))
+    assert found is not None and found.scores["cknna"].value is not None
+    assert {found.scores[name].reason for name in ("cknna_se", "cknna_change")} == {"it takes pictures of 64 px only"}
+    assert not [name for name in values(found) if name.startswith("cknna_se")]
+
+
+def test_changed_and_clean_alignment_are_of_the_same_pictures(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, names = load_tokenizer("tiny-fsq-f16"), ("cknna", "cknna_se", "cknna_change")
+    shutil.copytree(folder, tmp_path / "fewer")
+    (tmp_path / "fewer" / "n1" / "04-0.png").unlink()
+    fewer = run(tokenizer, tmp_path / "fewer", *names, place=str(model))
+    altered = latent_sets._altered
+
+    def refuse(picture: Tensor, name: str, change: str) -> Tensor:
+        if (name, change) == ("n1/04-0.png", "noise 0.1"):
+            raise DataError("planted")
+        return altered(picture, name, change)
+
+    monkeypatch.setattr(latent_sets, "_altered", refuse)
+    found = run(tokenizer, folder, *names, place=str(model))
+    assert found is not None and found.scores["cknna"].scored == COUNT
+    assert {score.scored for name, score in found.scores.items() if name.startswith("cknna_se")} == {COUNT - 1}
+    for name in ("cknna_se", "cknna_change"):
+        assert values(found)[name] == pytest.approx(values(fewer)[name], abs=1e-3)
+    assert values(found)["cknna"] != pytest.approx(values(fewer)["cknna"], abs=1e-3)
+
+
 def test_a_file_of_features_gives_what_the_model_does(folder: Path, model: Path, tmp_path: Path) -> None:
     task = small_task(folder, geometry={"size": SIDE})
     samples = [task.read(index) for index in range(COUNT)]
@@ -163,6 +200,19 @@ def test_features_that_are_not_there_are_told_before_anything_is_computed(folder
     )
     assert done.returncode == 2
     assert "no such file of features" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_of_a_known_models_name_is_not_that_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer, digests = load_tokenizer("tiny-fsq-f16"), []
+    for _ in range(2):
+        found = run(tokenizer, folder, "purity", limit=12)
+        assert found is not None
+        digests.append(found.digests["plan"])
+        (tmp_path / "dinov2-base").mkdir(exist_ok=True)
+    assert digests[0] == digests[1]
 
 
 def test_sets_of_decodes(folder: Path, tmp_path: Path, inception: None) -> None:
@@ -214,6 +264,12 @@ def test_token_gain_of_noise_is_negative_and_of_stripes_is_not(folder: Path) -> 
         live = wrap(nn.Identity(), name="codes", codebook_size=16, encode=encode, decode=black)
         gains.append(values(run(live, folder, "token_gain"))["token_gain"])
     assert gains[0] < 0 and gains[1] > 3.5
+
+
+def test_tokens_of_several_indices_have_no_gain_and_say_why(folder: Path) -> None:
+    found = run(small("bsqvit-36bit"), folder, "token_gain")
+    assert found is not None
+    assert "come in several indices" in (found.scores["token_gain"].reason or "")
 
 
 def test_what_needs_more_pictures_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,15 @@ def test_a_decoder_that_enlarges_is_equivariant_and_its_latent_is_a_picture(fold
     assert 0 < found["lpc/0.1"] < found["lpc/0.5"] < found["lpc/1"]
 
 
+def test_pictures_that_are_no_squares_are_turned_too(tmp_path: Path, photographs: Tensor) -> None:
+    Image.fromarray(photographs[0, :, 64:128, 64:160].permute(1, 2, 0).numpy()).save(tmp_path / "wide.png")
+    found = run(pools(), tmp_path, "turn_rise", size="native")
+    assert found.scores["turn_rise"].reason is None
+    assert {name: abs(value) < 1e-6 for name, value in values(found).items() if name.startswith("turn_rise/")} == {
+        f"turn_rise/{turn}": True for turn in (90, 180, 270)
+    }
+
+
 def test_more_noise_on_the_decoders_input_raises_lpc(folder: Path) -> None:
     found = values(run(pools(), folder, "lpc"))
     levels = [found[f"lpc/{rho:g}"] for rho in probes.RHOS]

@@ -88,7 +88,8 @@ def test_every_card_says_what_its_network_does():
         config = Config(**card.config)
         packed = config.tokens == "index"
         assert card.code.codebook_sizes == (2**config.bits if packed else 2,)
-        assert card.code.tokens_at_256 == 1024 * (1 if packed else config.bits)
+        assert card.code.indices_per_token == (1 if packed else config.bits)
+        assert card.code.tokens_at_256 == 1024
         assert card.code.latent_channels == config.bits
         assert card.code.downsampling == config.patch
         assert card.input.sizes == (config.size,)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vtbench import cards
-from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
+from vtbench.errors import CardError, DataError, WeightsError
 from vtbench.networks._diffusers import FACTS, complete
 from vtbench.networks.diffusers import Config, Network, card_for, load_folder
 from vtbench.tokenizer import Tokenizer, build_network, load_tokenizer
@@ -347,7 +347,7 @@ def test_a_missing_library_is_one_line(monkeypatch):
     for missing, name in (("diffusers", "AutoencoderKL"), ("transformers", "AutoencoderRAE")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
-            with pytest.raises(VtbenchError, match=r"pip install 'vtbench\[diffusers\]'") as error:
+            with pytest.raises(CardError, match=r"pip install 'vtbench\[diffusers\]'") as error:
                 Network(Config(**{"class": name}))
             assert missing in one_line(error)
 

@@ -84,6 +84,15 @@ def test_a_second_instance_decodes_from_the_codes_alone(small, filled):
         small.decode(Codes(indices=codes.indices, codebook_sizes=codes.codebook_sizes))
 
 
+@torch.inference_mode()
+def test_half_precision_leaves_the_time_as_it_is(small):
+    small.bfloat16()
+    seen = []
+    small.decoder.time_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    small.velocity(torch.zeros(1, 3, 8, 8).bfloat16(), torch.zeros(1, 8, 7).bfloat16(), 0.9)
+    assert seen == [torch.tensor([0.9])]
+
+
 def test_the_seed_is_the_noises(filled):
     codes = Codes(indices=(torch.zeros(1, 8, 2, dtype=torch.int64),), codebook_sizes=(8,), size=(8, 8))
     with torch.inference_mode():

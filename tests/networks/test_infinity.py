@@ -34,7 +34,7 @@ def test_each_map_holds_the_signs_of_what_the_ones_before_left_over(small):
     x = noise(2, 3, 32, 32)
     codes = small.encode(x)
     assert [part.shape for part in codes.indices] == [(2, side, side, 6) for side in SIDES]
-    assert codes.bits == (521 * 6.0,) * 2
+    assert codes.bits == (521 * 6.0,) * 2 and codes.tokens == 521
     latent = small.latent(x)
     total = torch.zeros_like(latent)
     for side, found in zip(SIDES, codes.indices, strict=True):
@@ -116,7 +116,8 @@ def test_every_card_says_what_its_network_does():
         config = Config(**card.config)
         assert card.code.codebook_sizes == (2,)
         assert card.code.latent_channels == config.bits
-        assert card.code.tokens_at_256 == 521 * config.bits
+        assert card.code.indices_per_token == config.bits
+        assert card.code.tokens_at_256 == 521
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vtbench import cards, images
-from vtbench.errors import DataError, VtbenchError, WeightsError
+from vtbench.errors import CardError, DataError, WeightsError
 from vtbench.networks.vfmvae import Config, Network, Vision
 from vtbench.tokenizer import build_network
 from vtbench.types import Codes
@@ -164,7 +164,7 @@ def test_features_must_be_layers_of_the_vision_model():
 
 def test_without_transformers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(VtbenchError, match=r"transformers .*vtbench\[vfm\]"):
+    with pytest.raises(CardError, match=r"transformers .*vtbench\[vfm\]"):
         Network(TINY)
 
 

@@ -68,6 +68,11 @@ def lacking(place: str) -> str | None:
     return None
 
 
+def is_users(place: str) -> bool:
+    """Tell whether a place is a folder or file of the user's; a known name is none, whatever lies beside the user."""
+    return place not in MODELS and Path(place).exists()
+
+
 def digests(place: str) -> dict[str, str]:
     """Say which files are used, for the record of a run: file name to sha256; empty where they are missing."""
     if place.endswith(".npz"):

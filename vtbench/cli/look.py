@@ -175,7 +175,8 @@ def bits_per_pixel(card: TokenizerCard) -> str | None:
     sizes = set(card.code.codebook_sizes)
     if not card.code.tokens_at_256 or len(sizes) != 1:
         return None
-    return f"{card.code.tokens_at_256 * math.log2(next(iter(sizes))) / 256**2:.4f}"
+    bits = card.code.indices_per_token * math.log2(next(iter(sizes)))  # of a token
+    return f"{card.code.tokens_at_256 * bits / 256**2:.4f}"
 
 
 def values_per_pixel(card: TokenizerCard) -> str | None:

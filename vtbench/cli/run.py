@@ -706,8 +706,8 @@ def check_sizes(chosen: list[TokenizerCard], task_cards: list[TaskCard]) -> None
     """Refuse a tokenizer of fixed size on a task of another, before anything is computed."""
     for card in chosen:
         for task in task_cards:
-            if card.input.sizes and task.geometry.side not in card.input.sizes:
-                wanted = " or ".join(f"{side}x{side}" for side in card.input.sizes)
+            if card.sizes and task.geometry.side not in card.sizes:
+                wanted = " or ".join(f"{side}x{side}" for side in card.sizes)
                 side = task.geometry.side
                 found = f"{side}x{side}" if side else "pictures of many sizes"
                 raise CardError(

@@ -100,6 +100,8 @@ class Context:
     """The tokenizer's latent laid open, for diagnostics of it; None where floats alone are scored."""
     foundation: str = ""
     """The foundation model, or the file of its features, with which latents are compared."""
+    indices_per_token: int = 1
+    """Indices that are one token together."""
 
 
 RawColumns = Mapping[str, Callable[[], Iterator[Any]]]

@@ -106,7 +106,7 @@ class Measure(measures.Measure):
             ideal += entropy * counts.tokens
             fixed += math.log2(size) * counts.tokens
             each["code_usage"].append(counts.usage(size))
-            each["code_entropy"].append(entropy)
+            each["code_entropy"].append(entropy * self.context.indices_per_token)
             each["code_perplexity"].append(math.pow(2.0, entropy))
         rates = [rate for rate in table.values(Key("bpp")) if rate is not None]
         values = {"bpp_entropy": float(np.mean(rates)) * ideal / fixed}

@@ -36,9 +36,10 @@ NEIGHBOURS = 10
 CLIP = 0.95
 """Quantile to which features are clipped before CKNNA, as published."""
 
-NOISE = (0.05, 0.1, 0.15, 0.2)
-
 MOVED = "turned and scaled"
+
+CHANGES = (MOVED, *(f"noise {level:g}" for level in (0.05, 0.1, 0.15, 0.2)))
+"""What SE-CKNNA shows of every picture."""
 
 LABELS = ("class", "label")
 """Attributes that may say what is on a picture; else the folder that it lies in."""
@@ -78,8 +79,7 @@ class Measure(measures.Measure):
         if "cknna" in self.names:
             found |= self._foundation(seen)
         if {"cknna_se", "cknna_change"} & {*self.names} and not self._is_file:
-            for change in (MOVED, *(f"noise {level:g}" for level in NOISE)):
-                found |= each(functools.partial(self._changed, change), ["cknna_se"], seen)
+            found |= each(self._changed, ["cknna_se"], seen)
         return found
 
     @property
@@ -108,8 +108,14 @@ class Measure(measures.Measure):
         model = foundation.load(place, self.context.device)
         return {SEEN: list(model.features(seen.pictures).cpu().numpy())}
 
-    def _changed(self, change: str, seen: Seen, found: Columns) -> None:
-        """Show tokenizer and foundation model the same changed pictures, each by itself."""
+    def _changed(self, seen: Seen, found: Columns) -> None:
+        """Show tokenizer and foundation model the same changed pictures: of each all changes, or none of them."""
+        seen.bottleneck.check_any_size()  # whatever is drawn: pictures whose scale is 1 are another set than all
+        columns = [self._shown(change, seen) for change in CHANGES]
+        found |= {key: column for part in columns for key, column in part.items()}
+
+    def _shown(self, change: str, seen: Seen) -> Columns:
+        """Make one change to each picture by itself."""
         model = foundation.load(self.context.foundation, self.context.device)
         sides: tuple[list[Array], list[Array]] = ([], [])
         for name, picture in zip(seen.ids, seen.pictures, strict=True):
@@ -118,13 +124,10 @@ class Measure(measures.Measure):
                 turn, scale = latents.se_transforms(1, seed=_number(name))[0]
                 moved = latents.se_apply(picture.permute(1, 2, 0), turn, scale)
                 altered = images.to_uint8(moved)
-            if scale != 1.0:
-                seen.bottleneck.check_any_size()
             z = seen.bottleneck.latent(seen.bottleneck.tokenizer.encode(altered[None]))
             sides[0].append(pooled(z)[0].cpu().numpy())
             sides[1].append(model.features(altered[None], scale=scale)[0].cpu().numpy())
-        found[Key("cknna_se", f"{change}, latent", "raw")] = sides[0]
-        found[Key("cknna_se", f"{change}, foundation", "raw")] = sides[1]
+        return dict(zip(_sides(change), sides, strict=True))
 
     def scores(self, table: Table) -> dict[str, Score]:
         """Make each value of all pictures together."""
@@ -150,7 +153,7 @@ class Measure(measures.Measure):
             except DataError as error:
                 found[metric.name] = _missing(table, str(error))
         if "cknna_change" in self.names and not closed:
-            found["cknna_change"] = _change(found, table)
+            found["cknna_change"] = self._change(found, table)
         return found
 
     def _ifid(self, table: Table) -> dict[str, Score]:
@@ -213,6 +216,8 @@ class Measure(measures.Measure):
     def _gain(self, table: Table) -> dict[str, Score]:
         if self.context.kind != "discrete":
             raise DataError(NO_CODES)
+        if self.context.indices_per_token > 1:
+            raise DataError("its tokens have too many values to be counted, and come in several indices")
         maps = table.levels("codes", "raw")
         last = max(maps, key=int) if maps else ""
         places, (tokens,) = table.together(Key("codes", last, "raw"))
@@ -244,9 +249,8 @@ class Measure(measures.Measure):
             raise DataError("a file of features knows no changed pictures; name a model with --features")
         found: dict[str, Score] = {}
         refused = ""
-        for change in (MOVED, *(f"noise {level:g}" for level in NOISE)):
-            keys = [Key("cknna_se", f"{change}, {side}", "raw") for side in ("latent", "foundation")]
-            places, (mine, theirs) = table.together(*keys)
+        for change in CHANGES:
+            places, (mine, theirs) = table.together(*_sides(change))
             try:
                 value = self._aligned(mine, theirs, table, "cknna_se")
             except DataError as error:
@@ -255,9 +259,27 @@ class Measure(measures.Measure):
             found[f"cknna_se/{change}"] = Score(value=value, scored=len(places), expected=table.expected)
         if refused:
             return {"cknna_se": _missing(table, refused), **found}
-        scored = min(score.scored for score in found.values())
         mean = math.fsum(score.value or 0.0 for score in found.values()) / len(found)
-        return {"cknna_se": Score(value=mean, scored=scored, expected=table.expected), **found}
+        return {"cknna_se": Score(value=mean, scored=len(places), expected=table.expected), **found}
+
+    def _change(self, found: Mapping[str, Score], table: Table) -> Score:
+        """Compare with the clean value, of the pictures alone that could be changed."""
+        clean, moved = (found.get(name) for name in ("cknna", "cknna_se"))
+        if clean is None or moved is None or clean.value is None or moved.value is None:
+            reasons = [score.reason for score in (moved, clean) if score and score.reason]
+            return _missing(table, reasons[0] if reasons else "cknna and cknna_se are not measured")
+        before = clean.value
+        if clean.scored != moved.scored:
+            _, (mine, theirs, _) = table.together(POOLED, SEEN, _sides(MOVED)[0])
+            try:
+                with device.exact():
+                    before = self._aligned(mine, theirs, table, "cknna")
+            except DataError as error:
+                return _missing(table, str(error))
+        if before == 0:
+            return _missing(table, "CKNNA of the clean pictures is 0")
+        value = (moved.value - before) / abs(before)
+        return Score(value=value, scored=moved.scored, expected=table.expected)
 
     def _aligned(self, mine: Array, theirs: Array, table: Table, name: str) -> float:
         if len(mine) <= NEIGHBOURS + 1:
@@ -266,6 +288,12 @@ class Measure(measures.Measure):
         if math.isnan(value):
             raise DataError("it is not a number: the self-similarities have a negative product")
         return value
+
+
+def _sides(change: str) -> tuple[Key, Key]:
+    """The columns of changed pictures, as the tokenizer and as the foundation model see them."""
+    latent, model = (Key("cknna_se", f"{change}, {side}", "raw") for side in ("latent", "foundation"))
+    return latent, model
 
 
 def _altered(picture: Tensor, name: str, change: str) -> Tensor:
@@ -290,17 +318,6 @@ def _labels(table: Table) -> list[str]:
     if all(folders) and len(set(folders)) > 1:
         return folders
     raise DataError("labels are not known: a column `class` of metadata.csv, or a folder a class, says them")
-
-
-def _change(found: Mapping[str, Score], table: Table) -> Score:
-    clean, moved = (found.get(name) for name in ("cknna", "cknna_se"))
-    if clean is None or moved is None or clean.value is None or moved.value is None:
-        reasons = [score.reason for score in (moved, clean) if score and score.reason]
-        return _missing(table, reasons[0] if reasons else "cknna and cknna_se are not measured")
-    if clean.value == 0:
-        return _missing(table, "CKNNA of the clean pictures is 0")
-    value = (moved.value - clean.value) / abs(clean.value)
-    return Score(value=value, scored=moved.scored, expected=table.expected)
 
 
 def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:

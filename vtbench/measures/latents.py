@@ -88,14 +88,14 @@ class Seen:
             raise DataError(NO_GRID)
         return self.z
 
-    def decode(self, z: Tensor | Codes, scale: float = 1.0) -> Tensor:
-        """Decode a latent or codes to uint8 pictures of the size of these, or of a share of it.
+    def decode(self, z: Tensor | Codes, scale: float = 1.0, turns: int = 0) -> Tensor:
+        """Decode a latent or codes to uint8 pictures of the size of these, or of a share of it, or of these turned.
 
         Raises:
             DataError: if it can't be decoded to finite values of that size.
         """
-        size = (math.floor(self.size[0] * scale), math.floor(self.size[1] * scale))
-        made, reasons = self.bottleneck.decode(z, size)
+        height, width = (math.floor(side * scale) for side in self.size)
+        made, reasons = self.bottleneck.decode(z, (width, height) if turns % 2 else (height, width))
         for reason in reasons:
             if reason is not None:
                 raise DataError(reason)
@@ -247,7 +247,7 @@ def _moved(seen: Seen, found: Columns, name: str, transforms: Mapping[str, tuple
     for level, (scale, turns) in transforms.items():
         try:
             rise = probes.moved_rise(
-                functools.partial(seen.decode, scale=scale),
+                functools.partial(seen.decode, scale=scale, turns=turns),
                 *(seen.pictures, seen.plain, seen.grid, seen.distance),
                 scale=scale,
                 turns=turns,

@@ -24,7 +24,10 @@ class Measure(measures.Measure):
             reconstruction, codes = outcome.again(pictures)
             return reconstruction, codes.indices
 
-        found = stability.measure(again, outcome.reference, outcome.reconstruction, outcome.codes.indices)
+        found = stability.measure(
+            *(again, outcome.reference, outcome.reconstruction, outcome.codes.indices),
+            indices_per_token=outcome.codes.indices_per_token,
+        )
         columns: dict[Key, Column] = {}
         for name, values in found.items():
             metric, _, level = name.partition("/")

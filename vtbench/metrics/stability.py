@@ -27,7 +27,12 @@ Reconstruct = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 
 
 def measure(
-    reconstruct: Reconstruct, reference: Tensor, first: Tensor, codes: tuple[Tensor, ...]
+    reconstruct: Reconstruct,
+    reference: Tensor,
+    first: Tensor,
+    codes: tuple[Tensor, ...],
+    *,
+    indices_per_token: int = 1,
 ) -> dict[str, list[float | None]]:
     """Measure the stability of a tokenizer on a batch.
 
@@ -44,6 +49,7 @@ def measure(
         reference: the originals, uint8 (B, 3, H, W), H and W above 2 * MARGIN.
         first: their reconstructions.
         codes: the tokens of the first pass.
+        indices_per_token: indices of the last axis that are one token together.
 
     Returns:
         One value a picture; None where a tokenizer has no tokens.
@@ -56,7 +62,7 @@ def measure(
         current = current.to(reference.device)
         if count in PASSES:
             columns[f"repeat_psnr/{count}"] = psnr(reference, current).tolist()
-            columns[f"token_agreement/{count}"] = _agreement(before, after, len(reference))
+            columns[f"token_agreement/{count}"] = _agreement(before, after, len(reference), indices_per_token)
         before = after
     columns["repeat_psnr"] = columns[f"repeat_psnr/{PASSES[-1]}"]
     pairs = zip(columns["repeat_psnr/1"], columns["repeat_psnr"], strict=True)
@@ -68,10 +74,13 @@ def measure(
     return columns
 
 
-def _agreement(before: tuple[Tensor, ...], after: tuple[Tensor, ...], count: int) -> list[float | None]:
+def _agreement(
+    before: tuple[Tensor, ...], after: tuple[Tensor, ...], count: int, indices_per_token: int
+) -> list[float | None]:
     if not before:
         return [None] * count
-    equal = torch.cat([(a == b).flatten(1) for a, b in zip(before, after, strict=True)], dim=1)
+    pairs = zip(before, after, strict=True)
+    equal = torch.cat([(a == b).reshape(count, -1, indices_per_token).all(2) for a, b in pairs], dim=1)
     return [float(share) for share in equal.double().mean(1)]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from vtbench.errors import CardError, VtbenchError
+from vtbench.errors import CardError
 
 ClassName = Literal[
     "AutoencoderDC",
@@ -129,7 +129,7 @@ def library_class(name: ClassName) -> Any:  # noqa: ANN401  (the library has no 
     """Return a class of the library.
 
     Raises:
-        VtbenchError: if the library is missing, or too old to have it.
+        CardError: if the library is missing, or too old to have it.
     """
     try:
         with torch.device("cpu"):  # its modules make constants as they load, which must be real within an empty build
@@ -138,13 +138,13 @@ def library_class(name: ClassName) -> Any:  # noqa: ANN401  (the library has no 
             found = getattr(diffusers, name, None)  # loads the class's module
             if name == "AutoencoderRAE":
                 import transformers  # noqa: F401  (its frozen encoders; the class would fail by a NameError)
-    except ImportError as error:
-        raise VtbenchError(
-            f"{name} is a class of the package diffusers, which can't be used here ({error}); "
+    except (ImportError, RuntimeError) as error:  # its lazy imports make the second of the first
+        raise CardError(
+            f"{name} is a class of the package diffusers, which can't be used here ({' '.join(str(error).split())}); "
             "install it: pip install 'vtbench[diffusers]'"
         ) from error
     if found is None:
-        raise VtbenchError(
+        raise CardError(
             f"the installed diffusers {diffusers.__version__} has no {name}; update it: pip install -U diffusers"
         )
     return found
@@ -170,7 +170,8 @@ def build(name: ClassName, values: Values) -> Any:  # noqa: ANN401
     """Build a class: on the device of the context, but on the CPU where it computes constants of its own.
 
     Raises:
-        CardError: if the configuration is not one of the class's, or takes no single picture.
+        CardError: if the configuration is not one of the class's, or takes no single picture, or the library does not
+            fit those it builds upon.
     """
     if name == "AutoencoderVidTok" and not complete(name, values)["is_causal"]:
         raise CardError("a VidTok that is not causal takes 16 frames at once, never one picture; choose a causal one")
@@ -181,7 +182,7 @@ def build(name: ClassName, values: Values) -> Any:  # noqa: ANN401
     except (ValueError, TypeError, LookupError) as error:
         raise CardError(f"{name} can't be built so: {' '.join(str(error).split())}; correct its values") from error
     except AttributeError as error:  # what diffusers builds upon has changed under it
-        raise VtbenchError(
+        raise CardError(
             f"the installed diffusers and transformers don't fit each other: {name} can't be built "
             f"({' '.join(str(error).split())}); update both"
         ) from error

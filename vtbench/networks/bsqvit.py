@@ -115,8 +115,8 @@ class Network(nn.Module):
         if tuple(x.shape[2:]) != (size, size):
             raise DataError(f"BSQ-ViT takes {size}x{size} pixels only, got {x.shape[3]}x{x.shape[2]}")
         bits = torch.unflatten(self.latent(x), 1, (side, side)) > 0  # (B, h, w, bits)
-        codes = 2 if self.config.tokens == "bits" else 2**self.config.bits
-        return Codes(indices=(self._indices(bits.long()),), codebook_sizes=(codes,))
+        codes, parts = (2, self.config.bits) if self.config.tokens == "bits" else (2**self.config.bits, 1)
+        return Codes(indices=(self._indices(bits.long()),), codebook_sizes=(codes,), indices_per_token=parts)
 
     def decode(self, codes: Codes) -> Tensor:
         """Indices as `encode` gives them, or what they stand for -> (B, 3, size, size), unclamped."""

@@ -55,8 +55,7 @@ class Network(nn.Module):
         """Build the class; its tensors have arbitrary values.
 
         Raises:
-            VtbenchError: if the library is missing or has no such class.
-            CardError: if the configuration is not the class's.
+            CardError: if the library is missing or has no such class, or the configuration is not the class's.
         """
         super().__init__()
         values: Values = config.values
@@ -189,9 +188,8 @@ def card_for(place: str) -> TokenizerCard:
             by the card that is returned.
 
     Raises:
-        CardError: if there is no config.json, or its class is none of `FACTS`.
+        CardError: if there is no config.json, its class is none of `FACTS`, or the library is missing.
         WeightsError: if the hub can't be reached, or the repository is gated.
-        VtbenchError: if the library is missing.
     """
     class_name, values = _configuration(place)
     facts = FACTS[class_name]

@@ -327,7 +327,8 @@ class Network(nn.Module):
 
     def velocity(self, x: Tensor, tokens: Tensor, time: float) -> Tensor:
         """One call of the decoder: x (B, 3, H, W), tokens (B, positions, channels + 1), time from 1 (noise) to 0."""
-        when = self.decoder.time_in(x.new_full((len(x),), time))
+        # In half precision the time itself would be rounded: in bf16, .9 becomes .8984.
+        when = self.decoder.time_in(x.new_full((len(x),), time, dtype=torch.float32))
         h, _ = self.decoder.mixed(x, tokens, when)
         patches = self.decoder.final_layer_img(h, when).mT
         side = self.config.patch

@@ -81,7 +81,8 @@ class Network(nn.Module):
             DataError: if the authors have no sides of maps for the picture's size.
         """
         maps = tuple((left > 0).long() for left in self._coded(x))
-        return Codes(indices=maps, codebook_sizes=(2,) * len(maps), size=(x.shape[2], x.shape[3]))
+        size, bits = (x.shape[2], x.shape[3]), self.config.bits
+        return Codes(indices=maps, codebook_sizes=(2,) * len(maps), size=size, indices_per_token=bits)
 
     def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """The bits and those with each token's least certain one changed, maps before unchanged: (B, s, t, bits, 2)."""

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vtbench.errors import VtbenchError
+from vtbench.errors import CardError
 from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.types import Codes, Strict
 
@@ -76,12 +76,12 @@ def siglip(shape: Vision) -> nn.Module:
     """Build SigLIP2's vision model without its pooling head; every parameter is zero until weights are loaded.
 
     Raises:
-        VtbenchError: if transformers is not installed.
+        CardError: if transformers is not installed.
     """
     try:
         from transformers import SiglipVisionConfig, SiglipVisionModel
     except ImportError as error:
-        raise VtbenchError(
+        raise CardError(
             f"VFM-VAE holds a SigLIP2 model and needs the package transformers ({error}); "
             "run `pip install 'vtbench[vfm]'`"
         ) from error
