@@ -481,8 +481,11 @@ def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
 
 
 def cell(text: object) -> str:
-    """Show a text of somebody's within Markdown: in one line, without control characters, its marks escaped."""
-    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", _plain(str(text)))
+    """Show a text of somebody's within Markdown: in one line, without control characters, its marks escaped.
+
+    A tilde becomes its number: GitHub strikes out what stands between two, and not every renderer knows it escaped.
+    """
+    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", _plain(str(text))).replace("~", "&#126;")
 
 
 def _plain(text: str) -> str:
