@@ -88,11 +88,20 @@ def test_markdown_has_one_table_a_task_and_says_what_is_missing() -> None:
     assert said.count("## ") == 2
     assert "| 1 | perfect ◆ | 1/4: 0.1 to 0.3 bits/pixel | 0.2500 | - |" in said
     assert "∞" in said
-    assert "Not scored: lpips: alex is not here." in said
+    assert "Not scored: lpips of unscored: alex is not here." in said
     assert (
         "Not ranked: part (the first 32 pictures alone), made-up (made-up weights), unscored (lpips was not scored)."
         in said
     )
+
+
+def test_reasons_name_their_runs_where_they_are_not_of_all() -> None:
+    none = Score(value=None, reason="no pages", scored=0, expected=32)
+    runs = [
+        make_run(name, scores=scores(0.1) | ({"cer": none, "wer": none} if name < "f" else {})) for name in "abcdef"
+    ]
+    assert leaderboard.missing(runs) == ["cer, wer of a, b, c and 2 more: no pages"]
+    assert leaderboard.missing(runs[:2]) == ["cer, wer: no pages"]
 
 
 def test_groups_are_ordered_as_numbers() -> None:
@@ -249,6 +258,6 @@ def test_diagnostics_stand_beside_each_other_without_a_rank() -> None:
     ]
     text = leaderboard.to_markdown(runs)
     assert text.count("codecs have no latent") == 1
-    assert "Not scored: lds, cds: codecs have no latent." in text
+    assert "Not scored: lds, cds of jpeg-q5: codecs have no latent." in text
     assert "Not ranked" not in text and "**LPIPS" not in text
     assert "* LDS ↑: cosine of neighbouring places" in text and "Evidence: iREPA" in text

@@ -295,19 +295,30 @@ def measured(group: Sequence[Run]) -> list[str]:
 
 
 def missing(group: Sequence[Run]) -> list[str]:
-    """Say why metrics of a task were not scored, each reason once; that a codec has no codebook goes without saying."""
+    """Say why metrics of a task were not scored, each reason once, with the runs that it is of where it is not of all.
+
+    That a codec has no codebook goes without saying.
+    """
     apart = (*of_measure("codes"), "token_agreement")
-    names: dict[str, set[str]] = {}
+    runs: dict[tuple[str, str], list[str]] = {}
     for run in group:
         for name, score in run.scores.items():
             if score.reason and name not in apart:
-                names.setdefault(score.reason, set()).add(name)
+                runs.setdefault((score.reason, name), []).append(shown_name(run))
+    names: dict[tuple[str, str], list[str]] = {}
+    for (reason, name), own in runs.items():
+        of = "" if len(own) == len(group) else f" of {_several(own)}"
+        names.setdefault((of, reason), []).append(name)
     place = {name: position for position, name in enumerate(metrics())}
 
-    def listed(own: set[str]) -> str:
+    def listed(own: list[str]) -> str:
         return ", ".join(sorted(own, key=lambda name: (place.get(name.partition("/")[0], len(place)), name)))
 
-    return sorted(f"{listed(own)}: {reason}" for reason, own in names.items())
+    return sorted(f"{listed(own)}{of}: {reason}" for (of, reason), own in names.items())
+
+
+def _several(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}"
 
 
 def pictures(group: Sequence[Run]) -> list[str]:
@@ -317,10 +328,7 @@ def pictures(group: Sequence[Run]) -> list[str]:
         for said in (_found(run), _fewer(run)):
             if said:
                 alike.setdefault(said, []).append(shown_name(run))
-    return [
-        f"Pictures of {', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}: {said}"
-        for said, names in alike.items()
-    ]
+    return [f"Pictures of {_several(names)}: {said}" for said, names in alike.items()]
 
 
 def _found(run: Run) -> str:
