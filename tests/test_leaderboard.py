@@ -140,21 +140,48 @@ def test_protocols_never_share_a_table() -> None:
         ({"weights": "local", "label": "abc"}, "local weights"),
         ({"task_version": 2}, "another task version"),
         ({"digests": {"data": "other"}}, "other pictures"),
+        ({"weights": "local", "label": "abc", "digests": {"data": "other"}}, "other pictures"),
         ({"digests": {"data": "d" * 64, "lpips-alex/file": "another"}}, "another lpips-alex"),
+        ({"digests": {"data": "d" * 64, "easyocr/version": "2"}}, "another easyocr"),
+        ({"digests": {"data": "d" * 64, "rapidocr/version": "1"}}, "another OCR engine"),
         ({"scores": scores(0.05) | {"lpips": Score(value=0.05, scored=20, expected=32)}}, "20 of 31 pictures scored"),
         ({"scores": scores(math.inf)}, "lpips is infinite"),
     ],
 )
 def test_what_may_not_be_compared_stands_without_a_rank_and_says_why(change: dict[str, object], why: str) -> None:
-    same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one"}}
+    same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one", "easyocr/version": "1"}}
     others = [make_run(name, scores=scores(0.1 * place), **same) for place, name in enumerate("abc", start=1)]
     odd = make_run("odd", **({"scores": scores(0.05)} | same | change))
     (standings,) = leaderboard.tables([*others, odd]).values()
     assert [(one.run.tokenizer, one.rank, one.why) for one in standings][-1] == ("odd", None, why)
     assert [one.rank for one in standings][:3] == [1, 2, 3]
-    assert f"odd{'~abc' if why == 'local weights' else ''} ({why})" in leaderboard.to_markdown([*others, odd])
+    shown = "odd&#126;abc" if "label" in change else "odd"
+    assert f"{shown} ({why})" in leaderboard.to_markdown([*others, odd])
     ranked = leaderboard.tables([*others, odd], rank_local=True)[("reconstruction", "canonical")]
     assert (ranked[0].run.tokenizer == "odd") == (why == "local weights")
+
+
+def test_a_run_of_another_kind_takes_the_rank_from_nobody() -> None:
+    """It has more pictures than the others: their most is counted among those that are alike."""
+    more = {"lpips": Score(value=0.1, scored=40, expected=40)}
+    for change in (
+        {"digests": {"data": "other"}},
+        {"task_version": 2},
+        {"primary": "psnr", "scores": {"psnr": more["lpips"]}},
+    ):
+        others = [make_run(name, scores=scores(0.2)) for name in "abcd"]
+        (standings,) = leaderboard.tables([*others, make_run("odd", **{"scores": more} | change)]).values()
+        assert [one.rank for one in standings] == [1, 2, 3, 4, None], change
+
+
+def test_what_may_be_compared_is_told_of_runs_without_a_rank_too() -> None:
+    def alike(*runs: Run) -> set[str]:
+        (standings,) = leaderboard.tables(runs).values()
+        return {one.run.name for one in standings if one.alike}
+
+    own, part, made = make_run("own", weights="local"), make_run("part", limit=4), make_run("made", weights="synthetic")
+    assert alike(make_run("a"), own, part, made) == {"a", "own"}
+    assert alike(part, make_run("second", limit=4), make_run("third", limit=2)) == {"part", "second"}
 
 
 def test_precision_and_origin_are_columns_and_bf16_is_another_run() -> None:
@@ -261,3 +288,8 @@ def test_diagnostics_stand_beside_each_other_without_a_rank() -> None:
     assert "Not scored: lds, cds of jpeg-q5: codecs have no latent." in text
     assert "Not ranked" not in text and "**LPIPS" not in text
     assert "* LDS ↑: cosine of neighbouring places" in text and "Evidence: iREPA" in text
+
+
+def test_nothing_ranks_by_diagnostics_of_local_weights_either() -> None:
+    local = make_run("mine", task="latents", task_family="latents", weights="local")
+    assert leaderboard.tables([local], rank_local=True)["latents", "canonical"][0].why == results.UNRANKED

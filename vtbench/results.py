@@ -42,6 +42,9 @@ user's; synthetic: made up; none: there is nothing to load."""
 UNRANKED = "nothing ranks by diagnostics"
 """Why no run of the family `latents` has a rank."""
 
+LOCAL = "local weights"
+"""Why a run of somebody's own weights has no rank, unless it is asked for."""
+
 CANONICAL = "canonical"
 """The suite's own protocol, which a run's name does not say."""
 
@@ -210,9 +213,9 @@ class Run(Strict):
         score = self.scores.get(self.primary)
         if score is None or score.value is None:
             return f"{self.primary} was not scored"
-        if self.weights == "local":
-            return "local weights"
-        return UNRANKED if self.task_family == "latents" else None
+        if self.task_family == "latents":
+            return UNRANKED
+        return LOCAL if self.weights == "local" else None
 
     def flat(self) -> dict[str, float]:
         """Give every score by "task/metric", as loggers want them; what was not scored is left out."""

@@ -149,7 +149,7 @@ def _view(
             "device": plain(run.device),
             "version": plain(run.version),
         }
-        for row, (run, rank, why) in enumerate(standings)
+        for row, (run, rank, why, _) in enumerate(standings)
     ]
     qualities, curves, steps = content.qualities(group), content.curves(group), content.steps(group)
     diagnostics = content.diagnostics(group, ordered)
