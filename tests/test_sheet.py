@@ -74,6 +74,11 @@ def test_tokenizers_are_drawn_on_pictures_of_the_users(place: Path, tmp_path: Pa
             assert np.asarray(drawn.crop((left, 24 + 256, left + 256, below)).convert("L")).min() < 100
 
 
+def test_pictures_are_spread_evenly_over_the_task() -> None:
+    task = load_task("reconstruction")
+    assert [one.id for one in sheet.pick(task, 6)] == [task.sample_id(index) for index in (0, 4, 9, 14, 19, 24)]
+
+
 def test_scores_under_a_tile_are_those_of_a_run(place: Path) -> None:
     task = load_task("reconstruction", data=place / "cats")
     found = sheet.of_tokenizers([load_tokenizer("jpeg-q5", device="cpu")], sheet.pick(task, 5))

@@ -186,7 +186,7 @@ def pick(task: Task, count: int) -> list[Sample]:
     Raises:
         DataError: if none of them can be read.
     """
-    step = max(1, len(task) // count)
+    count = min(count, len(task))
     found = []
     for index in range(0, len(task), step)[:count]:
         try:
