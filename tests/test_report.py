@@ -415,6 +415,13 @@ def hostile_runs() -> list[results.Run]:
         "psnr": Score(value=None, reason=ATTACK, scored=0, expected=2),
     }
     groups = {ATTACK: {ATTACK: {"lpips": Score(value=0.2, scored=1, expected=1)}}}
+def test_a_run_named_by_its_folder_shows_what_lies_beside_it(report_demo: Path, tmp_path: Path) -> None:
+    named = report_demo / "work" / "text" / "jpeg-q5"
+    for place in (named, named / results.RUN):
+        assert vtbench("report", place, "--work", tmp_path, "--out", tmp_path / "r.html").returncode == 0
+        assert (tmp_path / "r.html").read_text().count("data:image/webp") == 6
+
+
     said = {
         "scores": score,
         "groups": groups,

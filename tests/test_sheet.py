@@ -180,6 +180,10 @@ def test_runs_are_drawn_with_what_is_kept_and_the_rest_is_told(place: Path, tmp_
     )
     with Image.open(tmp_path / "sheet.webp") as drawn:
         assert drawn.size == (3 * 262 + 6, 24 + 5 * (2 * 262 + 18))  # no column for a run of which nothing is kept
+    beside = vtbench(
+        *("sheet", place / "work" / TASK / "jpeg-q5", "--work", tmp_path, "--out", tmp_path / "own.png", "--worst", 1)
+    )
+    assert beside.returncode == 0, beside.stderr
     said = one_line(vtbench("sheet", "jpeg-q30", *places, "--worst", 2))
     assert "not kept: 2 of 2 of jpeg-q30; run again with --keep-pictures worst:2\n" in said
     assert "--keep-pictures all" in one_line(vtbench("sheet", "jpeg-q30", *places, "--by", "psnr"))

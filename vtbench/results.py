@@ -350,7 +350,7 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
     run = read_run(place)
-    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.name]
+    candidates = [_beside(place), work / run.task / run.name]
     for folder in candidates:
         if (folder / IMAGES).is_file() and files.sha256(folder / IMAGES) == run.digests.get("table"):
             return run, folder / IMAGES
@@ -362,16 +362,28 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     )
 
 
-def find_table(run: Run, work: Path) -> Path | None:
-    """Find the per-image table of a run in the work folder: the one whose sha256 the run states; None without it."""
-    path = work / run.task / run.name / IMAGES
-    try:
-        if not path.resolve().is_relative_to(work.resolve()) or not path.is_file():
-            return None
-        found = files.sha256(path) == run.digests.get("table")
-    except (OSError, ValueError):  # a name that no file can have
-        return None
-    return path if found else None
+def find_table(run: Run, work: Path, place: Path | None = None) -> Path | None:
+    """Find the per-image table of a run: the one whose sha256 the run states; None without it.
+
+    Args:
+        run: whose table it is.
+        work: the work folder, where it is looked for by the run's name.
+        place: the folder or JSON that a user named the run by; beside it the table is looked for first.
+    """
+    beside = [] if place is None else [_beside(place)]
+    for folder in (*beside, work / run.task / run.name):
+        path = folder / IMAGES
+        try:
+            mine = folder in beside or path.resolve().is_relative_to(work.resolve())
+            if mine and path.is_file() and files.sha256(path) == run.digests.get("table"):
+                return path
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+    return None
+
+
+def _beside(place: Path) -> Path:
+    return place if place.is_dir() else place.parent
 
 
 def read_images(path: Path) -> pandas.DataFrame:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from vtbench import __version__, leaderboard, rates, results
 from vtbench.catalogue import find_metric, metrics
@@ -40,6 +41,7 @@ def build(
     runs: Sequence[Run],
     work: Path,
     *,
+    places: Mapping[int, Path] = MappingProxyType({}),
     title: str = "vtbench report",
     folder: str | None = None,
     rank_local: bool = False,
@@ -49,6 +51,7 @@ def build(
     Args:
         runs: what is shown, in any order.
         work: the work folder, where per-image tables and kept pictures are looked for.
+        places: by `id`, the folders or files that runs were named by; what lies beside them comes first.
         title: of the page.
         folder: name of a folder beside the page that takes all kept pictures; None puts the best, the median and the
             worst of each run inside the page.
@@ -57,7 +60,8 @@ def build(
     grouped = leaderboard.tables(runs, rank_local=rank_local)
     ordered = [standing.run for standings in grouped.values() for standing in standings]
     place = {id(run): at for at, run in enumerate(ordered)}
-    tables = {at: found for at, run in enumerate(ordered) if (found := results.find_table(run, work)) is not None}
+    looked = {at: results.find_table(run, work, places.get(id(run))) for at, run in enumerate(ordered)}
+    tables = {at: found for at, found in looked.items() if found is not None}
     shelf = Shelf(folder)
     pictures, damaged = galleries(ordered, tables, shelf)
     views = [_view(at, *item, place, ordered) for at, item in enumerate(grouped.items())]
