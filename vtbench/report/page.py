@@ -130,6 +130,8 @@ def _view(
     task, protocol = table
     group = [standing.run for standing in standings]
     primary = leaderboard.primary_of(group)
+    alike = [standing.run for standing in standings if standing.alike]
+    ranked = [standing.run for standing in standings if standing.rank is not None]
     columns = content.columns(group)
     ties, places = content.ties(standings, primary), leaderboard.places(standings)
     best = leaderboard.on_frontier(standings)
@@ -175,18 +177,19 @@ def _view(
             "primary": primary,
             "runs": [place[id(run)] for run in group],
             "qualities": qualities,
+            "apart": [place[id(standing.run)] for standing in standings if not standing.alike],
             "frontiers": {
-                name: {rate: [place[id(run)] for run in rates.frontier(group, name, rate)] for rate in RATES}
+                name: {rate: [place[id(run)] for run in rates.frontier(ranked, name, rate)] for rate in RATES}
                 for name in qualities
             },
-            "anchors": {plain(name): [place[id(run)] for run in runs] for name, runs in content.anchors(group).items()},
+            "anchors": {plain(name): [place[id(run)] for run in runs] for name, runs in content.anchors(alike).items()},
             "coded": {
-                name: {place[id(group[row])]: points for row, points in content.steps_of_codes(group, name).items()}
+                name: {place[id(alike[row])]: points for row, points in content.steps_of_codes(alike, name).items()}
                 for name in qualities
             },
             "diagnostics": diagnostics
             and diagnostics | {"mates": {place[id(group[row])]: mate for row, mate in diagnostics["mates"].items()}},
-            "savings": {name: content.savings(group, name) for name in qualities},
+            "savings": {name: content.savings(alike, name) for name in qualities},
             "curves": [
                 {**one, "series": {place[id(group[int(row)])]: points for row, points in one["series"].items()}}
                 for one in curves

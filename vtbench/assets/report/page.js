@@ -125,6 +125,8 @@
 
     function draw(box, along, label, heading) {
       const name = quality.value;
+    const apart = new Set(table.apart); // no part of a curve, of the frontier or of rates at equal quality
+
       const members = table.runs.filter((run) => place(run, along) !== null && data.runs[run].family !== "control");
       // Both charts have one axis of quality, so that floats and bits can be told apart and still be seen together.
       const reach = table.runs.filter((run) => data.runs[run].family !== "control").flatMap((run) => (score(run, name) ?? []).map(number)).filter((value) => value !== null);
@@ -143,15 +145,17 @@
       }
       const singles = new Map();
       for (const run of members.filter((run) => !coded[run] && !Object.values(table.anchors).flat().includes(run))) {
-        const family = data.runs[run].family;
+        const family = apart.has(run) ? "not comparable" : data.runs[run].family;
         if (!singles.has(family)) singles.set(family, { name: family, line: false, points: [] });
-        singles.get(family).points.push(point(run, name, along));
+        singles.get(family).points.push({ ...point(run, name, along), hollow: apart.has(run) });
       }
       const edge = (table.frontiers[name]?.[along] ?? []).map((run) => [place(run, along), number(score(run, name)[0])]);
       box.hidden = !members.length;
       if (members.length) {
         drawChart(box, {
-          title: heading, x: { label, log: true }, y: { label: headed(name) }, series: [...singles.values(), ...lines],
+          title: edge.length > 1 ? `${heading}; the dotted line is the frontier` : heading,
+          note: members.some((run) => apart.has(run)) ? "Hollow points may not be compared with the others; the table says why." : "",
+          x: { label, log: true }, y: { label: headed(name) }, series: [...singles.values(), ...lines],
           frontier: edge.filter((pair) => pair.every(Number.isFinite)), labels: true, reach, pick: (p) => showRow(panel, p.run),
         });
       }
@@ -172,7 +176,7 @@
     }
 
     function redraw() {
-      draw(section.querySelector(".bits"), rate.value || "bpp", RATES[rate.value] ?? "", "Discrete tokenizers and codecs; the dotted line is the frontier");
+      draw(section.querySelector(".bits"), rate.value || "bpp", RATES[rate.value] ?? "", "Discrete tokenizers and codecs");
       draw(section.querySelector(".floats"), "latent_values", "values/pixel", "Continuous latents, on an axis of their own: floats have no bits");
       savings();
     }
