@@ -415,6 +415,13 @@ def test_runs_are_named_or_found(report_demo: Path, tmp_path: Path) -> None:
     assert "no such folder" in one_line(vtbench("report", "--results", tmp_path / "none", "--out", tmp_path / "r.html"))
 
 
+def test_a_run_named_by_its_folder_shows_what_lies_beside_it(report_demo: Path, tmp_path: Path) -> None:
+    named = report_demo / "work" / "text" / "jpeg-q5"
+    for place in (named, named / results.RUN):
+        assert vtbench("report", place, "--work", tmp_path, "--out", tmp_path / "r.html").returncode == 0
+        assert (tmp_path / "r.html").read_text().count("data:image/webp") == 6
+
+
 def test_same_runs_give_the_same_page(report_demo: Path) -> None:
     runs = results.read_runs(report_demo / "results")
     assert page.build(runs, report_demo / "work").html == page.build(runs[::-1], report_demo / "work").html
@@ -444,13 +451,6 @@ def hostile_runs() -> list[results.Run]:
         "psnr": Score(value=None, reason=ATTACK, scored=0, expected=2),
     }
     groups = {ATTACK: {ATTACK: {"lpips": Score(value=0.2, scored=1, expected=1)}}}
-def test_a_run_named_by_its_folder_shows_what_lies_beside_it(report_demo: Path, tmp_path: Path) -> None:
-    named = report_demo / "work" / "text" / "jpeg-q5"
-    for place in (named, named / results.RUN):
-        assert vtbench("report", place, "--work", tmp_path, "--out", tmp_path / "r.html").returncode == 0
-        assert (tmp_path / "r.html").read_text().count("data:image/webp") == 6
-
-
     said = {
         "scores": score,
         "groups": groups,

@@ -98,6 +98,7 @@ def _run(run: Run) -> Json:
     number = content.number
     return {
         "name": content.named(run),
+        "full": plain(run.name),
         "task": plain(run.task),
         "family": plain(run.family),
         "kind": run.kind,
@@ -129,9 +130,9 @@ def _view(
     """Say what one table shows: rows for the template, and the rest for the page's script."""
     task, protocol = table
     group = [standing.run for standing in standings]
-    primary = leaderboard.primary_of(group)
     alike = [standing.run for standing in standings if standing.alike]
     ranked = [standing.run for standing in standings if standing.rank is not None]
+    primary = leaderboard.primary_of(group)
     columns = content.columns(group)
     ties, places = content.ties(standings, primary), leaderboard.places(standings)
     best = leaderboard.on_frontier(standings)
@@ -176,8 +177,8 @@ def _view(
             "title": plain(f"{task} ({protocol})"),
             "primary": primary,
             "runs": [place[id(run)] for run in group],
-            "qualities": qualities,
             "apart": [place[id(standing.run)] for standing in standings if not standing.alike],
+            "qualities": qualities,
             "frontiers": {
                 name: {rate: [place[id(run)] for run in rates.frontier(ranked, name, rate)] for rate in RATES}
                 for name in qualities

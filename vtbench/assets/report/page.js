@@ -88,6 +88,8 @@
       body.append(...keyed.map(({ row }) => row)); // what is missing stays last
     }
 
+    const spelled = panel.querySelector(".spelled");
+    spelled.addEventListener("input", () => table.classList.toggle("open", spelled.checked));
     panel.querySelector(".filters").addEventListener("input", filter);
     panel.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
     heads.forEach((head, at) => head.querySelector("button").addEventListener("click", () => sort(at)));
@@ -123,10 +125,10 @@
       return { x: place(run, along), y: value ?? null, low: low ?? null, high: high ?? null, name: data.runs[run].name, run };
     }
 
-    function draw(box, along, label, heading) {
-      const name = quality.value;
     const apart = new Set(table.apart); // no part of a curve, of the frontier or of rates at equal quality
 
+    function draw(box, along, label, heading) {
+      const name = quality.value;
       const members = table.runs.filter((run) => place(run, along) !== null && data.runs[run].family !== "control");
       // Both charts have one axis of quality, so that floats and bits can be told apart and still be seen together.
       const reach = table.runs.filter((run) => data.runs[run].family !== "control").flatMap((run) => (score(run, name) ?? []).map(number)).filter((value) => value !== null);
@@ -449,9 +451,10 @@
       panel.querySelector(".result").replaceChildren(
         element("h3", {}, "Surroundings"),
         ...(one.task === other.task ? [] : [element("p", {}, "These are runs of two tasks: their scores are of other pictures.")]),
-        facts.length ? table(["what", one.name, other.name], facts.map((name) => [name, one.facts[name] ?? "-", other.facts[name] ?? "-"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
+        ...(one.facts.protocol === other.facts.protocol ? [] : [element("p", {}, "These are runs under two protocols: their scores are computed in other ways.")]),
+        facts.length ? table(["what", one.full, other.full], facts.map((name) => [name, one.facts[name] ?? "-", other.facts[name] ?? "-"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
         element("h3", {}, "Scores"),
-        table(["metric", one.name, other.name, "second − first"], rows, "Scores"),
+        table(["metric", one.full, other.full, "second − first"], rows, "Scores"),
       );
     }
     first.addEventListener("input", redraw);
