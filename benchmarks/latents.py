@@ -101,7 +101,7 @@ def deviation(z: Tensor) -> Tensor:
 def change_cells(pictures: Tensor, z: Tensor, blur: tuple[int, float]) -> dict[str, float]:
     """Measure latents (B, C, h, w) of pictures within [-1, 1]: means over the pictures."""
     found = {}
-    for name, x in (("KL", z), ("KL, standardised", (z - z.mean((0, 2, 3), keepdim=True)) / deviation(z))):
+    for name, x in (("KL", z), ("KL, standardised over all", (z - z.mean((0, 2, 3), keepdim=True)) / deviation(z))):
         found[name] = float(latents.spectrum_match(pictures, x, blur_kernel=blur[0], blur_sigma=blur[1])["kl"])
     found["block, upper half"] = float(latents.block_spectrum(z)[:, 32:].mean())
     at = {"height": probes.SIDE, "width": probes.SIDE}

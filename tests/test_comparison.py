@@ -68,6 +68,14 @@ def test_set_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
     assert (found.drop.mean, found.drop.pairs, found.failed) == (0.0, 0, False)
 
 
+def test_set_metric_of_fewer_pictures_fails(tmp_path: Path) -> None:
+    theirs = saved(tmp_path / "baseline", BASE)
+    fewer = theirs[0].model_copy(update={"scores": {"rfid": Score(value=1.0, scored=7, expected=9)}})
+    (found,) = comparison.check((fewer, theirs[1]), [theirs], {"rfid": 0.0})
+    assert found.reason == "2 pictures are scored on one side alone"
+    assert not comparison.check((fewer, theirs[1]), [theirs], {"rfid": 0.0}, allow_missing=2)[0].failed
+
+
 def test_infinite_psnr_against_itself_is_no_drop(tmp_path: Path) -> None:
     perfect = np.full(8, np.inf)
     ours, theirs = saved(tmp_path / "run", perfect), saved(tmp_path / "baseline", perfect)
@@ -86,6 +94,27 @@ def test_unlike_runs_are_not_compared(tmp_path: Path, change: dict[str, object],
     ours, theirs = saved(tmp_path / "run", BASE, **change), saved(tmp_path / "baseline", BASE)
     with pytest.raises(ResultError, match=message):
         comparison.check(ours, [theirs], {"psnr": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("metric", "file", "other", "message"),
+    [
+        ("cer", "easyocr/version", "rapidocr/version", "read by rapidocr and by easyocr; .* same --ocr"),
+        ("cer", "easyocr/version", "easyocr/version", "differ in easyocr/version"),
+        ("lpips", "lpips-alex/file", "lpips-alex/file", "differ in lpips-alex/file"),
+    ],
+)
+def test_what_another_backbone_computed_is_not_compared(
+    tmp_path: Path, metric: str, file: str, other: str, message: str
+) -> None:
+    ours = saved(tmp_path / "run", BASE, metric, digests={other: "1"})
+    theirs = saved(tmp_path / "baseline", BASE, metric, digests={file: "2"})
+    with pytest.raises(ResultError, match=message):
+        comparison.check(ours, [theirs], {metric: 0.1})
+    with pytest.raises(ResultError, match=message):
+        comparison.contrast(ours, theirs)
+    same = saved(tmp_path / "same", BASE, "psnr", digests={other: "1"})
+    assert not comparison.check(same, [saved(tmp_path / "psnr", BASE, digests={file: "2"})], {"psnr": 0.1})[0].failed
 
 
 def test_metric_that_one_run_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from builders import make_run
 
-from vtbench import export, results
+from vtbench import cards, export, results
 from vtbench.errors import ResultError
 from vtbench.results import Run, Score
 
@@ -105,6 +105,13 @@ def test_a_model_card_takes_the_model_index(tmp_path: Path) -> None:
     assert values["reconstruction", "lpips"] == TINY[1].scores["lpips"].value
     assert len(values) == len(found) == sum(len(run.scores) for run in TINY) - len(made.left_out)
     assert card.data.to_dict()["model-index"] == yaml.safe_load(made.content)["model-index"]  # nothing is lost
+
+
+def test_tasks_of_one_data_set_are_entries_of_their_own() -> None:
+    tasks = [card.name for card in cards.tasks().values() if card.data.hub][:3]
+    assert len({cards.find_task(task).data.hub for task in tasks}) < len(tasks)
+    made = yaml.safe_load(export.to_model_index([make_run(task=task) for task in tasks], model=MODEL).content)
+    assert sorted(one["dataset"]["name"] for one in made["model-index"][0]["results"]) == sorted(tasks)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_job_gets_its_summary_and_annotations(here: Path, monkeypatch: pytest.Mo
     assert line.startswith("::error title=cer of mine on text::worse by 0.05, allowed 0.02; 95%25 interval 0.05000 … ")
     assert summary.read_text() == "what an earlier command said\n" + (here / "own.md").read_text()
     written = (here / "own.md").read_text()
-    assert "❌ vtbench: 1 of 3 metrics got worse" in written
+    assert "❌ vtbench: 1 of 3 metrics fail" in written
     rows = [line.split(" | ") for line in written.splitlines() if re.match(r"\| (psnr|lpips|cer) ", line)]
     assert [len(row) for row in rows] == [len(gate.HEADS)] * 3
     assert [row[-1] for row in rows] == ["ok |", "ok |", "**FAILED: worse by 0.05, allowed 0.02** |"]
@@ -279,7 +279,7 @@ def test_workflow_of_the_example(runner: Runner) -> None:
     """Unchanged it passes; with the mistake it fails, out of the cache; what can't be compared ends it with 2."""
     passed = runner.job(WORKFLOW)
     assert [one.code for one in passed] == [0] * len(passed), said(passed)
-    assert "✅ vtbench: none of 5 metrics got worse" in runner.summary
+    assert "✅ vtbench: all 5 metrics within what is allowed" in runner.summary
     assert set(runner.uploaded) == {"gate.xml", "now/"}
     made = [one.name for one in passed if "-m venv" in one.name]
     assert len(made) == 1
@@ -295,7 +295,7 @@ def test_workflow_of_the_example(runner: Runner) -> None:
     assert last.name.startswith("vtbench check"), said(failed)
     assert last.code == 1
     assert re.search("^::error title=psnr of eigenpatch~new on reconstruction::worse by", last.output, re.MULTILINE)
-    assert "metrics got worse" in runner.summary and "❌" in runner.summary
+    assert "metrics fail" in runner.summary and "❌" in runner.summary
     assert ElementTree.parse(runner.uploaded["gate.xml"]).getroot().attrib["failures"] != "0"
 
     other = """sed -i 's/"task_version": [0-9]*/"task_version": 99/' baseline/detail/*/run.json"""

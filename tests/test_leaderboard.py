@@ -88,11 +88,20 @@ def test_markdown_has_one_table_a_task_and_says_what_is_missing() -> None:
     assert said.count("## ") == 2
     assert "| 1 | perfect ◆ | 1/4: 0.1 to 0.3 bits/pixel | 0.2500 | - |" in said
     assert "∞" in said
-    assert "Not scored: lpips: alex is not here." in said
+    assert "Not scored: lpips of unscored: alex is not here." in said
     assert (
         "Not ranked: part (the first 32 pictures alone), made-up (made-up weights), unscored (lpips was not scored)."
         in said
     )
+
+
+def test_reasons_name_their_runs_where_they_are_not_of_all() -> None:
+    none = Score(value=None, reason="no pages", scored=0, expected=32)
+    runs = [
+        make_run(name, scores=scores(0.1) | ({"cer": none, "wer": none} if name < "f" else {})) for name in "abcdef"
+    ]
+    assert leaderboard.missing(runs) == ["cer, wer of a, b, c and 2 more: no pages"]
+    assert leaderboard.missing(runs[:2]) == ["cer, wer: no pages"]
 
 
 def test_groups_are_ordered_as_numbers() -> None:
@@ -131,21 +140,48 @@ def test_protocols_never_share_a_table() -> None:
         ({"weights": "local", "label": "abc"}, "local weights"),
         ({"task_version": 2}, "another task version"),
         ({"digests": {"data": "other"}}, "other pictures"),
+        ({"weights": "local", "label": "abc", "digests": {"data": "other"}}, "other pictures"),
         ({"digests": {"data": "d" * 64, "lpips-alex/file": "another"}}, "another lpips-alex"),
+        ({"digests": {"data": "d" * 64, "easyocr/version": "2"}}, "another easyocr"),
+        ({"digests": {"data": "d" * 64, "rapidocr/version": "1"}}, "another OCR engine"),
         ({"scores": scores(0.05) | {"lpips": Score(value=0.05, scored=20, expected=32)}}, "20 of 31 pictures scored"),
         ({"scores": scores(math.inf)}, "lpips is infinite"),
     ],
 )
 def test_what_may_not_be_compared_stands_without_a_rank_and_says_why(change: dict[str, object], why: str) -> None:
-    same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one"}}
+    same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one", "easyocr/version": "1"}}
     others = [make_run(name, scores=scores(0.1 * place), **same) for place, name in enumerate("abc", start=1)]
     odd = make_run("odd", **({"scores": scores(0.05)} | same | change))
     (standings,) = leaderboard.tables([*others, odd]).values()
     assert [(one.run.tokenizer, one.rank, one.why) for one in standings][-1] == ("odd", None, why)
     assert [one.rank for one in standings][:3] == [1, 2, 3]
-    assert f"odd{'~abc' if why == 'local weights' else ''} ({why})" in leaderboard.to_markdown([*others, odd])
+    shown = "odd&#126;abc" if "label" in change else "odd"
+    assert f"{shown} ({why})" in leaderboard.to_markdown([*others, odd])
     ranked = leaderboard.tables([*others, odd], rank_local=True)[("reconstruction", "canonical")]
     assert (ranked[0].run.tokenizer == "odd") == (why == "local weights")
+
+
+def test_a_run_of_another_kind_takes_the_rank_from_nobody() -> None:
+    """It has more pictures than the others: their most is counted among those that are alike."""
+    more = {"lpips": Score(value=0.1, scored=40, expected=40)}
+    for change in (
+        {"digests": {"data": "other"}},
+        {"task_version": 2},
+        {"primary": "psnr", "scores": {"psnr": more["lpips"]}},
+    ):
+        others = [make_run(name, scores=scores(0.2)) for name in "abcd"]
+        (standings,) = leaderboard.tables([*others, make_run("odd", **{"scores": more} | change)]).values()
+        assert [one.rank for one in standings] == [1, 2, 3, 4, None], change
+
+
+def test_what_may_be_compared_is_told_of_runs_without_a_rank_too() -> None:
+    def alike(*runs: Run) -> set[str]:
+        (standings,) = leaderboard.tables(runs).values()
+        return {one.run.name for one in standings if one.alike}
+
+    own, part, made = make_run("own", weights="local"), make_run("part", limit=4), make_run("made", weights="synthetic")
+    assert alike(make_run("a"), own, part, made) == {"a", "own"}
+    assert alike(part, make_run("second", limit=4), make_run("third", limit=2)) == {"part", "second"}
 
 
 def test_precision_and_origin_are_columns_and_bf16_is_another_run() -> None:
@@ -155,11 +191,11 @@ def test_precision_and_origin_are_columns_and_bf16_is_another_run() -> None:
 
 
 def test_hostile_names_stay_in_their_cell() -> None:
-    label = "x\n# head | ![p](u) <b> `c` \x1b[31m"
+    label = "x\n# head | ![p](u) <b> `c` ~d~ \x1b[31m"
     groups = {"evil | name\n## x": {label: {"lpips": Score(value=0.1, scored=1, expected=1)}}}
     said = leaderboard.to_markdown([make_run(scores=scores(0.1), groups=groups)])
     assert "\x1b" not in said
-    assert said.count("\n# ") == 0
+    assert said.count("\n# ") == 0 and "~" not in said
     table = [line for line in said.splitlines() if "head" in line]
     assert table and all("\\|" in line and "\\!\\[" in line and "\\<b\\>" in line for line in table)
 
@@ -249,6 +285,11 @@ def test_diagnostics_stand_beside_each_other_without_a_rank() -> None:
     ]
     text = leaderboard.to_markdown(runs)
     assert text.count("codecs have no latent") == 1
-    assert "Not scored: lds, cds: codecs have no latent." in text
+    assert "Not scored: lds, cds of jpeg-q5: codecs have no latent." in text
     assert "Not ranked" not in text and "**LPIPS" not in text
     assert "* LDS ↑: cosine of neighbouring places" in text and "Evidence: iREPA" in text
+
+
+def test_nothing_ranks_by_diagnostics_of_local_weights_either() -> None:
+    local = make_run("mine", task="latents", task_family="latents", weights="local")
+    assert leaderboard.tables([local], rank_local=True)["latents", "canonical"][0].why == results.UNRANKED

@@ -57,6 +57,20 @@ def test_bits_and_floats_stand_on_axes_of_their_own() -> None:
     assert bits.frontier[0] == (0.1, 0.55) and len(bits.frontier) == 5
 
 
+def test_what_may_not_be_compared_is_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    odd = [at("part", 0.05, 0.1, limit=4), at("made-up", 0.06, 0.1, weights="synthetic")]
+    without = plots.panels("rate-distortion", RUNS)
+    assert plots.panels("rate-distortion", [*RUNS, *odd]) == without
+    assert "made-up (made-up weights), part (the first 32 pictures alone)" in caplog.text
+    local, *_ = plots.panels("rate-distortion", [*RUNS, at("mine", 0.05, 0.1, "vq", weights="local")])
+    assert len(local.series[-1].points) == 2 and local.frontier == without[0].frontier
+
+
+def test_a_colour_means_one_name_in_all_panels() -> None:
+    drawn = plots.draw(plots.panels("rate-distortion", RUNS), "svg").decode()
+    assert all(colour in drawn for colour in plots.COLOURS[:3]) and plots.COLOURS[3] not in drawn
+
+
 @pytest.mark.parametrize("kind", list(EVERY))
 def test_every_plot_is_drawn_in_every_form(kind: plots.Kind) -> None:
     drawn = plots.panels(kind, EVERY[kind])
@@ -119,6 +133,7 @@ def test_depths_of_a_small_residual_network_are_a_line_of_their_own() -> None:
     task = cards.find_task("curve").model_copy(update={"metrics": ("curve_psnr", "curve_bpp")})
     network = load_tokenizer(card, weights="synthetic", device="cpu")
     run = evaluate(network, load_task(task), out=None, limit=2)
+    run = run.model_copy(update={"weights": "published"})  # made-up ones are drawn nowhere
     bits, *_ = plots.panels("rate-distortion", [run], metric="curve_psnr")
     (line,) = [one for one in bits.series if one.line]
     steps = [f"depth={depth}" for depth in (1, 2, 3)]

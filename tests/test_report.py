@@ -242,6 +242,35 @@ def test_ties_lie_inside_each_others_interval() -> None:
     assert content.ties(standings, "lpips") == {}  # the one holds the other, but not the other way round
 
 
+def test_what_may_not_be_compared_is_part_of_no_curve_or_frontier() -> None:
+    codecs = [run.model_copy(update={"kind": "codec"}) for run in CURVE]
+    runs = [*codecs, at("part", 0.3, 0.05, limit=4, kind="codec"), at("mine", 0.1, 0.3, "vq", weights="local")]
+    data = data_of(page.build(runs, Path("nowhere")).html.decode())
+    names = [run["name"] for run in data["runs"]]  # type: ignore[attr-defined]
+    (table,) = data["tables"]  # type: ignore[misc]
+    assert [names[at] for at in table["apart"]] == ["part"]
+    assert {names[at] for at in table["anchors"]["jpeg"]} == {run.name for run in CURVE}
+    assert {names[at] for at in table["frontiers"]["lpips"]["bpp"]} == {
+        run.name for run in CURVE
+    }  # as the table's mark
+    assert [who for who, *_ in table["savings"]["lpips"]["jpeg"]] == ["mine"]
+
+
+def test_surroundings_and_heads_of_two_runs_say_the_protocol() -> None:
+    data = data_of(page.build([make_run(), make_run(protocol="seed-voken")], Path("nowhere")).html.decode())
+    found = [(run["full"], run["facts"]["protocol"]) for run in data["runs"]]  # type: ignore[attr-defined]
+    assert found == [("jpeg-q5", "canonical"), ("jpeg-q5@seed-voken", "seed-voken")]
+
+
+def test_intervals_and_reasons_are_words_and_not_a_title_alone() -> None:
+    scores = {"lpips": Score(value=0.3, scored=12, expected=33, low=0.2, high=0.4)}
+    psnr = {"psnr": Score(value=None, reason="no <reason>", scored=0, expected=33)}
+    other = make_run("other", scores={**scores, "psnr": Score(value=20.0, scored=33, expected=33)})
+    text = page.build([make_run(scores={**scores, **psnr}), other], Path("nowhere")).html.decode()
+    assert '<span class="said"> (0.2000 to 0.4000; 12 of 33 pictures)</span>' in text
+    assert '<span class="said"> (no &lt;reason&gt;)</span>' in text
+
+
 def test_reported_stands_beside_what_the_same_protocol_measured() -> None:
     scores = {"psnr": Score(value=22.0, scored=29, expected=29)}
     card = next(
@@ -384,6 +413,13 @@ def test_runs_are_named_or_found(report_demo: Path, tmp_path: Path) -> None:
     assert "ends in .html" in one_line(vtbench("report", *places[:-1], tmp_path / "r.txt"))
     assert "holds no runs" in one_line(vtbench("report", "--results", tmp_path, "--out", tmp_path / "r.html"))
     assert "no such folder" in one_line(vtbench("report", "--results", tmp_path / "none", "--out", tmp_path / "r.html"))
+
+
+def test_a_run_named_by_its_folder_shows_what_lies_beside_it(report_demo: Path, tmp_path: Path) -> None:
+    named = report_demo / "work" / "text" / "jpeg-q5"
+    for place in (named, named / results.RUN):
+        assert vtbench("report", place, "--work", tmp_path, "--out", tmp_path / "r.html").returncode == 0
+        assert (tmp_path / "r.html").read_text().count("data:image/webp") == 6
 
 
 def test_same_runs_give_the_same_page(report_demo: Path) -> None:

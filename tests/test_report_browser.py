@@ -342,6 +342,24 @@ def test_two_runs_show_what_differs_around_them(browser: Browser, path: Path) ->
         assert any(row.startswith("LPIPS") or row.startswith("PSNR") for row in scores)
 
 
+def test_words_of_a_table_are_shown_and_two_protocols_named(browser: Browser, tmp_path: Path) -> None:
+    out = tmp_path / "protocols.html"
+    scores = {"lpips": Score(value=0.3, scored=12, expected=33, low=0.2, high=0.4)}
+    runs = [make_run(scores=scores), make_run(scores=scores, protocol="seed-voken")]
+    out.write_bytes(report.build(runs, tmp_path).html)
+    with Watched(browser, out) as watched:
+        page = watched.page
+        said = page.locator(".board .said:visible").first
+        assert said.inner_text() == "(0.2000 to 0.4000; 12 of 33 pictures)"
+        assert said.evaluate("e => e.offsetWidth") == 1  # for those who listen
+        page.locator(".spelled:visible").check()
+        assert said.evaluate("e => e.offsetWidth") > 50
+        panel = open_tab(page, "Two runs")
+        page.locator(f"{panel} .second").select_option("1")
+        assert "These are runs under two protocols" in page.locator(f"{panel} .result").inner_text()
+        assert page.locator(f"{panel} thead th").all_inner_texts()[1:3] == ["jpeg-q5", "jpeg-q5@seed-voken"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 def test_axe_finds_nothing(browser: Browser, path: Path, viewport: dict[str, int], scheme: str) -> None:

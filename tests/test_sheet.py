@@ -74,6 +74,11 @@ def test_tokenizers_are_drawn_on_pictures_of_the_users(place: Path, tmp_path: Pa
             assert np.asarray(drawn.crop((left, 24 + 256, left + 256, below)).convert("L")).min() < 100
 
 
+def test_pictures_are_spread_evenly_over_the_task() -> None:
+    task = load_task("reconstruction")
+    assert [one.id for one in sheet.pick(task, 6)] == [task.sample_id(index) for index in (0, 4, 9, 14, 19, 24)]
+
+
 def test_scores_under_a_tile_are_those_of_a_run(place: Path) -> None:
     task = load_task("reconstruction", data=place / "cats")
     found = sheet.of_tokenizers([load_tokenizer("jpeg-q5", device="cpu")], sheet.pick(task, 5))
@@ -175,6 +180,10 @@ def test_runs_are_drawn_with_what_is_kept_and_the_rest_is_told(place: Path, tmp_
     )
     with Image.open(tmp_path / "sheet.webp") as drawn:
         assert drawn.size == (3 * 262 + 6, 24 + 5 * (2 * 262 + 18))  # no column for a run of which nothing is kept
+    beside = vtbench(
+        *("sheet", place / "work" / TASK / "jpeg-q5", "--work", tmp_path, "--out", tmp_path / "own.png", "--worst", 1)
+    )
+    assert beside.returncode == 0, beside.stderr
     said = one_line(vtbench("sheet", "jpeg-q30", *places, "--worst", 2))
     assert "not kept: 2 of 2 of jpeg-q30; run again with --keep-pictures worst:2\n" in said
     assert "--keep-pictures all" in one_line(vtbench("sheet", "jpeg-q30", *places, "--by", "psnr"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vtbench.catalogue import find_metric, metrics
+from vtbench.catalogue import OCR, find_metric, metrics
 from vtbench.errors import ResultError
+from vtbench.leaderboard import engines
 from vtbench.results import CLUSTER, Run, read_images
 from vtbench.statistics import Comparison, Difference, compare, holm, spread_of_means
 
@@ -44,7 +45,7 @@ class Check:
     """The p-value of the drop after Holm's correction over all metrics of the gate; None where there is no test, or so
     few pictures that it could not reach LEVEL whatever they say: the interval alone decides then."""
     missing: int
-    """Pictures that one side scored and the other did not."""
+    """Pictures that one side scored and the other did not; of a set metric, by how many the two numbers differ."""
     allowed_missing: int
     infinite: int
     """Pictures whose value became infinite, less those whose value became finite again."""
@@ -110,8 +111,8 @@ def check(
         allow_missing: pictures that may be scored on one side alone.
 
     Raises:
-        ResultError: if they are not of the same task, version, protocol and pictures, lack a metric, or an amount is
-            no number.
+        ResultError: if they are not of the same task, version, protocol, pictures and backbones, lack a metric, or an
+            amount is no number.
     """
     return check_all([Question(run, baselines, allowed)], allow_missing=allow_missing)[0]
 
@@ -162,7 +163,7 @@ def _compared(question: Question) -> list[tuple[str, float, list[_Against]]]:
     if not baselines:
         raise ResultError("no baseline was given; name one run to compare with")
     for baseline in baselines:
-        _same_question(run[0], baseline[0])
+        _same_question(run[0], baseline[0], question.allowed)
     for name, limit in question.allowed.items():
         if math.isnan(limit):
             raise ResultError(f"{name}: it may get worse by {limit}; expected a number")
@@ -206,7 +207,8 @@ def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: p
         # A distance between sets has no value a picture: the difference stands without an interval.
         drop = metric.badness(values[0]) - metric.badness(values[1])
         drop = 0.0 if math.isnan(drop) else drop  # infinite in both
-        return _Against(values[0], values[1], Difference(drop, None, None, 0), None, 0, 0)
+        missing = abs(run.scores[name].scored - baseline.scores[name].scored)
+        return _Against(values[0], values[1], Difference(drop, None, None, 0), None, missing, 0)
     pairs = _pairs(name, own, other)
     if not pairs.first:
         if pairs.infinite or not pairs.missing:
@@ -223,14 +225,13 @@ def contrast(first: Found, second: Found) -> list[Contrast]:
     """Compare two runs over the same pictures in every metric that both have for single pictures.
 
     Raises:
-        ResultError: if the two are not of the same task, version, protocol and pictures, or share no metric.
+        ResultError: if the two are not of the same task, version, protocol, pictures and backbones, or share no metric.
     """
-    _same_question(first[0], second[0])
     tables = read_images(first[1]), read_images(second[1])
+    names = [name for name in metrics() if all(name in table.columns for table in tables)]
+    _same_question(first[0], second[0], names)
     found = []
-    for name in metrics():
-        if any(name not in table.columns for table in tables):
-            continue
+    for name in names:
         pairs = _pairs(name, *tables)
         if not pairs.first:
             continue
@@ -271,10 +272,22 @@ def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
     return _Pairs([first[p] for p in finite], [second[p] for p in finite], clusters, missing, infinite)
 
 
-def _same_question(run: Run, baseline: Run) -> None:
+def _same_question(run: Run, baseline: Run, names: Iterable[str]) -> None:
+    """Refuse runs that were not asked the same, or whose metrics of these names were not computed by the same."""
     for what in ("task", "task_version", "protocol"):
         ours, theirs = getattr(run, what), getattr(baseline, what)
         if ours != theirs:
             raise ResultError(f"the runs differ in {what.replace('_', ' ')}: {ours} and {theirs}; compare equal ones")
     if run.digests.get("data") != baseline.digests.get("data"):
         raise ResultError(f"the two runs of {run.task} are on different pictures; run the baseline again on these")
+    needs = {need for name in names for need in find_metric(name).needs}
+    ours, theirs = engines(run), engines(baseline)
+    if OCR in needs and ours and theirs and ours != theirs:
+        raise ResultError(
+            f"the two runs of {run.task} were read by {' and '.join(ours)} and by {' and '.join(theirs)}; run the "
+            "baseline again with the same --ocr"
+        )
+    for file in sorted(run.digests.keys() & baseline.digests.keys()):
+        name, slash, _ = file.partition("/")
+        if slash and (OCR if name in ours else name) in needs and run.digests[file] != baseline.digests[file]:
+            raise ResultError(f"the two runs of {run.task} differ in {file}; run the baseline again with this {name}")

@@ -243,7 +243,8 @@ def to_model_index(
                 task_name=run.task,
                 dataset_type=hub or run.task,
                 dataset_name=run.task,
-                dataset_config=None if hub else f"version {run.task_version}",
+                # The library makes one entry of all that share type, configuration, split and revision of a data set.
+                dataset_config=f"{run.task}, version {run.task_version}",
                 dataset_split=split,
                 dataset_revision=run.data_revision,
                 dataset_args={"sha256": run.digests.get("data")},

@@ -207,7 +207,7 @@ def to_markdown(verdicts: Sequence[Verdict]) -> str:
     """Write a summary for a pull request or a job: the verdict, then one table a run."""
     failures = sum(check.failed for verdict in verdicts for check in verdict.checks)
     total = sum(len(verdict.checks) for verdict in verdicts)
-    said = f"{failures} of {total} metrics got worse" if failures else f"none of {total} metrics got worse"
+    said = f"{failures} of {total} metrics fail" if failures else f"all {total} metrics within what is allowed"
     parts = [f"## {'❌' if failures else '✅'} vtbench: {said}"]
     for verdict in verdicts:
         lines = [_line(HEADS), _line((":--", *(["--:"] * 6), ":--"))]

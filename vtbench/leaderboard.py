@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vtbench import rates
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.data import HINTS
-from vtbench.results import CANONICAL, UNRANKED, Run, Score, run_name
+from vtbench.results import CANONICAL, LOCAL, UNRANKED, Run, Score, run_name
 
 CEILING = "control-identity"
 """The tokenizer that keeps every pixel: its values are those of the originals."""
@@ -32,6 +32,8 @@ class Standing(NamedTuple):
     rank: int | None
     why: str | None
     """Why it has no rank."""
+    alike: bool
+    """Whether it may be compared with those that have a rank; where none has one, with most of the table."""
 
 
 def tables(runs: Sequence[Run], *, rank_local: bool = False) -> dict[Table, list[Standing]]:
@@ -56,10 +58,13 @@ def tables(runs: Sequence[Run], *, rank_local: bool = False) -> dict[Table, list
 def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
     why = {id(run): run.unranked for run in group}
     if rank_local:
-        why = {key: None if reason == "local weights" else reason for key, reason in why.items()}
-    eligible = [run for run in group if why[id(run)] is None]
-    for run in eligible:
-        why[id(run)] = _unlike(run, eligible)
+        why = {key: None if reason == LOCAL else reason for key, reason in why.items()}
+    known = [run for run in group if run.weights != "synthetic"]
+    unlike = _unlike(known, [run for run in known if why[id(run)] is None] or known)
+    for run in group:
+        if why[id(run)] in (None, LOCAL, UNRANKED):
+            why[id(run)] = unlike.get(id(run), why[id(run)])
+    alike = {id(run) for run in known if id(run) not in unlike}
     primary = primary_of(group)
     ceiling = [_badness(run, primary) for run in group if run.tokenizer == CEILING and why[id(run)] is None]
 
@@ -70,27 +75,46 @@ def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
     found = []
     for position, run in enumerate(sorted(group, key=place), start=1):
         reason = why[id(run)]
-        found.append(Standing(run, position if reason is None else None, reason))
+        found.append(Standing(run, position if reason is None else None, reason, id(run) in alike))
     return found
 
 
-def _unlike(run: Run, eligible: Sequence[Run]) -> str | None:
-    """Say in what a run differs from the majority of those that may be ranked beside it."""
-    compared: tuple[tuple[str, Callable[[Run], object]], ...] = (
+def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
+    """Say, by `id`, in what runs differ from most voters; what differs in one thing has no vote in the next."""
+
+    def of(file: str) -> Callable[[Run], object]:
+        return lambda one: one.digests.get(file)
+
+    compared: list[tuple[str, Callable[[Run], object]]] = [
         ("another task version", lambda one: one.task_version),
-        ("other pictures", lambda one: one.digests.get("data")),
+        ("other pictures", lambda one: (one.digests.get("data"), one.limit)),
         ("another metric ranks it", lambda one: one.primary),
-    )
+        ("another OCR engine", lambda one: engines(one) or None),
+    ]
+    for file in sorted({file for run in runs for file in run.digests if "/" in file}):
+        compared.append((f"another {file.partition('/')[0]}", of(file)))
+    unlike: dict[int, str] = {}
     for what, value in compared:
-        if value(run) != _majority(value(one) for one in eligible):
-            return what
-    for file, digest in run.digests.items():
-        if "/" in file and digest != _majority(one.digests[file] for one in eligible if file in one.digests):
-            return f"another {file.partition('/')[0]}"
-    score, scored = run.scores[run.primary], max(one.scores[one.primary].scored for one in eligible)
-    if score.scored < scored:
-        return f"{score.scored} of {scored} pictures scored"
-    return f"{run.primary} is infinite" if _badness(run, run.primary) == math.inf else None
+        left = [run for run in voters if id(run) not in unlike]
+        known = [value(run) for run in left if value(run) is not None]
+        if known:
+            fits = (None, _majority(known))
+            unlike |= {id(run): what for run in runs if id(run) not in unlike and value(run) not in fits}
+    left = [run for run in voters if id(run) not in unlike]
+    most = max((run.scores[run.primary].scored for run in left if _has(run, run.primary)), default=0)
+    for run in runs:
+        if id(run) in unlike or not _has(run, run.primary):
+            continue
+        if run.scores[run.primary].scored < most:
+            unlike[id(run)] = f"{run.scores[run.primary].scored} of {most} pictures scored"
+        elif _badness(run, run.primary) == math.inf:
+            unlike[id(run)] = f"{run.primary} is infinite"
+    return unlike
+
+
+def engines(run: Run) -> tuple[str, ...]:
+    """Name the OCR engines that read for a run: the backbones whose version is recorded beside their files."""
+    return tuple(sorted(file.removesuffix("/version") for file in run.digests if file.endswith("/version")))
 
 
 class Place(NamedTuple):
@@ -267,7 +291,7 @@ def ranking(standings: Sequence[Standing]) -> str:
     heads = [f"**{_head(name)}**" if name == primary and ranks else _head(name) for name in names]
     first = ["", "tokenizer", "in its rate class", _linked("bpp"), _linked("latent_values"), "tokens"]
     lines = [[*first, *heads, "n", "enc/s", "dec/s", "weights", "precision", "version"]]
-    for (run, rank, _), place, best in zip(standings, places(standings), on_frontier(standings), strict=True):
+    for (run, rank, *_), place, best in zip(standings, places(standings), on_frontier(standings), strict=True):
         rate = (run.timing.encode_per_second, run.timing.decode_per_second)
         lines.append(
             [
@@ -295,19 +319,30 @@ def measured(group: Sequence[Run]) -> list[str]:
 
 
 def missing(group: Sequence[Run]) -> list[str]:
-    """Say why metrics of a task were not scored, each reason once; that a codec has no codebook goes without saying."""
+    """Say why metrics of a task were not scored, each reason once, with the runs that it is of where it is not of all.
+
+    That a codec has no codebook goes without saying.
+    """
     apart = (*of_measure("codes"), "token_agreement")
-    names: dict[str, set[str]] = {}
+    runs: dict[tuple[str, str], list[str]] = {}
     for run in group:
         for name, score in run.scores.items():
             if score.reason and name not in apart:
-                names.setdefault(score.reason, set()).add(name)
+                runs.setdefault((score.reason, name), []).append(shown_name(run))
+    names: dict[tuple[str, str], list[str]] = {}
+    for (reason, name), own in runs.items():
+        of = "" if len(own) == len(group) else f" of {_several(own)}"
+        names.setdefault((of, reason), []).append(name)
     place = {name: position for position, name in enumerate(metrics())}
 
-    def listed(own: set[str]) -> str:
+    def listed(own: list[str]) -> str:
         return ", ".join(sorted(own, key=lambda name: (place.get(name.partition("/")[0], len(place)), name)))
 
-    return sorted(f"{listed(own)}: {reason}" for reason, own in names.items())
+    return sorted(f"{listed(own)}{of}: {reason}" for (of, reason), own in names.items())
+
+
+def _several(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}"
 
 
 def pictures(group: Sequence[Run]) -> list[str]:
@@ -317,10 +352,7 @@ def pictures(group: Sequence[Run]) -> list[str]:
         for said in (_found(run), _fewer(run)):
             if said:
                 alike.setdefault(said, []).append(shown_name(run))
-    return [
-        f"Pictures of {', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}: {said}"
-        for said, names in alike.items()
-    ]
+    return [f"Pictures of {_several(names)}: {said}" for said, names in alike.items()]
 
 
 def _found(run: Run) -> str:
@@ -481,8 +513,11 @@ def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:
 
 
 def cell(text: object) -> str:
-    """Show a text of somebody's within Markdown: in one line, without control characters, its marks escaped."""
-    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", _plain(str(text)))
+    """Show a text of somebody's within Markdown: in one line, without control characters, its marks escaped.
+
+    A tilde becomes its number: GitHub strikes out what stands between two, and not every renderer knows it escaped.
+    """
+    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", _plain(str(text))).replace("~", "&#126;")
 
 
 def _plain(text: str) -> str:

@@ -42,6 +42,9 @@ user's; synthetic: made up; none: there is nothing to load."""
 UNRANKED = "nothing ranks by diagnostics"
 """Why no run of the family `latents` has a rank."""
 
+LOCAL = "local weights"
+"""Why a run of somebody's own weights has no rank, unless it is asked for."""
+
 CANONICAL = "canonical"
 """The suite's own protocol, which a run's name does not say."""
 
@@ -210,9 +213,9 @@ class Run(Strict):
         score = self.scores.get(self.primary)
         if score is None or score.value is None:
             return f"{self.primary} was not scored"
-        if self.weights == "local":
-            return "local weights"
-        return UNRANKED if self.task_family == "latents" else None
+        if self.task_family == "latents":
+            return UNRANKED
+        return LOCAL if self.weights == "local" else None
 
     def flat(self) -> dict[str, float]:
         """Give every score by "task/metric", as loggers want them; what was not scored is left out."""
@@ -347,7 +350,7 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
     run = read_run(place)
-    candidates = [(place if place.is_dir() else place.parent), work / run.task / run.name]
+    candidates = [_beside(place), work / run.task / run.name]
     for folder in candidates:
         if (folder / IMAGES).is_file() and files.sha256(folder / IMAGES) == run.digests.get("table"):
             return run, folder / IMAGES
@@ -359,16 +362,28 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     )
 
 
-def find_table(run: Run, work: Path) -> Path | None:
-    """Find the per-image table of a run in the work folder: the one whose sha256 the run states; None without it."""
-    path = work / run.task / run.name / IMAGES
-    try:
-        if not path.resolve().is_relative_to(work.resolve()) or not path.is_file():
-            return None
-        found = files.sha256(path) == run.digests.get("table")
-    except (OSError, ValueError):  # a name that no file can have
-        return None
-    return path if found else None
+def find_table(run: Run, work: Path, place: Path | None = None) -> Path | None:
+    """Find the per-image table of a run: the one whose sha256 the run states; None without it.
+
+    Args:
+        run: whose table it is.
+        work: the work folder, where it is looked for by the run's name.
+        place: the folder or JSON that a user named the run by; beside it the table is looked for first.
+    """
+    beside = [] if place is None else [_beside(place)]
+    for folder in (*beside, work / run.task / run.name):
+        path = folder / IMAGES
+        try:
+            mine = folder in beside or path.resolve().is_relative_to(work.resolve())
+            if mine and path.is_file() and files.sha256(path) == run.digests.get("table"):
+                return path
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+    return None
+
+
+def _beside(place: Path) -> Path:
+    return place if place.is_dir() else place.parent
 
 
 def read_images(path: Path) -> pandas.DataFrame:

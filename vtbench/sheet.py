@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
@@ -186,9 +187,9 @@ def pick(task: Task, count: int) -> list[Sample]:
     Raises:
         DataError: if none of them can be read.
     """
-    step = max(1, len(task) // count)
+    count = min(count, len(task))
     found = []
-    for index in range(0, len(task), step)[:count]:
+    for index in (place * len(task) // count for place in range(count)):
         try:
             found.append(task.read(index))
         except DataError as error:
@@ -287,7 +288,14 @@ class _Shelf:
         return original, Tile(reconstruction, {name: float(own[name].iloc[0]) for name in names})
 
 
-def of_runs(runs: Sequence[Run], work: Path, *, worst: int, by: str | None = None) -> tuple[Sheet, str | None]:
+def of_runs(
+    runs: Sequence[Run],
+    work: Path,
+    *,
+    worst: int,
+    by: str | None = None,
+    places: Mapping[int, Path] = MappingProxyType({}),
+) -> tuple[Sheet, str | None]:
     """Take kept pictures of runs with the scores of their per-image tables.
 
     Args:
@@ -295,6 +303,7 @@ def of_runs(runs: Sequence[Run], work: Path, *, worst: int, by: str | None = Non
         work: the work folder, where tables and pictures lie.
         worst: how many pictures of the first run, the worst first.
         by: the metric that says which are worst; the one that ranks where left out.
+        places: by `id`, the folders or files that runs were named by; tables and pictures beside them come first.
 
     Returns:
         The sheet, without runs of which nothing is kept; and what is not kept, None where all is.
@@ -304,7 +313,7 @@ def of_runs(runs: Sequence[Run], work: Path, *, worst: int, by: str | None = Non
             no values of that metric, nothing is kept, or what is kept is damaged.
     """
     _one_question(runs)
-    shelves = [_open(run, work) for run in runs]
+    shelves = [_open(run, work, places.get(id(run))) for run in runs]
     first = shelves[0]
     if first.table is None:
         raise ResultError(
@@ -340,8 +349,8 @@ def _one_question(runs: Sequence[Run]) -> None:
         raise ResultError(f"the runs of {tasks[0]} are on different pictures; name runs on the same ones")
 
 
-def _open(run: Run, work: Path) -> _Shelf:
-    path = results.find_table(run, work)
+def _open(run: Run, work: Path, place: Path | None) -> _Shelf:
+    path = results.find_table(run, work, place)
     if path is None:
         return _Shelf(run, work / run.task / run.name, None, {})
     pictures = {picture.index: picture for picture in kept.read(path.parent, run)}

@@ -57,9 +57,11 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise ResultError(f"--out {out}: expected a name that ends in .html")
     beside = out.with_name(f"{out.stem}-pictures") if folder else None
+    shown = chosen(runs, results_folder)
     made = page.build(
-        chosen(runs, results_folder),
+        [run for run, _ in shown],
         work,
+        places={id(run): place for run, place in shown if place is not None},
         title=title,
         folder=beside.name if beside is not None else None,
         rank_local=rank_local,
@@ -90,29 +92,32 @@ def plot(
     form = out.suffix.lower().lstrip(".")
     if form not in plots.FORMATS:
         raise ResultError(f"--out {out}: expected a name that ends in .svg, .png or .pdf")
-    drawn = plots.panels(kind.value, chosen(runs, results_folder), task=task, metric=metric)
+    drawn = plots.panels(kind.value, [run for run, _ in chosen(runs, results_folder)], task=task, metric=metric)
     files.write_atomic(out, plots.draw(drawn, form))
     console.print(str(out), soft_wrap=True)
 
 
-def chosen(names: Sequence[str], results_folder: Path) -> list[Run]:
+def chosen(names: Sequence[str], results_folder: Path) -> list[tuple[Run, Path | None]]:
     """Find the runs that a command names, in its order; all of the results folder where it names none.
+
+    Returns:
+        Each with the folder or file that it was named by, where it was.
 
     Raises:
         ResultError: if one is not found, or there is none.
     """
     from vtbench import results
 
-    places = {name: results.read_run(Path(name)) for name in names if Path(name).exists()}
+    places = {name: (results.read_run(Path(name)), Path(name)) for name in names if Path(name).exists()}
     known = accepted(results_folder) if len(places) < len(set(names)) or not names else []
-    found: list[Run] = [] if names else known
+    found: list[tuple[Run, Path | None]] = [] if names else [(run, None) for run in known]
     for name in names:
-        own = [places[name]] if name in places else _matching(name, known)
+        own = [places[name]] if name in places else [(run, None) for run in _matching(name, known)]
         if not own:
             there = ", ".join(sorted({run.name for run in known})[:20]) or "none"
             raise ResultError(f"{name}: no such run in {results_folder}, no such file; there: {there}")
         found += own
-    return list({id(run): run for run in found}.values())
+    return list({id(run): (run, place) for run, place in found}.values())
 
 
 def _matching(name: str, known: Sequence[Run]) -> list[Run]:

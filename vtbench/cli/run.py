@@ -782,7 +782,7 @@ def print_runs(runs: Sequence[Run]) -> None:
         names = [name for name in leaderboard.measured(group) if name not in codes[1:]]
         floors = [name for name in names if any((s := one.scores.get(name)) and s.floor is not None for one in group)]
         rows = []
-        for one, _, why in standings:
+        for one, _, why, _ in standings:
             cells = [leaderboard.shown(one.scores.get(name), name) for name in names]
             cells += [leaderboard.shown_floor(one.scores.get(name), name) for name in floors]
             label = leaderboard.shown_name(one)
@@ -794,7 +794,7 @@ def print_runs(runs: Sequence[Run]) -> None:
             rows,
             title=f"\n{task}, protocol {protocol}",
         )
-        if any(why == UNRANKED for _, _, why in standings):
+        if any(one.why == UNRANKED for one in standings):
             console.print(UNRANKED)
         for one in group:
             _print_curve(one)

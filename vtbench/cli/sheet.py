@@ -111,11 +111,12 @@ def _of_runs(names: list[str], tasks: list[str], results_folder: Path, work: Pat
     from vtbench.sheet import of_runs
 
     found = chosen(names, results_folder)
-    own = [run for run in found if not tasks or run.task in tasks]
+    own = [run for run, _ in found if not tasks or run.task in tasks]
     if not own:
-        there = ", ".join(sorted({run.task for run in found}))
+        there = ", ".join(sorted({run.task for run, _ in found}))
         raise ResultError(f"--task {', '.join(tasks)}: none of these runs is of it; they are of {there}")
-    shown, lacking = of_runs(own, work, worst=worst, by=by)
+    places = {id(run): place for run, place in found if place is not None}
+    shown, lacking = of_runs(own, work, worst=worst, by=by, places=places)
     if lacking:
         complaints.print(f"vtbench: {one_line(lacking)}")
     return shown

@@ -41,7 +41,7 @@ CODED = "curve_bpp"
 """The rate of each depth or scale: what its tokenizer's curve is drawn against."""
 
 FACTS = (
-    *("weights", "label", "step", "ema", "precision", "compiled", "device", "batch_size", "limit"),
+    *("protocol", "weights", "label", "step", "ema", "precision", "compiled", "device", "batch_size", "limit"),
     *("version", "commit", "dirty"),
 )
 """Fields of a run that make up its surroundings, beside versions and digests."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from vtbench import __version__, leaderboard, rates, results
 from vtbench.catalogue import find_metric, metrics
@@ -40,6 +41,7 @@ def build(
     runs: Sequence[Run],
     work: Path,
     *,
+    places: Mapping[int, Path] = MappingProxyType({}),
     title: str = "vtbench report",
     folder: str | None = None,
     rank_local: bool = False,
@@ -49,6 +51,7 @@ def build(
     Args:
         runs: what is shown, in any order.
         work: the work folder, where per-image tables and kept pictures are looked for.
+        places: by `id`, the folders or files that runs were named by; what lies beside them comes first.
         title: of the page.
         folder: name of a folder beside the page that takes all kept pictures; None puts the best, the median and the
             worst of each run inside the page.
@@ -57,7 +60,8 @@ def build(
     grouped = leaderboard.tables(runs, rank_local=rank_local)
     ordered = [standing.run for standings in grouped.values() for standing in standings]
     place = {id(run): at for at, run in enumerate(ordered)}
-    tables = {at: found for at, run in enumerate(ordered) if (found := results.find_table(run, work)) is not None}
+    looked = {at: results.find_table(run, work, places.get(id(run))) for at, run in enumerate(ordered)}
+    tables = {at: found for at, found in looked.items() if found is not None}
     shelf = Shelf(folder)
     pictures, damaged = galleries(ordered, tables, shelf)
     views = [_view(at, *item, place, ordered) for at, item in enumerate(grouped.items())]
@@ -94,6 +98,7 @@ def _run(run: Run) -> Json:
     number = content.number
     return {
         "name": content.named(run),
+        "full": plain(run.name),
         "task": plain(run.task),
         "family": plain(run.family),
         "kind": run.kind,
@@ -125,6 +130,8 @@ def _view(
     """Say what one table shows: rows for the template, and the rest for the page's script."""
     task, protocol = table
     group = [standing.run for standing in standings]
+    alike = [standing.run for standing in standings if standing.alike]
+    ranked = [standing.run for standing in standings if standing.rank is not None]
     primary = leaderboard.primary_of(group)
     columns = content.columns(group)
     ties, places = content.ties(standings, primary), leaderboard.places(standings)
@@ -149,7 +156,7 @@ def _view(
             "device": plain(run.device),
             "version": plain(run.version),
         }
-        for row, (run, rank, why) in enumerate(standings)
+        for row, (run, rank, why, _) in enumerate(standings)
     ]
     qualities, curves, steps = content.qualities(group), content.curves(group), content.steps(group)
     diagnostics = content.diagnostics(group, ordered)
@@ -170,19 +177,20 @@ def _view(
             "title": plain(f"{task} ({protocol})"),
             "primary": primary,
             "runs": [place[id(run)] for run in group],
+            "apart": [place[id(standing.run)] for standing in standings if not standing.alike],
             "qualities": qualities,
             "frontiers": {
-                name: {rate: [place[id(run)] for run in rates.frontier(group, name, rate)] for rate in RATES}
+                name: {rate: [place[id(run)] for run in rates.frontier(ranked, name, rate)] for rate in RATES}
                 for name in qualities
             },
-            "anchors": {plain(name): [place[id(run)] for run in runs] for name, runs in content.anchors(group).items()},
+            "anchors": {plain(name): [place[id(run)] for run in runs] for name, runs in content.anchors(alike).items()},
             "coded": {
-                name: {place[id(group[row])]: points for row, points in content.steps_of_codes(group, name).items()}
+                name: {place[id(alike[row])]: points for row, points in content.steps_of_codes(alike, name).items()}
                 for name in qualities
             },
             "diagnostics": diagnostics
             and diagnostics | {"mates": {place[id(group[row])]: mate for row, mate in diagnostics["mates"].items()}},
-            "savings": {name: content.savings(group, name) for name in qualities},
+            "savings": {name: content.savings(alike, name) for name in qualities},
             "curves": [
                 {**one, "series": {place[id(group[int(row)])]: points for row, points in one["series"].items()}}
                 for one in curves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from vtbench import leaderboard, rates
 from vtbench.catalogue import find_metric
 from vtbench.errors import ResultError
+from vtbench.leaderboard import Standing
 from vtbench.report import content
 from vtbench.results import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+log = logging.getLogger("vtbench")
 
 Kind = Literal["rate-distortion", "legibility", "mtf", "contrast", "steps"]
 
@@ -73,8 +77,7 @@ def panels(kind: Kind, runs: Sequence[Run], *, task: str | None = None, metric: 
     """
     if metric is not None:
         find_metric(metric)
-    group = _one_table(runs, task, _DRAWABLE[kind])
-    found = _DRAWN[kind](group, metric)
+    found = _DRAWN[kind](_one_table(runs, task, _DRAWABLE[kind]), metric)
     if not any(panel.series for panel in found):
         raise ResultError(f"{kind}: these runs have nothing to draw; choose others, or another --task or --metric")
     return [panel for panel in found if panel.series]
@@ -85,9 +88,9 @@ def fingerprint(drawn: Sequence[Panel]) -> str:
     return hashlib.sha256(json.dumps([asdict(panel) for panel in drawn], sort_keys=True).encode()).hexdigest()
 
 
-def _one_table(runs: Sequence[Run], task: str | None, fits: Callable[[Run], bool]) -> list[Run]:
+def _one_table(runs: Sequence[Run], task: str | None, fits: Callable[[Run], bool]) -> list[Standing]:
     tables = {
-        (name, protocol): [one.run for one in standings]
+        (name, protocol): standings
         for (name, protocol), standings in leaderboard.tables(runs).items()
         if (task is None or name == task) and any(fits(one.run) for one in standings)
     }
@@ -102,8 +105,12 @@ def _one_table(runs: Sequence[Run], task: str | None, fits: Callable[[Run], bool
     return next(iter(tables.values()))
 
 
-def _rate_distortion(group: Sequence[Run], metric: str | None) -> list[Panel]:
-    name = metric or leaderboard.primary_of(group)
+def _rate_distortion(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
+    name = metric or leaderboard.primary_of(_group(standings))
+    group = [one.run for one in standings if one.alike]
+    ranked = [one.run for one in standings if one.rank is not None]
+    if apart := [f"{content.named(one.run)} ({content.plain(one.why)})" for one in standings if not one.alike]:
+        log.warning("not drawn, since they may not be compared with the others: %s", ", ".join(apart))
     families = content.anchors(group)
     coded = content.steps_of_codes(group, name)
     lines = [
@@ -123,7 +130,7 @@ def _rate_distortion(group: Sequence[Run], metric: str | None) -> list[Panel]:
         for family in dict.fromkeys(run.family for run in rest):
             series.append(_points(family, [run for run in rest if run.family == family], name, along, line=False))
         series += lines if along == "bpp" else []
-        best = rates.frontier(group, name, along)
+        best = rates.frontier(ranked, name, along)
         made.append(
             Panel(
                 x=label,
@@ -158,9 +165,14 @@ def _points(title: str, runs: Sequence[Run], name: str, along: str, *, line: boo
     return Series(content.plain(title), tuple(p for p, _ in found), line, () if line else tuple(n for _, n in found))
 
 
-def _curve(key: Callable[[Mapping[str, Any]], bool]) -> Callable[[Sequence[Run], str | None], list[Panel]]:
-    def draw(group: Sequence[Run], metric: str | None) -> list[Panel]:
+def _group(standings: Sequence[Standing]) -> list[Run]:
+    return [one.run for one in standings]
+
+
+def _curve(key: Callable[[Mapping[str, Any]], bool]) -> Callable[[Sequence[Standing], str | None], list[Panel]]:
+    def draw(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
         del metric
+        group = _group(standings)
         one = next(one for one in content.curves(group) if key(one))
         series = [
             Series(
@@ -177,7 +189,8 @@ def _curve(key: Callable[[Mapping[str, Any]], bool]) -> Callable[[Sequence[Run],
     return draw
 
 
-def _steps(group: Sequence[Run], metric: str | None) -> list[Panel]:
+def _steps(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
+    group = _group(standings)
     name = metric or leaderboard.primary_of(group)
     series = []
     for one in content.steps(group):
@@ -200,7 +213,7 @@ def _has_level(name: str) -> Callable[[Run], bool]:
     return lambda run: any(key.startswith(f"{name}/") for key in run.scores)
 
 
-_DRAWN: Mapping[Kind, Callable[[Sequence[Run], str | None], list[Panel]]] = {
+_DRAWN: Mapping[Kind, Callable[[Sequence[Standing], str | None], list[Panel]]] = {
     "rate-distortion": _rate_distortion,
     "legibility": _curve(lambda one: one["key"] in ("cer/plain_height", "cer/cap_height")),
     "mtf": _curve(lambda one: one["key"] == "mtf/level"),
@@ -259,11 +272,12 @@ def draw(drawn: Sequence[Panel], form: str) -> bytes:
         widths = [3.0, *[1.0] * (len(drawn) - 1)]
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         axes = figure.subplots(1, len(drawn), width_ratios=widths, squeeze=False, sharey=True)[0]
+        look = _look(drawn)
         for place, panel in zip(axes, drawn, strict=True):
-            _panel(place, panel)
+            _panel(place, panel, look)
         for place in axes[1:]:
             place.set_ylabel("")
-        _legend(figure, drawn)
+        _legend(figure, drawn, look)
         written = io.BytesIO()
         said = f"vtbench plot, sha256 of the data: {fingerprint(drawn)}"
         metadata: dict[str, dict[str, str | None]] = {
@@ -275,7 +289,11 @@ def draw(drawn: Sequence[Panel], form: str) -> bytes:
     return written.getvalue()
 
 
-def _look(drawn: Sequence[Panel]) -> dict[str, tuple[str, str]]:
+Look = Mapping[str, tuple[str, str]]
+"""Colour and marker by name."""
+
+
+def _look(drawn: Sequence[Panel]) -> Look:
     """Give every name of a figure its colour and marker, the same in all panels."""
     names = dict.fromkeys(one.name for panel in drawn for one in panel.series)
     return {
@@ -283,10 +301,9 @@ def _look(drawn: Sequence[Panel]) -> dict[str, tuple[str, str]]:
     }
 
 
-def _panel(axes: Axes, panel: Panel) -> None:
+def _panel(axes: Axes, panel: Panel, look: Look) -> None:
     from matplotlib.patheffects import withStroke
 
-    look = _look([panel])
     halo = [withStroke(linewidth=2, foreground="white")]
     for one in panel.series:
         colour, marker = look[one.name]
@@ -317,11 +334,10 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(figure: Figure, drawn: Sequence[Panel]) -> None:
+def _legend(figure: Figure, drawn: Sequence[Panel], look: Look) -> None:
     """Name the lines under the first panel; points carry their names themselves."""
     from matplotlib.lines import Line2D
 
-    look = _look(drawn[:1])
     lines = [one.name for one in drawn[0].series if one.line]
     handles = [Line2D([], [], color=look[name][0], marker=look[name][1], label=name) for name in lines]
     if any(panel.frontier for panel in drawn):

@@ -88,6 +88,8 @@
       body.append(...keyed.map(({ row }) => row)); // what is missing stays last
     }
 
+    const spelled = panel.querySelector(".spelled");
+    spelled.addEventListener("input", () => table.classList.toggle("open", spelled.checked));
     panel.querySelector(".filters").addEventListener("input", filter);
     panel.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
     heads.forEach((head, at) => head.querySelector("button").addEventListener("click", () => sort(at)));
@@ -123,6 +125,8 @@
       return { x: place(run, along), y: value ?? null, low: low ?? null, high: high ?? null, name: data.runs[run].name, run };
     }
 
+    const apart = new Set(table.apart); // no part of a curve, of the frontier or of rates at equal quality
+
     function draw(box, along, label, heading) {
       const name = quality.value;
       const members = table.runs.filter((run) => place(run, along) !== null && data.runs[run].family !== "control");
@@ -143,15 +147,17 @@
       }
       const singles = new Map();
       for (const run of members.filter((run) => !coded[run] && !Object.values(table.anchors).flat().includes(run))) {
-        const family = data.runs[run].family;
+        const family = apart.has(run) ? "not comparable" : data.runs[run].family;
         if (!singles.has(family)) singles.set(family, { name: family, line: false, points: [] });
-        singles.get(family).points.push(point(run, name, along));
+        singles.get(family).points.push({ ...point(run, name, along), hollow: apart.has(run) });
       }
       const edge = (table.frontiers[name]?.[along] ?? []).map((run) => [place(run, along), number(score(run, name)[0])]);
       box.hidden = !members.length;
       if (members.length) {
         drawChart(box, {
-          title: heading, x: { label, log: true }, y: { label: headed(name) }, series: [...singles.values(), ...lines],
+          title: edge.length > 1 ? `${heading}; the dotted line is the frontier` : heading,
+          note: members.some((run) => apart.has(run)) ? "Hollow points may not be compared with the others; the table says why." : "",
+          x: { label, log: true }, y: { label: headed(name) }, series: [...singles.values(), ...lines],
           frontier: edge.filter((pair) => pair.every(Number.isFinite)), labels: true, reach, pick: (p) => showRow(panel, p.run),
         });
       }
@@ -172,7 +178,7 @@
     }
 
     function redraw() {
-      draw(section.querySelector(".bits"), rate.value || "bpp", RATES[rate.value] ?? "", "Discrete tokenizers and codecs; the dotted line is the frontier");
+      draw(section.querySelector(".bits"), rate.value || "bpp", RATES[rate.value] ?? "", "Discrete tokenizers and codecs");
       draw(section.querySelector(".floats"), "latent_values", "values/pixel", "Continuous latents, on an axis of their own: floats have no bits");
       savings();
     }
@@ -445,9 +451,10 @@
       panel.querySelector(".result").replaceChildren(
         element("h3", {}, "Surroundings"),
         ...(one.task === other.task ? [] : [element("p", {}, "These are runs of two tasks: their scores are of other pictures.")]),
-        facts.length ? table(["what", one.name, other.name], facts.map((name) => [name, one.facts[name] ?? "-", other.facts[name] ?? "-"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
+        ...(one.facts.protocol === other.facts.protocol ? [] : [element("p", {}, "These are runs under two protocols: their scores are computed in other ways.")]),
+        facts.length ? table(["what", one.full, other.full], facts.map((name) => [name, one.facts[name] ?? "-", other.facts[name] ?? "-"]), "Surroundings") : element("p", {}, "Nothing differs in their surroundings."),
         element("h3", {}, "Scores"),
-        table(["metric", one.name, other.name, "second − first"], rows, "Scores"),
+        table(["metric", one.full, other.full, "second − first"], rows, "Scores"),
       );
     }
     first.addEventListener("input", redraw);
