@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,15 @@ from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
 from pyarrow import parquet
 
-from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring
+from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards
+from vtbench import device as compute
 from vtbench.cards import Geometry
 from vtbench.catalogue import find_metric
 from vtbench.data import tokbench
 from vtbench.engine import evaluate
-from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.errors import DataError, NoMemoryError, ResultError, VtbenchError
 from vtbench.live import wrap
-from vtbench.measures import Table, sets
+from vtbench.measures import Outcome, Table, codes, sets
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
 from vtbench.plan import SHARD
 from vtbench.protocols import PROTOCOLS
@@ -33,7 +36,8 @@ from vtbench.results import Run
 from vtbench.statistics import mean_interval
 from vtbench.task import Task, load_task
 from vtbench.tokenizer import Tokenizer, load_tokenizer
-from vtbench.types import Key
+from vtbench.types import Codes, Key, Sample
+from vtbench.workfolder import WorkFolder
 
 FONTS = Path(engine.__file__).parent / "assets" / "fonts"
 COUNT = 3 * SHARD + 5  # three whole shards and a part of one
@@ -746,6 +750,78 @@ def test_a_picture_that_no_memory_suffices_for_is_a_row_with_its_reason(tmp_path
     run = evaluate(wrap(Starved(), name="starved"), small_task(tmp_path / "some"), out=None)
     assert (run.pictures.scored, run.pictures.failed) == (2, 2)
     assert "out of memory for 64x64 pixels" in next(iter(run.pictures.reasons))
+
+
+class Cramped(Counting):
+    """Has memory for four pictures, those included that it decoded before and that somebody still holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoded: list[weakref.ref[torch.Tensor]] = []
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        held = [tensor for ref in self.decoded if (tensor := ref()) is not None]
+        if sum(map(len, held)) + len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        decoded = latent.clone()
+        self.decoded.append(weakref.ref(decoded))
+        return decoded
+
+
+def test_what_is_done_of_a_halved_batch_leaves_its_memory_to_the_rest(folder: Path) -> None:
+    run = evaluate(wrap(Cramped(), name="cramped"), small_task(folder), out=None, limit=8)
+    assert (run.pictures.failed, run.batch_size) == (0, 4)
+
+
+def test_what_protocols_share_gives_way_where_memory_ends(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [(small_task(folder, native=name is not None), name) for name in (None, "llamagen")]
+    how = engine.Settings(out=None, limit=8, batch_size=4)
+    runs = engine.evaluate_together(wrap(Cramped(), name="cramped"), pairs, how)
+    assert [(run.pictures.failed, run.batch_size) for run in runs if run] == [(0, 4), (0, 4)]
+    assert "protocols share no forward pass from here on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_memory_that_ends_is_known_by_what_is_said_and_what_held_it_lets_go(said: str) -> None:
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def fails() -> None:
+        held = torch.zeros(1)
+        seen.append(weakref.ref(held))
+        raise RuntimeError(said)
+
+    with pytest.raises(NoMemoryError) as raised, compute.memory():
+        fails()
+    assert "\n" not in str(raised.value) and seen[0]() is None
+    with pytest.raises(RuntimeError, match="a bug"), compute.memory():
+        raise RuntimeError("a bug")
+
+
+def test_passes_are_joined_on_the_cpu_where_the_device_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, join, tried = torch.zeros(1, 3, 4, 4), torch.cat, []
+
+    def cat(parts: list[torch.Tensor]) -> torch.Tensor:
+        tried.append(len(parts))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return join(parts)
+
+    monkeypatch.setattr(torch, "cat", cat)
+    outcomes = [Outcome((Sample(str(n), picture[0]),), picture, picture, Codes(latent=picture), None) for n in range(2)]
+    whole = shards._joined(outcomes)
+    assert [sample.id for sample in whole.samples] == ["0", "1"]
+    assert len(whole.reference) == len(whole.codes) == 2
 
 
 def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder: Path, tmp_path: Path) -> None:

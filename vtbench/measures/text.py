@@ -61,8 +61,8 @@ class Measure(measures.Measure):
         """Give each rate of the reconstruction and, as its floor, of the original; and what was read on both."""
         if self._reader is None:
             self._check_script(outcome)
-            engine = ocr.load(self.context.engine, str(outcome.reference.device))
-            place = device.model(outcome.reference.device)
+            engine = ocr.load(self.context.engine, str(self.context.device))
+            place = device.model(self.context.device)
             self._reader = _Reader(engine, self.context.originals, place, self.context.computed_by)
         rows = self._rows(self._reader, outcome)
         return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
