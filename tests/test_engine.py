@@ -565,6 +565,26 @@ def test_stability_of_an_identity_and_of_a_codec(folder: Path, tmp_path: Path) -
     assert 10 < (tiny["shift_psnr"].value or 0) < 60
 
 
+def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_path: Path) -> None:
+    """And pictures without anything within the margin lack what is compared there."""
+
+    def decode(_: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+        return torch.where(z.mean((1, 2, 3), keepdim=True) > 0.6, torch.nan, z + 0.02)
+
+    (tmp_path / "some").mkdir()
+    for level in (60, 200):  # 200 is 0.57, and past 0.6 on the third pass
+        Image.new("RGB", (96, 96), (level, level, level)).save(tmp_path / "some" / f"{level}.png")
+    brighter = wrap(torch.nn.Identity(), name="brighter", encode=lambda _, x: x, decode=decode)
+    change = {"family": "stability", "metrics": ("repeat_psnr", "shift_psnr"), "primary": "repeat_psnr"}
+    for batch_size in (1, 2):
+        task = small_task(tmp_path / "some", **change, geometry=Geometry(size=96))
+        scores = evaluate(brighter, task, out=None, batch_size=batch_size).scores
+        assert (scores["repeat_psnr"].scored, scores["shift_psnr"].scored) == (1, 2)
+    scores = evaluate(brighter, small_task(tmp_path / "some", **change), out=None).scores
+    assert scores["repeat_psnr"].scored == 1
+    assert scores["shift_psnr"].reason == "shift PSNR of 64x64 pixels: its window needs at least 65x65"
+
+
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
     run, table = whole
     assert (run.scores["psnr"].low, run.scores["psnr"].high) == mean_interval(list(table["psnr"]))
@@ -881,6 +901,19 @@ def test_a_metric_without_memory_takes_half_the_batch_and_a_picture_at_last_has_
     monkeypatch.setattr(metrics, "psnr", limited(0))
     score = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"]
     assert (score.value, score.reason) == (None, "out of memory for psnr")
+
+
+def test_a_measure_that_refuses_a_picture_has_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = codes.Measure.columns
+
+    def picky(measure: codes.Measure, outcome: Outcome) -> object:
+        if any(sample.id == "001.png" for sample in outcome.samples):
+            raise DataError("not this one")
+        return plain(measure, outcome)
+
+    monkeypatch.setattr(codes.Measure, "columns", picky)
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=6)
+    assert (run.scores["bpp"].scored, run.scores["psnr"].scored) == (5, 6)
 
 
 def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
