@@ -585,6 +585,19 @@ def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_pa
     assert scores["shift_psnr"].reason == "shift PSNR of 64x64 pixels: its window needs at least 65x65"
 
 
+def test_words_of_unknown_size_leave_tokbenchs_other_metrics(folder: Path) -> None:
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    metrics = [find_metric(name) for name in ("psnr", "word_accuracy", "ned")]
+    measure = published.Published(metrics, replace(context, protocol=PROTOCOLS["tokbench"]))
+    words = json.dumps([["Orange", "Orange", None]])
+    table = pa.table({"psnr": [30.0], "word_accuracy": [1.0], "ned": [0.0], str(published.WORDS): [words]})
+    scores = measure.scores(Table(table, intervals=lambda name: False))
+    assert scores["psnr"].value == 30.0
+    for name in ("word_accuracy", "ned"):
+        assert scores[name].value is None
+        assert "need the size of each word" in (scores[name].reason or "")
+
+
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
     run, table = whole
     assert (run.scores["psnr"].low, run.scores["psnr"].high) == mean_interval(list(table["psnr"]))
@@ -914,6 +927,36 @@ def test_a_measure_that_refuses_a_picture_has_the_others(folder: Path, monkeypat
     monkeypatch.setattr(codes.Measure, "columns", picky)
     run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=6)
     assert (run.scores["bpp"].scored, run.scores["psnr"].scored) == (5, 6)
+
+
+def test_a_measure_that_refuses_at_the_end_leaves_the_others_their_scores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(measure: codes.Measure, table: Table) -> None:
+        raise DataError("nothing can be made of them")
+
+    monkeypatch.setattr(codes.Measure, "scores", refuse)
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=2)
+    assert (run.scores["bpp"].value, run.scores["bpp"].reason) == (None, "nothing can be made of them")
+    assert run.scores["psnr"].value is not None
+
+
+def test_a_run_that_cannot_be_merged_stops_no_other_protocols(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = WorkFolder.merge
+
+    def fails(place: WorkFolder, *more: object) -> Run:
+        if place.plan.protocol.published:
+            raise DataError("can't be merged")
+        return merge(place, *more)
+
+    monkeypatch.setattr(WorkFolder, "merge", fails)
+    pairs = [(small_task(folder, native=name is not None), name) for name in ("llamagen", None)]
+    how = engine.Settings(out=tmp_path / "r", work=tmp_path / "w", limit=2)
+    with pytest.raises(DataError, match="can't be merged"):
+        engine.evaluate_together("jpeg-q10", pairs, how)
+    assert [path.name for path in (tmp_path / "r").rglob("*.json")] == ["jpeg-q10.json"]
 
 
 def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

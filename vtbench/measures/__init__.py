@@ -252,7 +252,11 @@ class Measure(ABC):
         """
 
     def scores(self, table: Table) -> dict[str, Score]:
-        """Summarise the columns: by default mean and interval of each metric and of each of its levels."""
+        """Summarise the columns: by default mean and interval of each metric and of each of its levels.
+
+        Raises:
+            DataError: if nothing can be made of them; it is then the reason of all of its metrics.
+        """
         found: dict[str, Score] = {}
         for metric in self.metrics:
             found |= means(metric, table)
