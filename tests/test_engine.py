@@ -598,6 +598,21 @@ def test_words_of_unknown_size_leave_tokbenchs_other_metrics(folder: Path) -> No
         assert "need the size of each word" in (scores[name].reason or "")
 
 
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_text_that_the_engine_cannot_write_is_refused_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pictures(tmp_path / "signs", 4)
+    rows = [f"{index:03d}.png,{'harbour' if index < 3 else '港口的墙'}" for index in range(4)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]), encoding="utf-8")
+    task = small_task(folder, family="text", metrics=("cer_page",), primary="cer_page")
+    with pytest.raises(VtbenchError, match="easyocr can't write"):
+        made(load_tokenizer("jpeg-q5"), task, batch_size=1, limit=1)
+    assert "港口的墙" in task.known_text()
+    monkeypatch.setattr(type(task.source), "known_text", None)  # as of a source that doesn't say it by itself
+    assert "港口的墙" in task.known_text()
+
+
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
     run, table = whole
     assert (run.scores["psnr"].low, run.scores["psnr"].high) == mean_interval(list(table["psnr"]))

@@ -106,6 +106,8 @@ class Context:
     """The tokenizer's latent laid open, for diagnostics of it; None where floats alone are scored."""
     foundation: str = ""
     """The foundation model, or the file of its features, with which latents are compared."""
+    known_text: Callable[[], str] | None = None
+    """Gives all text that the task knows of its pictures (`Task.known_text`)."""
 
 
 RawColumns = Mapping[str, Callable[[], Iterator[Any]]]
