@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,15 @@ from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
 from pyarrow import parquet
 
-from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring
+from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards
+from vtbench import device as compute
 from vtbench.cards import Geometry
 from vtbench.catalogue import find_metric
 from vtbench.data import tokbench
 from vtbench.engine import evaluate
-from vtbench.errors import DataError, ResultError, VtbenchError
+from vtbench.errors import DataError, NoMemoryError, ResultError, VtbenchError
 from vtbench.live import wrap
-from vtbench.measures import Table, sets
+from vtbench.measures import Outcome, Table, codes, sets
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
 from vtbench.plan import SHARD
 from vtbench.protocols import PROTOCOLS
@@ -33,7 +36,8 @@ from vtbench.results import Run
 from vtbench.statistics import mean_interval
 from vtbench.task import Task, load_task
 from vtbench.tokenizer import Tokenizer, load_tokenizer
-from vtbench.types import Key
+from vtbench.types import Codes, Key, Sample
+from vtbench.workfolder import WorkFolder
 
 FONTS = Path(engine.__file__).parent / "assets" / "fonts"
 COUNT = 3 * SHARD + 5  # three whole shards and a part of one
@@ -562,6 +566,54 @@ def test_stability_of_an_identity_and_of_a_codec(folder: Path, tmp_path: Path) -
     assert 10 < (tiny["shift_psnr"].value or 0) < 60
 
 
+def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_path: Path) -> None:
+    """And pictures without anything within the margin lack what is compared there."""
+
+    def decode(_: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+        return torch.where(z.mean((1, 2, 3), keepdim=True) > 0.6, torch.nan, z + 0.02)
+
+    (tmp_path / "some").mkdir()
+    for level in (60, 200):  # 200 is 0.57, and past 0.6 on the third pass
+        Image.new("RGB", (96, 96), (level, level, level)).save(tmp_path / "some" / f"{level}.png")
+    brighter = wrap(torch.nn.Identity(), name="brighter", encode=lambda _, x: x, decode=decode)
+    change = {"family": "stability", "metrics": ("repeat_psnr", "shift_psnr"), "primary": "repeat_psnr"}
+    for batch_size in (1, 2):
+        task = small_task(tmp_path / "some", **change, geometry=Geometry(size=96))
+        scores = evaluate(brighter, task, out=None, batch_size=batch_size).scores
+        assert (scores["repeat_psnr"].scored, scores["shift_psnr"].scored) == (1, 2)
+    scores = evaluate(brighter, small_task(tmp_path / "some", **change), out=None).scores
+    assert scores["repeat_psnr"].scored == 1
+    assert scores["shift_psnr"].reason == "shift PSNR of 64x64 pixels: its window needs at least 65x65"
+
+
+def test_words_of_unknown_size_leave_tokbenchs_other_metrics(folder: Path) -> None:
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    metrics = [find_metric(name) for name in ("psnr", "word_accuracy", "ned")]
+    measure = published.Published(metrics, replace(context, protocol=PROTOCOLS["tokbench"]))
+    words = json.dumps([["Orange", "Orange", None]])
+    table = pa.table({"psnr": [30.0], "word_accuracy": [1.0], "ned": [0.0], str(published.WORDS): [words]})
+    scores = measure.scores(Table(table, intervals=lambda name: False))
+    assert scores["psnr"].value == 30.0
+    for name in ("word_accuracy", "ned"):
+        assert scores[name].value is None
+        assert "need the size of each word" in (scores[name].reason or "")
+
+
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_text_that_the_engine_cannot_write_is_refused_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pictures(tmp_path / "signs", 4)
+    rows = [f"{index:03d}.png,{'harbour' if index < 3 else '港口的墙'}" for index in range(4)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]), encoding="utf-8")
+    task = small_task(folder, family="text", metrics=("cer_page",), primary="cer_page")
+    with pytest.raises(VtbenchError, match="easyocr can't write"):
+        made(load_tokenizer("jpeg-q5"), task, batch_size=1, limit=1)
+    assert "港口的墙" in task.known_text()
+    monkeypatch.setattr(type(task.source), "known_text", None)  # as of a source that doesn't say it by itself
+    assert "港口的墙" in task.known_text()
+
+
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
     run, table = whole
     assert (run.scores["psnr"].low, run.scores["psnr"].high) == mean_interval(list(table["psnr"]))
@@ -750,6 +802,78 @@ def test_a_picture_that_no_memory_suffices_for_is_a_row_with_its_reason(tmp_path
     assert "out of memory for 64x64 pixels" in next(iter(run.pictures.reasons))
 
 
+class Cramped(Counting):
+    """Has memory for four pictures, those included that it decoded before and that somebody still holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoded: list[weakref.ref[torch.Tensor]] = []
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        held = [tensor for ref in self.decoded if (tensor := ref()) is not None]
+        if sum(map(len, held)) + len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(x)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        decoded = latent.clone()
+        self.decoded.append(weakref.ref(decoded))
+        return decoded
+
+
+def test_what_is_done_of_a_halved_batch_leaves_its_memory_to_the_rest(folder: Path) -> None:
+    run = evaluate(wrap(Cramped(), name="cramped"), small_task(folder), out=None, limit=8)
+    assert (run.pictures.failed, run.batch_size) == (0, 4)
+
+
+def test_what_protocols_share_gives_way_where_memory_ends(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [(small_task(folder, native=name is not None), name) for name in (None, "llamagen")]
+    how = engine.Settings(out=None, limit=8, batch_size=4)
+    runs = engine.evaluate_together(wrap(Cramped(), name="cramped"), pairs, how)
+    assert [(run.pictures.failed, run.batch_size) for run in runs if run] == [(0, 4), (0, 4)]
+    assert "protocols share no forward pass from here on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_memory_that_ends_is_known_by_what_is_said_and_what_held_it_lets_go(said: str) -> None:
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def fails() -> None:
+        held = torch.zeros(1)
+        seen.append(weakref.ref(held))
+        raise RuntimeError(said)
+
+    with pytest.raises(NoMemoryError) as raised, compute.memory():
+        fails()
+    assert "\n" not in str(raised.value) and seen[0]() is None
+    with pytest.raises(RuntimeError, match="a bug"), compute.memory():
+        raise RuntimeError("a bug")
+
+
+def test_passes_are_joined_on_the_cpu_where_the_device_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, join, tried = torch.zeros(1, 3, 4, 4), torch.cat, []
+
+    def cat(parts: list[torch.Tensor]) -> torch.Tensor:
+        tried.append(len(parts))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return join(parts)
+
+    monkeypatch.setattr(torch, "cat", cat)
+    outcomes = [Outcome((Sample(str(n), picture[0]),), picture, picture, Codes(latent=picture), None) for n in range(2)]
+    whole = shards._joined(outcomes)
+    assert [sample.id for sample in whole.samples] == ["0", "1"]
+    assert len(whole.reference) == len(whole.codes) == 2
+
+
 def test_batches_are_filled_across_shards_and_the_same_for_every_process(folder: Path, tmp_path: Path) -> None:
     """A batch of 24 covers a shard and a half: a block is three shards, whoever computes it."""
     module = Counting()
@@ -807,6 +931,49 @@ def test_a_metric_without_memory_takes_half_the_batch_and_a_picture_at_last_has_
     monkeypatch.setattr(metrics, "psnr", limited(0))
     score = evaluate(load_tokenizer("jpeg-q10"), task, out=None, limit=6).scores["psnr"]
     assert (score.value, score.reason) == (None, "out of memory for psnr")
+
+
+def test_a_measure_that_refuses_a_picture_has_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = codes.Measure.columns
+
+    def picky(measure: codes.Measure, outcome: Outcome) -> object:
+        if any(sample.id == "001.png" for sample in outcome.samples):
+            raise DataError("not this one")
+        return plain(measure, outcome)
+
+    monkeypatch.setattr(codes.Measure, "columns", picky)
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=6)
+    assert (run.scores["bpp"].scored, run.scores["psnr"].scored) == (5, 6)
+
+
+def test_a_measure_that_refuses_at_the_end_leaves_the_others_their_scores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(measure: codes.Measure, table: Table) -> None:
+        raise DataError("nothing can be made of them")
+
+    monkeypatch.setattr(codes.Measure, "scores", refuse)
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(folder), out=None, limit=2)
+    assert (run.scores["bpp"].value, run.scores["bpp"].reason) == (None, "nothing can be made of them")
+    assert run.scores["psnr"].value is not None
+
+
+def test_a_run_that_cannot_be_merged_stops_no_other_protocols(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge = WorkFolder.merge
+
+    def fails(place: WorkFolder, *more: object) -> Run:
+        if place.plan.protocol.published:
+            raise DataError("can't be merged")
+        return merge(place, *more)
+
+    monkeypatch.setattr(WorkFolder, "merge", fails)
+    pairs = [(small_task(folder, native=name is not None), name) for name in ("llamagen", None)]
+    how = engine.Settings(out=tmp_path / "r", work=tmp_path / "w", limit=2)
+    with pytest.raises(DataError, match="can't be merged"):
+        engine.evaluate_together("jpeg-q10", pairs, how)
+    assert [path.name for path in (tmp_path / "r").rglob("*.json")] == ["jpeg-q10.json"]
 
 
 def test_a_value_that_is_not_a_number_has_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ class Bottleneck:
         if self.closed:
             raise DataError(f"{self.tokenizer.card.name}: {self.closed}")
         if codes.latent is not None:
-            return codes.latent
+            return codes.latent.to(self.tokenizer.device)
         network: Open = self.tokenizer.network  # type: ignore[assignment]
         return network.vectors(codes)
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
@@ -93,6 +94,15 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+CPU = torch.device("cpu")
+
+_NO_MEMORY = (
+    *("can't allocate memory", "not enough memory"),  # torch's of the CPU's
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+"""What errors say that have no class of their own."""
+
+
 @contextlib.contextmanager
 def memory() -> Iterator[None]:
     """Tell memory that ends, of a GPU or of the CPU, from all other errors.
@@ -104,13 +114,14 @@ def memory() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         said = str(error)
-        if (
-            isinstance(error, torch.OutOfMemoryError | MemoryError)
-            or "can't allocate memory" in said
-            or "not enough memory" in said
-        ):
-            raise NoMemoryError(said.partition("\n")[0] or "out of memory") from error
-        raise
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(one in said for one in _NO_MEMORY):
+            raise
+        # Tensors live on in the frames that the error holds, and torch keeps freed memory to itself, where cuBLAS and
+        # cuDNN, which take their own, can't have it.
+        traceback.clear_frames(error.__traceback__)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+        raise NoMemoryError(said.partition("\n")[0] or "out of memory") from error
 
 
 def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:

@@ -17,11 +17,11 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import pyarrow as pa
 
@@ -40,6 +40,8 @@ from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.workfolder import Counted, WorkFolder, alike, compute, pictures_of
 
 log = logging.getLogger("vtbench")
+
+T = TypeVar("T")
 
 WAIT = 600.0
 """Seconds that a process waits for another one to finish writing a run of the same name."""
@@ -289,7 +291,7 @@ def evaluate_together(
         if how.compute:
             for group in alike(left):
                 compute(group, how.workers, progress)
-        return [run or folder.end(how.workers, progress) for folder, run in zip(folders, found, strict=True)]
+        return _ended(folders, found, lambda folder: folder.end(how.workers, progress))
 
 
 def _tokenizer_of(tokenizer: object) -> Tokenizer:
@@ -413,11 +415,27 @@ def _with_team(
                 compute(group, how.workers, _Added(team).set)
             team.gather(None)
 
-    def merge() -> list[Run]:
-        pairs = zip(folders, said, strict=True)
-        return [one if isinstance(one, Run) else folder.merge(how.workers) for folder, one in pairs]
+    return team.announce(lambda: _ended(folders, said, lambda folder: folder.merge(how.workers)))
 
-    return team.announce(merge)
+
+def _ended(folders: Sequence[WorkFolder], found: Sequence[object], end: Callable[[WorkFolder], T]) -> list[Run | T]:
+    """End each run that was not there before, whatever is wrong with the others.
+
+    Raises:
+        VtbenchError: what is wrong with the first that can't be ended.
+    """
+    runs: list[Run | T] = []
+    errors: list[VtbenchError] = []
+    for folder, run in zip(folders, found, strict=True):
+        try:
+            runs.append(run if isinstance(run, Run) else end(folder))
+        except VtbenchError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        log.warning("%s", other)
+    if errors:
+        raise errors[0]
+    return runs
 
 
 def _check_same(plans: Sequence[object]) -> None:

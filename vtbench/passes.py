@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,9 +30,12 @@ class Pass:
     codes: Codes | None
     """None where the network refused the picture."""
     decoded: Tensor | None
+    """As the network gave it; of the type of `pictures` where these are given."""
     reasons: Sequence[str | None]
     seconds: tuple[float, float] = (0.0, 0.0)
     """In the encoder and the decoder."""
+    pictures: Tensor | None = None
+    """What went in, on the device of `decoded`."""
 
 
 class Passes:
@@ -43,43 +46,77 @@ class Passes:
         self.most = made.batch_size
         """Pictures that fit into one forward pass."""
         self._shared = False
+        self._may_share = True
         self._known: list[tuple[Tensor, list[Pass]]] = []
 
     def begin(self, *, shared: bool) -> None:
         """Begin a window; keep its passes where several plans take it."""
-        self._shared = shared
+        self._shared = shared and self._may_share
         self._known = []
 
-    def through(self, pictures: Tensor) -> list[Pass]:
-        """Take pictures of one size, as a measure feeds them, through the tokenizer."""
-        fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
-        for known, found in self._known:
-            if known.shape == fed.shape and known.dtype == fed.dtype and torch.equal(known, fed):
-                return found
-        found = self._computed(fed)
-        if self._shared:
-            self._known.append((fed, found))
-        return found
+    def through(self, pictures: Tensor) -> Iterator[Pass]:
+        """Take pictures of one size, as a measure feeds them, through the tokenizer, as many at once as memory lasts.
 
-    def _computed(self, fed: Tensor) -> list[Pass]:
-        found: list[Pass] = []
+        Where they don't go through at once, what is done waits in the CPU's memory, so that all of the device's is
+        there for the next ones.
+        """
+        name = self._tokenizer.card.name
         done = 0
-        while done < len(fed):
-            part = fed[done : done + self.most]
+        while done < len(pictures):
+            part = pictures[done : done + self.most]
             try:
                 with compute.memory():
-                    found += self._tried(part)
+                    found = self._finished(part, self._tokenizer.device if len(part) == len(pictures) else compute.CPU)
             except NoMemoryError:
+                if self._known:
+                    self._shared, self._may_share, self._known = False, False, []
+                    log.warning("%s: out of memory; protocols share no forward pass from here on", name)
+                    continue
                 if len(part) > 1:
                     self.most = len(part) // 2
                     log.warning(
                         "%s: out of memory with %d pictures a forward pass; goes on with %d",
-                        *(self._tokenizer.card.name, len(part), self.most),
+                        *(name, len(part), self.most),
                     )
                     continue
                 size = f"{part.shape[-1]}x{part.shape[-2]}"
-                found.append(Pass(1, None, None, [f"{self._tokenizer.card.name}: out of memory for {size} pixels"]))
+                found = [Pass(1, None, None, [f"{name}: out of memory for {size} pixels"])]
             done += len(part)
+            while found:  # nothing of them is held here while the next ones go through
+                yield found.pop(0)
+
+    def _finished(self, pictures: Tensor, place: torch.device) -> list[Pass]:
+        """Take one batch through, bring what came out to the type of what went in, and both to a device."""
+        tokenizer = self._tokenizer
+        finish = tokenizer.floats if pictures.is_floating_point() else tokenizer.levels
+        found = []
+        done = 0
+        for one in self._passed(pictures):
+            if one.codes is not None and one.decoded is not None:
+                latent = one.codes.latent
+                found.append(
+                    replace(
+                        one,
+                        # Indices are few; a latent may be as large as a picture.
+                        codes=one.codes if latent is None else replace(one.codes, latent=latent.to(place)),
+                        decoded=finish(one.decoded).to(place),
+                        pictures=compute.send(pictures[done : done + one.count], place),
+                    )
+                )
+            else:
+                found.append(one)
+            done += one.count
+        return found
+
+    def _passed(self, pictures: Tensor) -> list[Pass]:
+        """Take one batch through, unless an equal one went through in this window."""
+        fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
+        for known, found in self._known:
+            if known.shape == fed.shape and known.dtype == fed.dtype and torch.equal(known, fed):
+                return found
+        found = self._tried(fed)
+        if self._shared:
+            self._known.append((fed, found))
         return found
 
     def _tried(self, fed: Tensor) -> list[Pass]:

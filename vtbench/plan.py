@@ -128,7 +128,7 @@ def make(
         CardError: if a metric or protocol does not exist, or a metric belongs to published protocols alone.
         DataError: if the tokenizer can't take the task's size, or a published protocol is asked of a task whose
             pictures were brought to its size already.
-        VtbenchError: if the label is none, or a required metric can't be scored.
+        VtbenchError: if the label is none, a required metric can't be scored, or the OCR engine can't write the text.
     """
     if label is not None and not results.LABEL.fullmatch(label):
         raise VtbenchError(f"label {label!r}: expected letters, digits, dots, dashes and underscores")
@@ -201,6 +201,7 @@ def make(
         curve=tokenizer.curve,
         bottleneck=Bottleneck(tokenizer),
         foundation=task.card.foundation,
+        known_text=task.known_text,
     )
     said = {
         "metrics": metrics,

@@ -202,7 +202,14 @@ class Published(measures.Measure):
         # Codes and features are many numbers a picture, and averages are of other columns.
         wanted = [key for key in table.keys if key.metric != "codes" and key not in FEATURES]
         columns = {key: values for key in wanted if (values := _known(table, key))}
-        averages = totals(self.rule, columns, size=self.context.side or self.rule.size or 256)
+        size = self.context.side or self.rule.size or 256
+        averages = totals(self.rule, {key: values for key, values in columns.items() if key != WORDS}, size=size)
+        if WORDS in columns:
+            try:
+                averages |= _binned(columns[WORDS], size)
+            except DataError as error:  # the other metrics stand
+                for name in self.rule.text_metrics:
+                    found[name] = Score(value=None, reason=str(error), scored=0, expected=table.expected)
         if table.has(FEATURES[0]) and "rfid" in self.names:
             sums = FrechetSums()
             for pair in zip(*(table.arrays(key) for key in FEATURES), strict=True):
@@ -276,18 +283,27 @@ def totals(protocol: Protocol, columns: Mapping[Key, Sequence[Any]], *, size: in
     if READ in columns:
         found["cer_page"], found["wer_page"] = text.vtbench_2025(columns[TRUTH], columns[READ])
     if WORDS in columns:
-        words = [word for said in columns[WORDS] for word in json.loads(said)]
-        if any(ratio is None for _, _, ratio in words):
-            raise DataError("TokBench's bins need the size of each word, and these pictures don't state it")
-        counted = text.tokbench(
-            [truth for truth, _, _ in words], [read for _, read, _ in words], [r for _, _, r in words], size=size
-        )
-        found |= {"word_accuracy": counted.mean_accuracy, "ned": 1 - counted.mean_ned}
+        found |= _binned(columns[WORDS], size)
     if FEATURES[0] in columns:
         found["rfid"] = frechet_distance(*(np.stack(columns[key]) for key in FEATURES))
     if LOGITS in columns:
         found["inception_score"] = inception_score(np.stack(columns[LOGITS]))
     return found
+
+
+def _binned(said: Sequence[str], size: int) -> dict[str, float]:
+    """Average the words of all pictures as TokBench does.
+
+    Raises:
+        DataError: if the size of a word is not known, or the published code dies of them.
+    """
+    words = [word for one in said for word in json.loads(one)]
+    if any(ratio is None for _, _, ratio in words):
+        raise DataError("TokBench's bins need the size of each word, and these pictures don't state it")
+    counted = text.tokbench(
+        [truth for truth, _, _ in words], [read for _, read, _ in words], [r for _, _, r in words], size=size
+    )
+    return {"word_accuracy": counted.mean_accuracy, "ned": 1 - counted.mean_ned}
 
 
 # --- the way in and the way out ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vtbench import device as compute
 from vtbench.errors import DataError, NoMemoryError
-from vtbench.measures import Measure, Missing, Outcome
+from vtbench.measures import Columns, Measure, Missing, Outcome, each
 from vtbench.passes import Passes
 from vtbench.plan import SHARD, Plan
 from vtbench.summary import Clock
@@ -242,20 +242,15 @@ class _Sheet:
             self._measure(parts)
 
     def _reconstruct(self, passes: Passes, group: Sequence[tuple[int, Sample, Tensor]]) -> None:
-        reference = torch.stack([fed for _, _, fed in group])
-        tokenizer = self.made.tokenizer
-        place = tokenizer.device
         start = 0
-        for done in passes.through(reference):
+        for done in passes.through(torch.stack([fed for _, _, fed in group])):
             taken = group[start : start + done.count]
             indices = [index for index, _, _ in taken]
-            if done.codes is None or done.decoded is None:
+            if done.codes is None or done.decoded is None or done.pictures is None:
                 self._put("reason", indices[0], done.reasons[0])
             else:
-                pictures = compute.send(reference[start : start + done.count], place)
-                finish = tokenizer.floats if pictures.is_floating_point() else tokenizer.levels
                 samples = tuple(sample for _, sample, _ in taken)
-                outcome = Outcome(samples, pictures, finish(done.decoded), done.codes, self._again)
+                outcome = Outcome(samples, done.pictures, done.decoded, done.codes, self._again)
                 self._parts.append(_Part(indices, done.reasons, outcome))
                 for index in indices:
                     if rows := self._rows.get(index // SHARD):
@@ -293,16 +288,16 @@ class _Sheet:
         for index, reason in zip(indices, reasons, strict=True):
             if reason:
                 self._put("reason", index, reason)
-        whole = [row for row, reason in enumerate(reasons) if reason is None]
+        every = range(len(indices))
+        whole = [row for row in every if reasons[row] is None] if any(reasons) else every
         for measure in self.made.measures:
-            chosen = whole if measure.sees == "pictures" else list(range(len(indices)))
+            chosen = whole if measure.sees == "pictures" else every
             if chosen:
-                seen = outcome if len(chosen) == len(indices) else outcome.at(chosen)
-                self._measured(measure, seen, [indices[row] for row in chosen])
+                self._measured(_columns(measure, outcome, chosen), [indices[row] for row in chosen])
 
-    def _measured(self, measure: Measure, outcome: Outcome, indices: Sequence[int]) -> None:
-        """Set what a measure says of a batch; a missing value has its reason in a column beside it."""
-        for key, values in _columns(measure, outcome).items():
+    def _measured(self, columns: Columns, indices: Sequence[int]) -> None:
+        """Set what a measure says of pictures; a missing value has its reason in a column beside it."""
+        for key, values in columns.items():
             pairs = list(zip(indices, values, strict=True))
             if key.role == "value" and not self.made.protocol.published:  # published code has its own ways with nan
                 pairs = [(index, _known(key, value)) for index, value in pairs]
@@ -330,20 +325,14 @@ class _Sheet:
             yield shard, self._rows.pop(shard).table()
 
 
-def _columns(measure: Measure, outcome: Outcome) -> Mapping[Key, Sequence[Any]]:
-    """Measure a batch; where it has no memory for that, its halves, and say of a single picture that it had none."""
-    try:
+def _columns(measure: Measure, outcome: Outcome, chosen: Sequence[int]) -> Columns:
+    """Measure some pictures of a batch; one that can't be measured, or has no memory for it, has the reason."""
+
+    def probe(rows: Sequence[int], found: Columns) -> None:
         with compute.memory():
-            return measure.columns(outcome)
-    except NoMemoryError:
-        pass
-    count = len(outcome.samples)
-    if count == 1 or measure.batch:
-        return {Key(name): [Missing(f"out of memory for {name}")] * count for name in measure.names}
-    halves = (range(count // 2), range(count // 2, count))
-    found = [(len(half), _columns(measure, outcome.at(half))) for half in halves]
-    keys = dict.fromkeys(key for _, columns in found for key in columns)
-    return {key: [value for size, columns in found for value in columns.get(key, [None] * size)] for key in keys}
+            found.update(measure.columns(outcome.at(rows)))
+
+    return each(probe, measure.names, chosen, apart=not measure.batch)
 
 
 def _known(key: Key, value: object) -> object:
@@ -362,18 +351,30 @@ def _again(tokenizer: Tokenizer) -> Callable[[Tensor], tuple[Tensor, Codes]]:
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """Put what several forward passes left together."""
+    """Put what several forward passes left together: in the CPU's memory where some of it is there, or no other is."""
     if len(outcomes) == 1:
         return outcomes[0]
+    places = {outcome.reference.device for outcome in outcomes}
+    try:
+        with compute.memory():
+            return _joined_on(places.pop() if len(places) == 1 else compute.CPU, outcomes)
+    except NoMemoryError:
+        return _joined_on(compute.CPU, outcomes)
+
+
+def _joined_on(place: torch.device, outcomes: Sequence[Outcome]) -> Outcome:
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.to(place) for part in parts])
+
     codes = [outcome.codes for outcome in outcomes]
     latents = [part.latent for part in codes if part.latent is not None]
     return Outcome(
         samples=tuple(sample for outcome in outcomes for sample in outcome.samples),
-        reference=torch.cat([outcome.reference for outcome in outcomes]),
-        reconstruction=torch.cat([outcome.reconstruction for outcome in outcomes]),
+        reference=joined([outcome.reference for outcome in outcomes]),
+        reconstruction=joined([outcome.reconstruction for outcome in outcomes]),
         codes=Codes(
             indices=tuple(torch.cat(scale) for scale in zip(*(part.indices for part in codes), strict=True)),
-            latent=torch.cat(latents) if latents else None,
+            latent=joined(latents) if latents else None,
             bitstream=tuple(stream for part in codes for stream in part.bitstream),
             size=codes[0].size,
             codebook_sizes=codes[0].codebook_sizes,

@@ -15,7 +15,7 @@ from vtbench import __version__, provenance
 from vtbench import device as compute
 from vtbench.catalogue import find_metric
 from vtbench.errors import DataError
-from vtbench.measures import RawColumns, Table
+from vtbench.measures import Measure, RawColumns, Table
 from vtbench.plan import Plan
 from vtbench.results import Pictures, Run, Score, Timing
 from vtbench.types import Key
@@ -129,12 +129,20 @@ def _scores(made: Plan, table: Table) -> dict[str, Score]:
     """Let every measure make scores of its columns, in the order of the plan's metrics."""
     found: dict[str, Score] = {}
     for measure in made.measures:
-        found |= measure.scores(table)
+        found |= _scores_of(measure, table)
     for name, reason in made.unavailable.items():
         found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
     place = {name: position for position, name in enumerate(made.metrics)}
     order = sorted(found, key=lambda name: place.get(Key.parse(name).metric, len(place)))
     return {name: found[name] for name in order}
+
+
+def _scores_of(measure: Measure, table: Table) -> dict[str, Score]:
+    """Let a measure make scores of its columns; what it refuses has a reason, and what others computed is not lost."""
+    try:
+        return measure.scores(table)
+    except DataError as error:
+        return {name: Score(value=None, reason=str(error), scored=0, expected=table.expected) for name in measure.names}
 
 
 def _groups(made: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str, dict[str, Score]]]:
@@ -153,7 +161,7 @@ def _groups(made: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str,
                 name: score
                 for measure in made.measures
                 if any(metric.grouped for metric in measure.metrics)
-                for name, score in measure.scores(part).items()
+                for name, score in _scores_of(measure, part).items()
                 if score.value is not None and find_metric(Key.parse(name).metric).grouped
             }
             groups.setdefault(attribute, {})[_shown(value)] = scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,17 @@ class Task:
     def sample_id(self, index: int) -> str:
         """Return the id of one picture, known without reading it."""
         return self.source.sample_id(index)
+
+    def known_text(self) -> str:
+        """Give all text that is known of the pictures; they are not read where their source says it without them."""
+        said: str | None = getattr(self.source, "known_text", None)
+        if said is not None:
+            return said
+        found: list[str] = []
+        for index in range(len(self)):
+            with contextlib.suppress(DataError):  # that picture's own row says so
+                found += [line.text for line in self.source.read(index).lines]
+        return "".join(found)
 
     def read(self, index: int) -> Sample:
         """Read one picture; several threads may do so at once.

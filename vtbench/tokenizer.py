@@ -422,6 +422,10 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
             raise refuse(f"gives {len(codes.indices)} index tensors and {len(found)} codebook sizes")
         if known and found not in (known, known[:1] * len(found) if len(set(known)) == 1 else known):
             raise refuse(f"has codebooks of {_sizes(found)} codes, its card says {_sizes(known)}")
+        ends = torch.stack([torch.stack(part.aminmax()) for part in codes.indices]).tolist()  # a GPU is waited for once
+        for (low, high), size in zip(ends, found, strict=True):
+            if low < 0 or high >= size:
+                raise refuse(f"gives indices from {low} to {high}, expected 0 to {size - 1}")
 
 
 def _sizes(sizes: Sequence[int]) -> str:

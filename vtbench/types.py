@@ -56,6 +56,13 @@ class Sample:
     """What results are grouped by, such as {"cap_height": 12.0} or {"chart": "zone-plate"}."""
 
 
+def picked(positions: Sequence[int]) -> slice | list[int]:
+    """Say what a tensor is indexed by to take some pictures of a batch: those in a row are not copied."""
+    if isinstance(positions, range):
+        return slice(positions.start, positions.stop, positions.step)
+    return list(positions)
+
+
 @dataclass(frozen=True)
 class Codes:
     """All that crosses the bottleneck: what a tokenizer's decoder may know about a batch of B pictures."""
@@ -90,12 +97,12 @@ class Codes:
 
     def at(self, positions: Sequence[int]) -> Codes:
         """Take the codes of some pictures of the batch."""
-        chosen = list(positions)
+        chosen = picked(positions)
         return replace(
             self,
             indices=tuple(part[chosen] for part in self.indices),
             latent=None if self.latent is None else self.latent[chosen],
-            bitstream=tuple(self.bitstream[position] for position in chosen) if self.bitstream else (),
+            bitstream=tuple(self.bitstream[position] for position in positions) if self.bitstream else (),
         )
 
     def copied(self) -> Codes:

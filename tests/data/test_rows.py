@@ -114,6 +114,7 @@ def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -
     assert source.text == "page" and source.attributes == {"psnr", "wide", "ok", "lines"}
     samples = [source.read(index) for index in range(2)]
     assert [sample.lines[0].text for sample in samples] == ["4711", "98"]
+    assert source.known_text == "471198"
     assert [sample.attributes["wide"] for sample in samples] == ["5", "9007199254740993"]
     assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
 

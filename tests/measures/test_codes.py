@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vtbench import cards, evaluate
 from vtbench.cards import Code, TokenizerCard
+from vtbench.errors import DataError
 from vtbench.measures.codes import UNSIZED
 from vtbench.results import Run
 from vtbench.tokenizer import Tokenizer
@@ -105,3 +106,16 @@ def test_codes_of_a_card_that_states_no_codebook_have_no_use_and_say_why(folder:
     for name in ("code_usage", "code_entropy", "code_perplexity", "bpp_entropy"):
         assert (found.scores[name].value, found.scores[name].reason) == (None, UNSIZED)
     assert found.scores["bpp"].value is not None
+
+
+class Beyond(Two):
+    """Says that there are fewer codes than it takes."""
+
+    def encode(self, x: Tensor) -> Codes:
+        return replace(super().encode(x), codebook_sizes=(15,))
+
+
+def test_an_index_outside_its_codebook_is_refused_before_it_is_decoded() -> None:
+    card = TokenizerCard(name="beyond", family="test", network="planted", kind="discrete", title="Beyond")
+    with pytest.raises(DataError, match="gives indices from 0 to 15, expected 0 to 14"):
+        Tokenizer(card, Beyond()).encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+from builders import SIDE, small_task
+from PIL import Image
 
-from vtbench import cards, evaluate, load_tokenizer
+from vtbench import cards, evaluate, load_tokenizer, wrap
 from vtbench.cli.run import _adapted
-from vtbench.errors import CardError
+from vtbench.errors import CardError, DataError
 from vtbench.metrics import psnr
 from vtbench.tokenizer import Tokenizer
+from vtbench.types import Codes
 
 DND = {
     "channels": 32,
@@ -125,3 +131,23 @@ def test_a_tokenizer_without_steps_says_so() -> None:
     assert {run.scores[name].reason for name in METRICS} == {
         "its codes have no depths or scales to decode one after the other"
     }
+
+
+def test_only_the_picture_without_a_step_lacks_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(_: Tokenizer, codes: Codes, size: tuple[int, int]) -> Iterator[tuple[str, float, torch.Tensor]]:
+        assert codes.latent is not None
+        pictures = torch.zeros(len(codes), 3, *size, dtype=torch.uint8)
+        yield "depth=1", 8.0, pictures
+        if (codes.latent.mean((1, 2, 3)) > 0).any():
+            raise DataError("not finite")
+        yield "depth=2", 16.0, pictures
+
+    for level in (60, 200, 90):
+        Image.new("RGB", (SIDE, SIDE), (level, level, level)).save(tmp_path / f"{level}.png")
+    monkeypatch.setattr(Tokenizer, "curve", steps)
+    same = wrap(torch.nn.Identity(), name="same", encode=lambda _, x: x, decode=lambda _, z: z)
+    task = small_task(tmp_path, metrics=("curve_psnr", "curve_bpp"), primary="curve_psnr")
+    for batch_size in (1, 3):
+        scores = evaluate(same, task, out=None, batch_size=batch_size).scores
+        for name in ("curve_psnr", "curve_bpp"):
+            assert [scores[f"{name}{level}"].scored for level in ("", "/depth=1", "/depth=2")] == [2, 3, 2]

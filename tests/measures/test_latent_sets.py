@@ -272,6 +272,22 @@ def test_tokens_of_several_indices_have_no_gain_and_say_why(folder: Path) -> Non
     assert "come in several indices" in (found.scores["token_gain"].reason or "")
 
 
+def test_a_latent_that_is_not_finite_voids_no_set(folder: Path) -> None:
+    def encode(_: nn.Module, x: Tensor) -> Tensor:
+        return torch.where(x[:, :1, :1, :1] > 0, torch.inf, nn.functional.avg_pool2d(x, 8))
+
+    live = wrap(
+        nn.Identity(),
+        name="endless",
+        encode=encode,
+        decode=lambda _, z: nn.functional.interpolate(z.nan_to_num(), scale_factor=8.0),
+    )
+    found = run(live, folder, "purity")
+    assert found is not None
+    assert 2 < found.scores["purity"].scored < COUNT
+    assert found.scores["purity"].value is not None
+
+
 def test_what_needs_more_pictures_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     catalogue.metrics.cache_clear()

@@ -283,6 +283,20 @@ def test_only_the_picture_that_fails_is_left_out(folder: Path) -> None:
     assert 0 < score.scored < score.expected
 
 
+def test_a_latent_that_is_not_finite_is_left_out_of_the_rank_of_all(tmp_path: Path) -> None:
+    def encode(_: nn.Module, x: Tensor) -> Tensor:
+        z = nn.functional.avg_pool2d(x, 4)
+        return torch.where(z.mean((1, 2, 3), keepdim=True) > 0.5, torch.inf, z)
+
+    for level in (20, 90, 160, 250):
+        Image.new("RGB", (SIDE, SIDE), (level, 255 - level, 60)).save(tmp_path / f"{level}.png")
+    Image.new("RGB", (SIDE, SIDE), "white").save(tmp_path / "white.png")
+    same = pools(encode=encode, decode=lambda _, z: pooling(z.nan_to_num()))
+    score = run(same, tmp_path, "effective_rank").scores["effective_rank"]
+    assert (score.scored, score.expected) == (4, 5)
+    assert score.value is not None
+
+
 # --- the same values whatever the run -----------------------------------------------------------------------------
 
 

@@ -47,6 +47,11 @@ class Source(Protocol):
         return "none"
 
     @property
+    def known_text(self) -> str | None:
+        """All text that is known, in any order; None where it is only had by reading the pictures."""
+        return None
+
+    @property
     def attributes(self) -> frozenset[str]:
         """Names of what results can be grouped by."""
         return frozenset()

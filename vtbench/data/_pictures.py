@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -164,6 +165,15 @@ class Pictures(data.Source):
         if broken is not None and not boxed:
             raise broken
         return "none" if not boxed else "boxes" if boxed == {True} else "page"
+
+    @cached_property
+    def known_text(self) -> str:
+        """What tables and companions say of all pictures."""
+        found: list[str] = []
+        for index in range(len(self)):
+            with contextlib.suppress(DataError):  # that picture's own row says so
+                found += [text for text, _, _ in self._known_of(index).lines]
+        return "".join(found)
 
     @property
     def attributes(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vtbench import data as sources
 from vtbench import files, pictures
@@ -233,6 +233,15 @@ def _part(name: str, rows: Dataset, shown: str, text: bool) -> Part:
     return Part(name, rows, picture, plain, wide, called)
 
 
+def _row(part: Part, rows: Dataset, number: int, name: str) -> dict[str, Any]:
+    """Read a row of a part, of some of its columns."""
+    try:
+        row = dict(rows[number])
+    except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
+        raise DataError(f"{name}: its row can't be read ({short(error)})") from error
+    return row | {column: str(row[column]) for column in part.as_text if row[column] is not None}
+
+
 def _is_wide(rows: Dataset, column: str) -> bool:
     import pyarrow.compute as pc
 
@@ -334,6 +343,18 @@ class Pictures(sources.Source):
                 found.add("page")
         return "page" if "page" in found else "boxes" if found else "none"
 
+    @cached_property
+    def known_text(self) -> str:
+        """What the columns of text say of all pictures."""
+        found: list[str] = []
+        for part in self._table.parts:
+            rows = part.rows.remove_columns(part.picture)
+            for number in range(len(rows)):
+                with contextlib.suppress(DataError):  # that picture's own row says so
+                    known = self._known(_row(part, rows, number, part.name), part.name)
+                    found += [text for text, _, _ in known.lines]
+        return "".join(found)
+
     @property
     def passed_over(self) -> Mapping[str, int]:
         """Files beside those of the rows that were meant as pictures, or as several, by kind."""
@@ -350,16 +371,9 @@ class Pictures(sources.Source):
         self._table.check()
         part, number = self._place(index)
         name = self.sample_id(index)
-        try:
-            row = dict(part.rows[number])
-        except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
-            raise DataError(f"{name}: its row can't be read ({short(error)})") from error
+        row = _row(part, part.rows, number, name)
         content = self._content(row.pop(part.picture), name)
-        row |= {column: str(row[column]) for column in part.as_text if row[column] is not None}
-        try:
-            known = known_of_row(row, text=self._needs_text)
-        except (ValueError, OverflowError) as error:
-            raise DataError(f"{name}: its text can't be read ({short(error)})") from error
+        known = self._known(row, name)
         if len(self._ends) > 1:
             known = Known(known.lines, {**known.attributes, "split": part.name})
         return fitted(name, pictures.read(content, name, plain=self.crop == "plain"), known, self.size, self.crop)
@@ -383,6 +397,13 @@ class Pictures(sources.Source):
         if not self._table.files:  # pictures beside a table that `datasets` read
             said += [part.rows.remove_columns(part.picture).to_dict() for part in self._table.parts]
         return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+
+    def _known(self, row: Mapping[str, Any], name: str) -> Known:
+        """Read what is known of a picture from the other cells of its row."""
+        try:
+            return known_of_row(row, text=self._needs_text)
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{name}: its text can't be read ({short(error)})") from error
 
     def _place(self, index: int) -> tuple[Part, int]:
         if not 0 <= index < len(self):

@@ -213,16 +213,28 @@ class Source(data.Source):
             attributes["plain_height"] = float(height)
         return Sample(self.sample_id(index), images.from_pil(picture), lines, attributes)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """sha256 over ids, pixels, texts and boxes of all pages."""
+        return self._rendered[0]
+
+    @property
+    def known_text(self) -> str:
+        """What stands on all pages."""
+        return self._rendered[1]
+
+    @cached_property
+    def _rendered(self) -> tuple[str, str]:
+        """Digest and text of all pages."""
         total = hashlib.sha256()
+        found: list[str] = []
         for index in range(len(self)):
             sample = self.read(index)
             said = [sample.id, list(sample.image.shape), [[line.text, line.box] for line in sample.lines]]
             total.update(json.dumps(said).encode())
             total.update(sample.image.numpy().tobytes())
-        return total.hexdigest()
+            found += [line.text for line in sample.lines]
+        return total.hexdigest(), "".join(found)
 
 
 def style_of(index: int) -> Style:

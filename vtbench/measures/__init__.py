@@ -24,10 +24,10 @@ from torch import Tensor
 
 from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import Metric
-from vtbench.errors import CardError
+from vtbench.errors import CardError, DataError, NoMemoryError
 from vtbench.protocols import Protocol
 from vtbench.results import CLUSTER, Score, summarise
-from vtbench.types import Codes, Key, Regions, Role, Sample
+from vtbench.types import Codes, Key, Regions, Role, Sample, picked
 
 NO_PICTURE = "no picture was scored"
 
@@ -43,10 +43,15 @@ class Missing:
 Column = Sequence[Any]
 """One entry a picture: a number, a text, an array, None where the metric does not apply, or `Missing`."""
 
+Columns = dict[Key, Column]
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one batch left behind: B pictures of one size before and after, all on one device."""
+    """What one batch left behind: B pictures of one size before and after, both on one device.
+
+    That is the tokenizer's, or the CPU where the device has no memory for all of them.
+    """
 
     samples: tuple[Sample, ...]
     """The pictures as the task gave them, with their text and attributes."""
@@ -60,10 +65,11 @@ class Outcome:
     """Encode and decode once more, (B, 3, H, W) uint8, for stability and latents."""
 
     def at(self, positions: Sequence[int]) -> Outcome:
-        """Take some pictures of the batch."""
-        chosen = list(positions)
-        samples = tuple(self.samples[position] for position in chosen)
-        return Outcome(samples, self.reference[chosen], self.reconstruction[chosen], self.codes.at(chosen), self.again)
+        """Take some pictures of the batch; those in a row are not copied."""
+        chosen = picked(positions)
+        samples = tuple(self.samples[position] for position in positions)
+        codes = self.codes.at(positions)
+        return Outcome(samples, self.reference[chosen], self.reconstruction[chosen], codes, self.again)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ class Context:
     """The foundation model, or the file of its features, with which latents are compared."""
     indices_per_token: int = 1
     """Indices that are one token together."""
+    known_text: Callable[[], str] | None = None
+    """Gives all text that the task knows of its pictures (`Task.known_text`)."""
 
 
 RawColumns = Mapping[str, Callable[[], Iterator[Any]]]
@@ -241,10 +249,18 @@ class Measure(ABC):
 
     @abstractmethod
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
-        """Measure one batch; networks and engines are loaded at the first."""
+        """Measure one batch; networks and engines are loaded at the first.
+
+        Raises:
+            DataError: if one of the pictures can't be measured; each half of them is then measured by itself.
+        """
 
     def scores(self, table: Table) -> dict[str, Score]:
-        """Summarise the columns: by default mean and interval of each metric and of each of its levels."""
+        """Summarise the columns: by default mean and interval of each metric and of each of its levels.
+
+        Raises:
+            DataError: if nothing can be made of them; it is then the reason of all of its metrics.
+        """
         found: dict[str, Score] = {}
         for metric in self.metrics:
             found |= means(metric, table)
@@ -276,6 +292,36 @@ def means(metric: Metric, table: Table, *, reason: str | None = None) -> dict[st
         if not level or score.value is not None:  # a curve keeps only the levels that it has
             found[str(key)] = score
     return found
+
+
+def each(
+    probe: Callable[[Sequence[int], Columns], None], names: Sequence[str], rows: Sequence[int], *, apart: bool = True
+) -> Columns:
+    """Run a probe on pictures of a batch together; where it refuses, on their halves, to tell which one it was.
+
+    A single picture keeps what was found of it before, and has the reason for whatever metric it lacks.
+
+    Args:
+        probe: takes rows of the batch, and fills in columns of them.
+        names: the metrics that it is for.
+        rows: the pictures.
+        apart: whether they may be measured apart; where not, all of them have the reason.
+    """
+    found: Columns = {}
+    try:
+        probe(rows, found)
+    except DataError as error:
+        if len(rows) == 1 or not apart:
+            lacking = [name for name in names if Key(name) not in found]
+            none = isinstance(error, NoMemoryError)
+            reasons = [Missing(f"out of memory for {name}" if none else str(error)) for name in lacking]
+            return found | {Key(name): [one] * len(rows) for name, one in zip(lacking, reasons, strict=True)}
+    else:
+        return found
+    half = len(rows) // 2
+    parts = [(len(part), each(probe, names, part)) for part in (rows[:half], rows[half:])]
+    keys = dict.fromkeys(key for _, columns in parts for key in columns)
+    return {key: [value for count, columns in parts for value in columns.get(key, [None] * count)] for key in keys}
 
 
 def find(name: str) -> type[Measure]:

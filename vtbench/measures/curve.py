@@ -13,7 +13,7 @@ from torch import Tensor
 from vtbench import device, measures
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
-from vtbench.measures import Column, Missing, Outcome, Table, function
+from vtbench.measures import Column, Columns, Missing, Outcome, Table, function
 from vtbench.results import Score
 from vtbench.types import Key
 
@@ -24,20 +24,25 @@ class Measure(measures.Measure):
     """Decodes a batch once a step."""
 
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
-        """Give each metric at each step; a tokenizer without steps has the reason."""
-        count = len(outcome.samples)
+        """Give each metric at each step; a tokenizer without steps has the reason.
+
+        Where a step gives no picture there is no whole curve, and those before it stand.
+        """
+
+        def curve(rows: Sequence[int], found: Columns) -> None:
+            self._fill(outcome.at(rows), found)
+
+        return measures.each(curve, self.names, range(len(outcome.samples)))
+
+    def _fill(self, outcome: Outcome, found: Columns) -> None:
         size = (outcome.reference.shape[-2], outcome.reference.shape[-1])
         steps = self.context.curve(outcome.codes, size) if self.context.curve else iter(())
-        columns: dict[Key, Column] = {}
-        reason = NO_STEPS
-        try:
-            for label, bits, pictures in steps:
-                for metric in self.metrics:
-                    values = self._at(metric, bits / (size[0] * size[1]), outcome.reference, pictures)
-                    columns[Key(metric.name, label)] = columns[Key(metric.name)] = values
-        except DataError as error:  # a step gave no picture, so there is no whole curve
-            columns, reason = {}, str(error)
-        return columns or {Key(name): [Missing(reason)] * count for name in self.names}
+        last: Columns = {}
+        for label, bits, pictures in steps:
+            for metric in self.metrics:
+                values = self._at(metric, bits / (size[0] * size[1]), outcome.reference, pictures)
+                found[Key(metric.name, label)] = last[Key(metric.name)] = values
+        found.update(last or {Key(name): [Missing(NO_STEPS)] * len(outcome.samples) for name in self.names})
 
     def _at(self, metric: Metric, rate: float, reference: Tensor, pictures: Tensor) -> Sequence[object]:
         if metric.function is None:

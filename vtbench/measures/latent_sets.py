@@ -17,9 +17,9 @@ from torch import Tensor
 
 from vtbench import device, images, measures
 from vtbench.backbones import foundation
-from vtbench.errors import DataError, NoMemoryError
-from vtbench.measures import Column, Missing, Outcome, Table, function
-from vtbench.measures.latents import NO_CODES, RATES, Columns, Seen, changed, each, pooled
+from vtbench.errors import DataError, NoMemoryError, VtbenchError
+from vtbench.measures import Column, Columns, Outcome, Table, function
+from vtbench.measures.latents import NO_CODES, RATES, Seen, changed, each, pooled
 from vtbench.measures.sets import INCEPTION
 from vtbench.metrics import latents
 from vtbench.metrics.frechet import frechet_distance
@@ -70,14 +70,16 @@ class Measure(measures.Measure):
         if bottleneck is None or bottleneck.closed:
             return {}
         seen = Seen.of(bottleneck, outcome, self.context.device)
-        found: Columns = {POOLED: list(pooled(seen.z).cpu().numpy())}
-        if "ifid" in self.names:
-            found[LATENT] = list(seen.z.float().flatten(1).cpu().numpy())
-            found[SHAPE] = [np.array(seen.z.shape[1:])] * len(seen.ids)
-        if "pfid" in self.names:
-            found |= each(self._perturbed, ["pfid"], seen)
-        if "cknna" in self.names:
-            found |= self._foundation(seen)
+        probes_: Mapping[str, Callable[[Seen, Columns], None]] = {
+            "ifid": self._latent,
+            "pfid": self._perturbed,
+            "purity": self._pooled,
+            "cknna": self._foundation,
+        }
+        found: Columns = {}
+        for name, probe in probes_.items():
+            if name in self.names:
+                found |= each(probe, [name], seen)
         if {"cknna_se", "cknna_change"} & {*self.names} and not self._is_file:
             found |= each(self._changed, ["cknna_se"], seen)
         return found
@@ -86,27 +88,36 @@ class Measure(measures.Measure):
     def _is_file(self) -> bool:
         return self.context.foundation.endswith(".npz")
 
+    def _latent(self, seen: Seen, found: Columns) -> None:
+        pooled(seen.z)  # refuses what would void all distances
+        found[LATENT] = list(seen.z.float().flatten(1).cpu().numpy())
+        found[SHAPE] = [np.array(seen.z.shape[1:])] * len(seen.ids)
+
+    def _pooled(self, seen: Seen, found: Columns) -> None:
+        found[POOLED] = list(pooled(seen.z).cpu().numpy())
+
     def _perturbed(self, seen: Seen, found: Columns) -> None:
         if seen.bottleneck.changes is None:
             raise DataError(NO_CODES)
         for rate, codes in zip(RATES, changed(seen, RATES), strict=True):
             found[Key("pfid", f"{rate:g}", "raw")] = list(self._inception(seen.decode(codes)))
 
-    def _foundation(self, seen: Seen) -> Columns:
+    def _foundation(self, seen: Seen, found: Columns) -> None:
+        self._pooled(seen, found)
         place = self.context.foundation
-        if self._is_file:
-            if self._features is None:
+        if not self._is_file:
+            model = foundation.load(place, self.context.device)
+            found[SEEN] = list(model.features(seen.pictures).cpu().numpy())
+            return
+        if self._features is None:
+            try:
                 self._features = foundation.read(place)
-            rows = self._features.rows
-            return {
-                SEEN: [rows.get(name) for name in seen.ids],
-                Key("cknna"): [
-                    None if name in rows else Missing(f"the file of features has no picture {name}")
-                    for name in seen.ids
-                ],
-            }
-        model = foundation.load(place, self.context.device)
-        return {SEEN: list(model.features(seen.pictures).cpu().numpy())}
+            except DataError as error:  # wrong for every picture, and the user's to mend
+                raise VtbenchError(str(error)) from error
+        rows = self._features.rows
+        if lacking := next((name for name in seen.ids if name not in rows), None):
+            raise DataError(f"the file of features has no picture {lacking}")
+        found[SEEN] = [rows[name] for name in seen.ids]
 
     def _changed(self, seen: Seen, found: Columns) -> None:
         """Show tokenizer and foundation model the same changed pictures: of each all changes, or none of them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,18 +20,18 @@ from vtbench import device, images, measures
 from vtbench.bottleneck import MUTE, Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
-from vtbench.measures import Column, Missing, Outcome, Table, means
+from vtbench.measures import Column, Columns, Missing, Outcome, Table, means
 from vtbench.metrics import latents
 from vtbench.metrics.latents import probes
 from vtbench.metrics.learned import SeenOnce
 from vtbench.results import Score
 from vtbench.statistics import jackknife_interval
-from vtbench.types import Codes, Key
+from vtbench.types import Codes, Key, picked
 
-Columns = dict[Key, Column]
 Array = np.ndarray[Any, Any]
 
 NO_GRID = "its tokens are no grid"
+NOT_FINITE = "its latent has values that are not finite"
 NO_CODES = "continuous latents have no tokens"
 OTHER_KIND = {
     "codes": "its tokens are digits without a codebook: see the least certain digits",
@@ -113,16 +113,18 @@ class Seen:
             z=bottleneck.latent(outcome.codes),
         )
 
-    def at(self, position: int) -> Seen:
-        """Take one picture of the batch."""
-        one = slice(position, position + 1)
+    def at(self, positions: Sequence[int]) -> Seen:
+        """Take some pictures of the batch; of all of them what `distance` has seen is kept."""
+        if len(positions) == len(self.ids):
+            return self
+        chosen = picked(positions)
         return replace(
             self,
-            ids=self.ids[one],
-            pictures=self.pictures[one],
-            plain=self.plain[one],
-            codes=self.codes.at([position]),
-            z=self.z[one],
+            ids=tuple(self.ids[position] for position in positions),
+            pictures=self.pictures[chosen],
+            plain=self.plain[chosen],
+            codes=self.codes.at(positions),
+            z=self.z[chosen],
         )
 
 
@@ -157,17 +159,8 @@ class Measure(measures.Measure):
 
 
 def each(probe: Callable[[Seen, Columns], None], names: list[str], seen: Seen) -> Columns:
-    """Run a probe on the batch; where it refuses, on each picture alone, to tell which one it was."""
-    found: Columns = {}
-    try:
-        probe(seen, found)
-    except DataError as error:
-        if len(seen.ids) == 1:
-            return found | {Key(name): [Missing(str(error))] for name in names if Key(name) not in found}
-        parts = [each(probe, names, seen.at(position)) for position in range(len(seen.ids))]
-        keys = dict.fromkeys(key for part in parts for key in part)
-        return {key: [value for part in parts for value in part.get(key, [None])] for key in keys}
-    return found
+    """Run a probe on the batch, as `measures.each` does."""
+    return measures.each(lambda rows, found: probe(seen.at(rows), found), names, range(len(seen.ids)))
 
 
 def _score(metric: Metric, table: Table, key: Key, total: Callable[[Array], float]) -> Score:
@@ -301,8 +294,15 @@ def _structure(seen: Seen, found: Columns) -> None:
 
 
 def pooled(z: Tensor) -> Tensor:
-    """Mean of each channel over the places of a latent: float64, (B, C)."""
-    return z.double().mean((-2, -1) if z.ndim == 4 else 1)
+    """Mean of each channel over the places of a latent: float64, (B, C).
+
+    Raises:
+        DataError: if the latent has a value that is not finite, which would void what is made of all pictures.
+    """
+    found = z.double().mean((-2, -1) if z.ndim == 4 else 1)
+    if not torch.isfinite(found).all():
+        raise DataError(NOT_FINITE)
+    return found
 
 
 def _pooled(seen: Seen, found: Columns) -> None:

@@ -54,29 +54,19 @@ class Measure(measures.Measure):
     def __init__(self, metrics: Sequence[Metric], context: Context) -> None:
         super().__init__(metrics, context)
         text.find_normalisation(context.normalisation)  # a wrong name is told before anything is read
+        if context.known_text is not None:
+            _check_script(context.engine, context.known_text())
         self._lines = [metric for metric in metrics if metric.options["read"] == "lines"]
         self._reader: _Reader | None = None
 
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Give each rate of the reconstruction and, as its floor, of the original; and what was read on both."""
         if self._reader is None:
-            self._check_script(outcome)
-            engine = ocr.load(self.context.engine, str(outcome.reference.device))
-            place = device.model(outcome.reference.device)
+            engine = ocr.load(self.context.engine, str(self.context.device))
+            place = device.model(self.context.device)
             self._reader = _Reader(engine, self.context.originals, place, self.context.computed_by)
         rows = self._rows(self._reader, outcome)
         return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
-
-    def _check_script(self, outcome: Outcome) -> None:
-        """Refuse text that the engine can't write, before the tokenizer is blamed for it.
-
-        Raises:
-            VtbenchError: naming the characters and the engines that would read them.
-        """
-        known = "".join(line.text for sample in outcome.samples for line in sample.lines)
-        share = ocr.lost(self.context.engine, known)
-        if share > LOST:
-            raise VtbenchError(f"{ocr.unreadable(self.context.engine, known)}; choose one with --ocr")
 
     def _rows(self, reader: _Reader, outcome: Outcome) -> list[dict[Key, Any]]:
         truths = [" ".join(line.text for line in sample.lines) for sample in outcome.samples]
@@ -147,6 +137,16 @@ class Measure(measures.Measure):
                 "try another engine with --ocr",
                 *(self.context.engine, ", ".join(high)),
             )
+
+
+def _check_script(engine: str, known: str) -> None:
+    """Refuse text that an engine can't write, before the tokenizer is blamed for it.
+
+    Raises:
+        VtbenchError: naming the characters and the engines that would read them.
+    """
+    if ocr.lost(engine, known) > LOST:
+        raise VtbenchError(f"{ocr.unreadable(engine, known)}; choose one with --ocr")
 
 
 def totals(names: Sequence[str], table: Table) -> dict[str, Score]:

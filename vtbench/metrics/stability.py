@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtbench.metrics.pairs import check_side
 from vtbench.metrics.peak import psnr
 
 PASSES = (2, 4, 8)
@@ -34,19 +35,29 @@ def measure(
     *,
     indices_per_token: int = 1,
 ) -> dict[str, list[float | None]]:
-    """Measure the stability of a tokenizer on a batch.
+    """Measure the stability of a tokenizer on a batch: what `repeats` and `shifts` give."""
+    repeated = repeats(reconstruct, reference, first, codes, indices_per_token=indices_per_token)
+    return repeated | shifts(reconstruct, reference, first)
+
+
+def repeats(
+    reconstruct: Reconstruct,
+    reference: Tensor,
+    first: Tensor,
+    codes: tuple[Tensor, ...],
+    *,
+    indices_per_token: int = 1,
+) -> dict[str, list[float | None]]:
+    """Measure what further passes change.
 
     * `repeat_psnr/k`: PSNR in dB of the original and what k passes leave; `repeat_psnr` is that after the last.
     * `repeat_drop`: dB of PSNR that passes 2 to the last cost; 0 for an idempotent tokenizer.
     * `token_agreement/k`: share of tokens that pass k and the pass before have in common; `token_agreement` is that of
       pass 2.
-    * `shift_psnr/d`: PSNR in dB of the reconstruction of the picture moved by d pixels, moved back, and the
-      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d. Infinite for what acts on
-      each pixel alone.
 
     Args:
         reconstruct: one round trip.
-        reference: the originals, uint8 (B, 3, H, W), H and W above 2 * MARGIN.
+        reference: the originals, uint8 (B, 3, H, W).
         first: their reconstructions.
         codes: the tokens of the first pass.
         indices_per_token: indices of the last axis that are one token together.
@@ -68,8 +79,28 @@ def measure(
     pairs = zip(columns["repeat_psnr/1"], columns["repeat_psnr"], strict=True)
     columns["repeat_drop"] = [0.0 if a == b else (a or 0.0) - (b or 0.0) for a, b in pairs]
     columns["token_agreement"] = columns[f"token_agreement/{PASSES[0]}"]
+    return columns
+
+
+def shifts(reconstruct: Reconstruct, reference: Tensor, first: Tensor) -> dict[str, list[float | None]]:
+    """Measure what a move of the picture changes.
+
+    * `shift_psnr/d`: PSNR in dB of the reconstruction of the picture moved by d pixels, moved back, and the
+      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d. Infinite for what acts on
+      each pixel alone.
+
+    Args:
+        reconstruct: one round trip.
+        reference: the originals, uint8 (B, 3, H, W).
+        first: their reconstructions.
+
+    Raises:
+        DataError: if nothing is left of the pictures within the margin.
+    """
+    check_side(reference, "shift PSNR", 2 * MARGIN + 1)
+    first = first.to(reference.device)
     moved = [_shifted(reconstruct, reference, first, distance) for distance in SHIFTS]
-    columns |= {f"shift_psnr/{distance}": values for distance, values in zip(SHIFTS, moved, strict=True)}
+    columns = {f"shift_psnr/{distance}": values for distance, values in zip(SHIFTS, moved, strict=True)}
     columns["shift_psnr"] = [sum(value or 0.0 for value in values) / len(values) for values in zip(*moved, strict=True)]
     return columns
 
