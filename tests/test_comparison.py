@@ -173,6 +173,13 @@ def test_a_metric_that_becomes_infinite_got_worse(tmp_path: Path) -> None:
     assert not comparison.check(theirs, [ours], {"smallest_line": 0.5})[0].failed
 
 
+def test_the_gate_caps_as_a_mean_does(tmp_path: Path) -> None:
+    theirs = saved(tmp_path / "baseline", BASE)
+    best, worst = (saved(tmp_path / f"{end}", np.where(np.arange(40) < 1, end, BASE)) for end in (np.inf, -np.inf))
+    assert not comparison.check(best, [theirs], {"psnr": 0.1})[0].failed
+    assert comparison.check(worst, [theirs], {"psnr": 0.1})[0].reason == "1 pictures became infinite"
+
+
 def test_nan_as_an_amount_is_refused(tmp_path: Path) -> None:
     ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
     with pytest.raises(ResultError, match="expected a number"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vtbench.catalogue import find_metric, metrics
 from vtbench.errors import ResultError
-from vtbench.results import CLUSTER, Run, read_images
+from vtbench.results import CLUSTER, Run, capped, read_images
 from vtbench.statistics import Comparison, Difference, compare, holm, spread_of_means
 
 if TYPE_CHECKING:
@@ -251,14 +251,13 @@ def _scored(run: Run) -> set[str]:
 
 
 def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
-    """Pair one metric's values by the pictures' ids, infinite ones capped where the metric has a cap."""
+    """Pair one metric's values by the pictures' ids, infinite ones capped as in a mean."""
     cap = find_metric(name).cap
     sides = []
     for table in (own, other):
         known = table[table[name].notna()]
-        values = [float(value) for value in known[name]]
-        capped = [cap if cap is not None and math.isinf(value) else value for value in values]
-        sides.append(dict(zip(known["id"], capped, strict=True)))
+        values = [capped(float(value), cap) for value in known[name]]
+        sides.append(dict(zip(known["id"], values, strict=True)))
     first, second = sides
     both = [picture for picture in first if picture in second]
     finite = [p for p in both if math.isfinite(first[p]) and math.isfinite(second[p])]

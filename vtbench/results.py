@@ -39,6 +39,9 @@ WeightsOrigin = Literal["published", "packaged", "local", "synthetic", "none"]
 """published: the card's own file; packaged: one that ships inside vtbench; local: a file, mapping or live model of the
 user's; synthetic: made up; none: there is nothing to load."""
 
+BOTH_SIGNS = "infinite values of both signs have no mean"
+"""Why a metric has no score though pictures have values."""
+
 UNRANKED = "nothing ranks by diagnostics"
 """Why no run of the family `latents` has a rank."""
 
@@ -238,6 +241,11 @@ def schema() -> dict[str, Any]:
     return Run.model_json_schema(mode="serialization")
 
 
+def capped(value: float, cap: float | None) -> float:
+    """Give what a value counts in a mean beside others: an infinite one counts the cap, where that has its sign."""
+    return cap if cap is not None and value == math.copysign(math.inf, cap) else value
+
+
 def summarise(
     values: Sequence[float | None],
     expected: int,
@@ -249,13 +257,14 @@ def summarise(
 ) -> Score:
     """Average the values of single pictures; `reason` is said where none was scored.
 
-    Infinite values count `cap` beside finite ones; a mean of infinite values alone is infinite, and one without a cap.
+    Infinite values count `cap` beside others; a mean of infinite values alone is infinite, and so is one with an
+    infinite value that has no cap. Of both signs together there is none.
 
     Args:
         values: one a picture; None where it was not scored.
         expected: how many there should be.
         reason: why there is none.
-        cap: what an infinite value counts, as `catalogue.Metric.cap` says.
+        cap: what an infinite value of its sign counts, as `catalogue.Metric.cap` says.
         clusters: the document of each picture, where several show one.
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
@@ -264,9 +273,12 @@ def summarise(
     if not scored:
         return Score(value=None, reason=reason, scored=0, expected=expected)
     infinite = sum(math.isinf(value) for value in scored)
-    if infinite == len(scored) or (infinite and cap is None):
-        return Score(value=math.inf, scored=len(scored), expected=expected, infinite=infinite)
-    finite = [cap if cap is not None and math.isinf(value) else value for value in scored]
+    finite = scored if len(set(scored)) == 1 else [capped(value, cap) for value in scored]
+    endless = {value for value in finite if math.isinf(value)}
+    if len(endless) > 1:
+        return Score(value=None, reason=BOTH_SIGNS, scored=0, expected=expected, infinite=infinite)
+    if endless:
+        return Score(value=endless.pop(), scored=len(scored), expected=expected, infinite=infinite)
     ends: tuple[float | None, float | None] = (None, None)
     own = [clusters[place] for place in places] if clusters else None
     if interval and len(set(own) if own else finite) > 1:
