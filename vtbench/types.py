@@ -56,6 +56,13 @@ class Sample:
     """What results are grouped by, such as {"cap_height": 12.0} or {"chart": "zone-plate"}."""
 
 
+def as_text(value: str | float) -> str:
+    """Write an attribute as text: a number with all its digits, whole ones without a point."""
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
 @dataclass(frozen=True)
 class Codes:
     """All that crosses the bottleneck: what a tokenizer's decoder may know about a batch of B pictures."""
