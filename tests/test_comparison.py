@@ -8,12 +8,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from builders import make_run
 
 from vtbench import comparison, gate, results
+from vtbench.catalogue import find_metric
 from vtbench.errors import ResultError
-from vtbench.results import Run, Score
+from vtbench.measures import Table, means
+from vtbench.results import Run, Score, summarise
 
 
 def saved(folder: Path, values: np.ndarray, metric: str = "psnr", **change: object) -> tuple[Run, Path]:
@@ -147,6 +150,23 @@ def test_documents_are_compared_as_a_whole(tmp_path: Path) -> None:
         places.append(saved_table(tmp_path / name, table))
     (found,) = comparison.contrast(*places)
     assert found.comparison.sign_flip == pytest.approx(0.25)
+
+
+def test_pictures_without_a_document_are_no_document(tmp_path: Path) -> None:
+    """In means, as in comparisons: each is by itself."""
+    found = []
+    for name, lacking in (("missing", [None, None, "", ""]), ("own", ["w", "x", "y", "z"])):
+        documents = ["d", "d", "e", "e", *lacking]
+        table = pd.DataFrame({"id": [f"{index}.png" for index in range(8)], results.CLUSTER: documents})
+        sides = [
+            saved_table(tmp_path / f"{name}{shift}", table.assign(psnr=BASE[:8] + shift * NOISE[:8]))
+            for shift in (0, 1)
+        ]
+        columns = pa.table({results.CLUSTER: documents, "psnr": BASE[:8]})
+        mean = means(find_metric("psnr"), Table(columns, intervals=lambda _: True))["psnr"]
+        found.append((comparison.contrast(*sides), mean))
+    assert found[0] == found[1]
+    assert mean != summarise(list(BASE[:8]), 8, "no")
 
 
 # --- what the gate must not overlook ----------------------------------------------------------------------------------

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtbench.catalogue import find_metric, metrics
 from vtbench.errors import ResultError
-from vtbench.results import CLUSTER, Run, capped, read_images
+from vtbench.results import CLUSTER, Run, capped, clusters_of, read_images
 from vtbench.statistics import Comparison, Difference, compare, holm, spread_of_means
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class _Pairs:
 
     first: list[float]
     second: list[float]
-    clusters: list[str] | None
+    clusters: list[Hashable] | None
     missing: int
     infinite: int
     """Pictures that are infinite in the first alone, less those in the second alone; without the capped ones."""
@@ -264,8 +264,8 @@ def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
     infinite = sum(math.isinf(first[p]) for p in both) - sum(math.isinf(second[p]) for p in both)
     clusters = None
     if CLUSTER in own.columns:
-        of = dict(zip(own["id"], own[CLUSTER], strict=True))
-        clusters = [str(of[picture]) for picture in finite]
+        of = dict(zip(own["id"], clusters_of(own[CLUSTER]), strict=True))
+        clusters = [of[picture] for picture in finite]
     missing = len(first) + len(second) - 2 * len(both)
     return _Pairs([first[p] for p in finite], [second[p] for p in finite], clusters, missing, infinite)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -241,6 +241,14 @@ def schema() -> dict[str, Any]:
     return Run.model_json_schema(mode="serialization")
 
 
+def clusters_of(documents: Iterable[object]) -> list[Hashable]:
+    """Say which pictures an interval draws together: those of one document; one without is a cluster of its own."""
+    return [
+        place if said in (None, "") or (isinstance(said, float) and math.isnan(said)) else str(said)
+        for place, said in enumerate(documents)
+    ]
+
+
 def capped(value: float, cap: float | None) -> float:
     """Give what a value counts in a mean beside others: an infinite one counts the cap, where that has its sign."""
     return cap if cap is not None and value == math.copysign(math.inf, cap) else value
@@ -252,7 +260,7 @@ def summarise(
     reason: str,
     *,
     cap: float | None = None,
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Hashable] | None = None,
     interval: bool = True,
 ) -> Score:
     """Average the values of single pictures; `reason` is said where none was scored.
@@ -265,7 +273,7 @@ def summarise(
         expected: how many there should be.
         reason: why there is none.
         cap: what an infinite value of its sign counts, as `catalogue.Metric.cap` says.
-        clusters: the document of each picture, where several show one.
+        clusters: of each picture, where several show one document (`clusters_of`).
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
     places = [place for place, value in enumerate(values) if value is not None and not math.isnan(value)]
