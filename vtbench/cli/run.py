@@ -468,7 +468,8 @@ class _Computed:
             runs = evaluate_together(self._loaded, pairs, how, bar.update)
         for (its_task, _), ended in zip(pairs, runs, strict=True):
             if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
-                kept.keep(self._loaded, its_task, ended, place.work / ended.task / ended.name, place.keep)
+                folder = place.work / ended.task / ended.name
+                kept.keep(self._loaded, its_task, ended, folder, place.keep, wait=place.wait)
         return [one for one in runs if one is not None]
 
 
