@@ -9,7 +9,7 @@ import torch
 from builders import small_task, write_pictures
 from torch import Tensor, nn
 
-from vtbench import cards, evaluate
+from vtbench import cards, evaluate, wrap
 from vtbench.cards import Code, TokenizerCard
 from vtbench.measures.codes import UNSIZED
 from vtbench.results import Run
@@ -80,3 +80,15 @@ def test_codes_of_a_card_that_states_no_codebook_have_no_use_and_say_why(folder:
     for name in ("code_usage", "code_entropy", "code_perplexity", "bpp_entropy"):
         assert (found.scores[name].value, found.scores[name].reason) == (None, UNSIZED)
     assert found.scores["bpp"].value is not None
+
+
+def test_a_codebook_of_one_code_says_nothing(folder: Path) -> None:
+    def nothing(_: nn.Module, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 4, dtype=torch.int64)
+
+    def grey(_: nn.Module, codes: Tensor) -> Tensor:
+        return torch.zeros(len(codes), 3, 64, 64)
+
+    tokenizer = wrap(nn.Conv2d(3, 3, 1), name="one", codebook_size=1, encode=nothing, decode=grey)
+    scores = evaluate(tokenizer, small_task(folder), out=None).scores
+    assert [scores[name].value for name in ("bpp", "bpp_entropy", "code_usage", "code_entropy")] == [0, 0, 1, 0]
