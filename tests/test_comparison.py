@@ -8,12 +8,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from builders import make_run
 
 from vtbench import comparison, gate, results
+from vtbench.catalogue import find_metric
 from vtbench.errors import ResultError
-from vtbench.results import Run, Score
+from vtbench.measures import Table, means
+from vtbench.results import Run, Score, summarise
 
 
 def saved(folder: Path, values: np.ndarray, metric: str = "psnr", **change: object) -> tuple[Run, Path]:
@@ -178,6 +181,23 @@ def test_documents_are_compared_as_a_whole(tmp_path: Path) -> None:
     assert found.comparison.sign_flip == pytest.approx(0.25)
 
 
+def test_pictures_without_a_document_are_no_document(tmp_path: Path) -> None:
+    """In means, as in comparisons: each is by itself."""
+    found = []
+    for name, lacking in (("missing", [None, None, "", ""]), ("own", ["w", "x", "y", "z"])):
+        documents = ["d", "d", "e", "e", *lacking]
+        table = pd.DataFrame({"id": [f"{index}.png" for index in range(8)], results.CLUSTER: documents})
+        sides = [
+            saved_table(tmp_path / f"{name}{shift}", table.assign(psnr=BASE[:8] + shift * NOISE[:8]))
+            for shift in (0, 1)
+        ]
+        columns = pa.table({results.CLUSTER: documents, "psnr": BASE[:8]})
+        mean = means(find_metric("psnr"), Table(columns, intervals=lambda _: True))["psnr"]
+        found.append((comparison.contrast(*sides), mean))
+    assert found[0] == found[1]
+    assert mean != summarise(list(BASE[:8]), 8, "no")
+
+
 # --- what the gate must not overlook ----------------------------------------------------------------------------------
 
 
@@ -200,6 +220,13 @@ def test_a_metric_that_becomes_infinite_got_worse(tmp_path: Path) -> None:
     (found,) = comparison.check(ours, [theirs], {"smallest_line": 0.5})
     assert found.reason == "2 pictures became infinite"
     assert not comparison.check(theirs, [ours], {"smallest_line": 0.5})[0].failed
+
+
+def test_the_gate_caps_as_a_mean_does(tmp_path: Path) -> None:
+    theirs = saved(tmp_path / "baseline", BASE)
+    best, worst = (saved(tmp_path / f"{end}", np.where(np.arange(40) < 1, end, BASE)) for end in (np.inf, -np.inf))
+    assert not comparison.check(best, [theirs], {"psnr": 0.1})[0].failed
+    assert comparison.check(worst, [theirs], {"psnr": 0.1})[0].reason == "1 pictures became infinite"
 
 
 def test_nan_as_an_amount_is_refused(tmp_path: Path) -> None:

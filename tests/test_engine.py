@@ -48,6 +48,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("data") / "pictures", COUNT)
 
 
+def test_a_column_that_is_text_for_some_pictures_is_text_in_every_shard(tmp_path: Path) -> None:
+    place = write_pictures(tmp_path / "pictures", SHARD + 1)
+    (place / "000.cls").write_text("sign")
+    rows = [
+        json.dumps({"file_name": f"{index:03d}.png", "class": 0.5 + index % 2 / 2}) for index in range(1, SHARD + 1)
+    ]
+    (place / "metadata.jsonl").write_text("\n".join(rows))
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(place, metrics=("psnr",), group_by=("class",)), out=None)
+    counts = {name: scores["psnr"].scored for name, scores in run.groups["class"].items()}
+    assert counts == {"0.5": SHARD // 2, "1": SHARD // 2, "sign": 1}
+
+
 def images_of(work: Path, run: Run) -> pd.DataFrame:
     return results.read_images(work / run.task / run.name / results.IMAGES)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from builders import small_task, write_pictures
 from PIL import Image
 from torch import Tensor, nn
 
-from vtbench import cards, evaluate, load_tokenizer, results, weights, wrap
+from vtbench import cards, evaluate, load_tokenizer, provenance, results, weights, wrap
 from vtbench.cards import Geometry, TokenizerCard
 from vtbench.errors import ChangedError, DataError, ResultError
 from vtbench.results import Run
@@ -151,6 +152,20 @@ def test_a_changed_network_of_a_users_package_is_computed_anew(folder: Path, tmp
         values.append(float(done.stdout))
     assert values[0] == np.inf > values[1]
     assert "network" in done.stderr or values[1] < 20
+
+
+def test_what_an_editor_hides_among_the_code_is_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("clean", "edited"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.py").write_text("x = 1")
+    (tmp_path / "edited" / ".#model.py").symlink_to("somebody@machine.4711:1")
+    (tmp_path / "edited" / "old.py").mkdir()
+    assert provenance.code_digest(tmp_path / "edited") == provenance.code_digest(tmp_path / "clean")
+    module = types.ModuleType("edited")
+    module.__file__ = str(tmp_path / "edited" / "__init__.py")
+    Path(module.__file__).write_text("")
+    monkeypatch.setitem(sys.modules, "edited", module)
+    assert provenance.network_digest(Copy(), module) is not None
 
 
 MODEL = """

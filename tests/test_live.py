@@ -418,6 +418,7 @@ def test_the_range_is_the_models(task: Task) -> None:
         (lambda m: wrap(m, name="mine", codebook_size=0), VtbenchError, "codebook_size 0: expected a whole number"),
         (lambda m: wrap(m, name="mine", codebook_size=16.0), VtbenchError, "codebook_size 16.0: expected a whole"),
         (lambda m: wrap(m, name="mine", encode="encode"), VtbenchError, "encode: got a str; expected a function"),
+        (lambda m: wrap(m.double(), name="mine"), VtbenchError, "mine: its weights are float64; expected float32"),
         (lambda m: wrap(3, name="mine"), VtbenchError, "a int has no encode and decode"),
         (lambda m: wrap(object(), name="mine", encode=latent_of), VtbenchError, "has no decode; give it as decode="),
     ],

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders import make_run
+from builders import make_run, small_task, write_pictures
 from PIL import Image
 from test_cli import one_line, vtbench
 
-from vtbench import kept, leaderboard, rates, results, statistics
+from vtbench import evaluate, files, kept, leaderboard, load_tokenizer, rates, results, statistics
 from vtbench.errors import ResultError
 from vtbench.metrics import text as text_metrics
 from vtbench.report import content, gallery, page
@@ -347,6 +347,33 @@ def test_pictures_of_another_table_are_not_shown(report_demo: Path) -> None:
     folder = report_demo / "work" / run.task / run.name
     assert kept.read(folder, run)
     assert kept.read(folder, run.model_copy(update={"digests": {**run.digests, "table": "0" * 64}})) == ()
+
+
+def test_pictures_that_are_gone_are_not_listed_and_are_kept_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, tokenizer = small_task(write_pictures(tmp_path / "pictures", 2)), load_tokenizer("jpeg-q10")
+    run = evaluate(tokenizer, task, out=tmp_path / "r", work=tmp_path / "w")
+    folder = tmp_path / "w" / run.task / run.name
+
+    def keep(said: str) -> None:
+        kept.keep(tokenizer, task, run, folder, kept.parse(said), wait=0.2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    keep("worst:1")
+    (one, _) = kept.read(folder, run)
+    (folder / kept.FOLDER / one.original).unlink()
+    assert not kept.are_kept(run, folder, kept.parse("all"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kept, "_keep_one", killed)
+        keep("all")
+    assert kept.read(folder, run) == ()
+    with files.lock(folder / "owner", wait=0, purpose="keeping"), pytest.raises(ResultError, match="holds it"):
+        keep("all")
+    keep("all")
+    assert kept.are_kept(run, folder, kept.parse("all"))
 
 
 @pytest.mark.parametrize("said", ["worst", "worst:0", "worst:-1", "best:3", "", "ALL"])

@@ -56,6 +56,17 @@ def test_infinite_psnr_counts_the_cap_beside_finite_values() -> None:
     assert (uncapped.value, uncapped.low, uncapped.infinite) == (math.inf, None, 1)
 
 
+def test_the_cap_is_for_infinite_values_of_its_sign() -> None:
+    for cap in (None, 100.0):
+        broken = summarise([-math.inf, 20.0], 2, "no", cap=cap)
+        assert (broken.value, broken.scored, broken.infinite, broken.low) == (-math.inf, 2, 1, None)
+        assert summarise([-math.inf, -math.inf], 2, "no", cap=cap).value == -math.inf
+    both = summarise([-math.inf, math.inf, 20.0], 3, "no")
+    assert (both.value, both.infinite) == (None, 2) and "both signs" in str(both.reason)
+    assert summarise([-math.inf, math.inf], 2, "no", cap=100.0).value == -math.inf
+    assert Score.model_validate_json(broken.model_dump_json()).value == -math.inf
+
+
 def test_only_whole_runs_with_real_weights_are_ranked() -> None:
     assert make_run().unranked is None
     assert make_run(weights="packaged").unranked is None

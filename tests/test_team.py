@@ -588,7 +588,7 @@ def test_a_run_of_python_stops_no_other_merge(data: Path, whole: Whole, tmp_path
     assert bytes_of(tmp_path) == whole
 
 
-def test_shards_of_others_are_let_go_at_once(data: Path, tmp_path: Path) -> None:
+def test_one_lock_holds_a_block_and_that_of_others_is_let_go_at_once(data: Path, tmp_path: Path) -> None:
     """Thousands of open lock files would be too many."""
     task = load_task("small", data=data / "pictures", cards=data / "cards")
     made = plan.make(
@@ -601,12 +601,14 @@ def test_shards_of_others_are_let_go_at_once(data: Path, tmp_path: Path) -> None
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
         folder.begin(0, 1, stack)
         folder.shards.mkdir(parents=True, exist_ok=True)
-        assert folder.claim([0, 1, 2], theirs, polite=True) == [0, 1, 2]
         before = len(list(Path("/proc/self/fd").iterdir()))
-        assert folder.claim([0, 1, 2], mine, polite=True) == []
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
-        assert folder.claim([3], mine, polite=True) == [3]
+        assert folder.claim(range(3), theirs, polite=True) == [0, 1, 2]
         assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+        assert folder.claim(range(3), mine, polite=True) == []
+        assert folder.claim(range(3), mine, polite=False) == [0, 1, 2]
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+        assert folder.claim(range(3, 4), mine, polite=True) == [3]
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 2
 
 
 def test_merge_refuses_what_was_computed_otherwise_and_what_is_damaged(data: Path, tmp_path: Path) -> None:

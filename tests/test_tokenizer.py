@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vtbench import cards, images
+from vtbench import cards, images, wrap
 from vtbench.cards import Input, Output, TokenizerCard
 from vtbench.device import pick
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
@@ -169,6 +170,21 @@ def test_network_from_another_package_comes_through_its_entry_point(
 def test_device_that_is_not_there_is_one_line() -> None:
     with pytest.raises(VtbenchError, match="device 'nonsense' can't be used here"):
         pick("nonsense")
+
+
+def test_device_without_float64_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+
+    def without(*size: int, dtype: torch.dtype | None = None, **named: Any) -> Tensor:
+        if dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype. Please use float32 instead.")
+        return empty(*size, dtype=dtype, **named)
+
+    monkeypatch.setattr(torch, "empty", without)
+    with pytest.raises(VtbenchError, match=r"^device 'cpu' can't be used here \(Cannot convert a MPS .* try --device"):
+        pick("cpu")
+    with pytest.raises(VtbenchError, match=r"^mine: its device, cpu, can't be used here \(Cannot convert a MPS "):
+        wrap(torch.nn.Conv2d(3, 3, 1), name="mine")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

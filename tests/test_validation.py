@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import pandas
 import pytest
 from builders import make_run
 
-from vtbench import cards, files, results, validation
+from vtbench import cards, files, published, results, validation
 from vtbench.leaderboard import to_csv
+from vtbench.protocols import find_protocol
 from vtbench.results import Run, Score
+from vtbench.types import Key
 
 
 def placed(folder: Path, run: Run) -> Path:
@@ -200,3 +203,37 @@ def test_means_are_computed_again_from_the_tables(folder: Path, tmp_path_factory
     table.write_bytes(table.read_bytes() + b" ")
     (problem,) = validation.validate(folder, work).problems
     assert "changed since" in problem.problem
+
+
+@pytest.mark.parametrize(
+    ("protocol", "last", "plain"),
+    [
+        ("vtbench-2025", 100.0, ["lpips"]),
+        ("seed-voken", 100.0, ["lpips", "lpips_vgg"]),
+        ("lightningdit", 100.0, ["psnr"]),
+        ("cosmos", math.inf, ["lpips_vgg", "psnr", "ssim"]),  # nothing is capped
+    ],
+)
+def test_means_are_those_of_the_protocol(protocol: str, last: float, plain: list[str], tmp_path: Path) -> None:
+    """What is pooled or averaged by batches says nothing against its table; a changed plain mean does."""
+    rule = find_protocol(protocol)
+    values = [*(10.0 * number for number in range(2, 10)), last]
+    columns = {name: values for name in rule.metrics if name not in ("rfid", "inception_score")}
+    keys = {Key(name): column for name, column in columns.items()}
+    raw = {published.ERROR: 1.0, published.LOW: 0.0, published.HIGH: 255.0, published.WHOLE: 0.5}
+    if protocol == "vtbench-2025":
+        keys |= {key: [value] * 9 for key, value in raw.items()}
+    table = tmp_path / "work" / "reconstruction" / f"jpeg-q5@{protocol}" / results.IMAGES
+    table.parent.mkdir(parents=True)
+    pandas.DataFrame({"id": list("abcdefghi"), **columns}).to_parquet(table)
+    digests = make_run().digests | {"table": files.sha256(table)}
+
+    def problems(said: dict[str, float]) -> list[str]:
+        scores = {name: Score(value=value, scored=32, expected=32) for name, value in said.items()}
+        placed(tmp_path / "r", make_run("jpeg-q5", protocol=protocol, scores=scores, digests=digests))
+        found = validation.validate(tmp_path / "r", tmp_path / "work").problems
+        return [one.problem.partition(":")[0] for one in found]
+
+    right = published.totals(rule, keys)
+    assert problems(right) == []
+    assert problems(dict.fromkeys(right, 35.0)) == plain

@@ -53,7 +53,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     """Backbones without which it can't be scored (`vtbench.backbones`), and OCR for the task's OCR engine."""
     cap: float | None = None
-    """What an infinite value counts in a mean with finite ones; without it one infinite value makes the mean so."""
+    """What an infinite value of its sign counts in a mean with others; one without a cap makes the mean infinite."""
     function: str | None = None
     """`package.module:name` of what computes it, where its measure calls one function a metric."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vtbench.catalogue import OCR, find_metric, metrics
 from vtbench.errors import ResultError
 from vtbench.leaderboard import engines
-from vtbench.results import CLUSTER, Run, read_images
+from vtbench.results import CLUSTER, Run, capped, clusters_of, read_images
 from vtbench.statistics import Comparison, Difference, compare, holm, spread_of_means
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _Pairs:
 
     first: list[float]
     second: list[float]
-    clusters: list[str] | None
+    clusters: list[Hashable] | None
     missing: int
     infinite: int
     """Pictures that are infinite in the first alone, less those in the second alone; without the capped ones."""
@@ -252,22 +252,21 @@ def _scored(run: Run) -> set[str]:
 
 
 def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
-    """Pair one metric's values by the pictures' ids, infinite ones capped where the metric has a cap."""
+    """Pair one metric's values by the pictures' ids, infinite ones capped as in a mean."""
     cap = find_metric(name).cap
     sides = []
     for table in (own, other):
         known = table[table[name].notna()]
-        values = [float(value) for value in known[name]]
-        capped = [cap if cap is not None and math.isinf(value) else value for value in values]
-        sides.append(dict(zip(known["id"], capped, strict=True)))
+        values = [capped(float(value), cap) for value in known[name]]
+        sides.append(dict(zip(known["id"], values, strict=True)))
     first, second = sides
     both = [picture for picture in first if picture in second]
     finite = [p for p in both if math.isfinite(first[p]) and math.isfinite(second[p])]
     infinite = sum(math.isinf(first[p]) for p in both) - sum(math.isinf(second[p]) for p in both)
     clusters = None
     if CLUSTER in own.columns:
-        of = dict(zip(own["id"], own[CLUSTER], strict=True))
-        clusters = [str(of[picture]) for picture in finite]
+        of = dict(zip(own["id"], clusters_of(own[CLUSTER]), strict=True))
+        clusters = [of[picture] for picture in finite]
     missing = len(first) + len(second) - 2 * len(both)
     return _Pairs([first[p] for p in finite], [second[p] for p in finite], clusters, missing, infinite)
 

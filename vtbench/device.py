@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def pick(device: str) -> str:
-    """Resolve "auto" and "cuda", and refuse a device that this machine does not have.
+    """Resolve "auto" and "cuda", and refuse a device that can't be used here (`unusable`).
 
     Both are the GPU that $LOCAL_RANK numbers, where torchrun set it, and the first GPU without it. Where there is no
     GPU, "auto" is the CPU.
@@ -34,21 +34,18 @@ def pick(device: str) -> str:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
         return "cuda"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto") from error
+    if reason := unusable(device):
+        raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto")
     return device
 
 
-def for_metrics(device: torch.device) -> torch.device:
-    """The device that metrics use beside a network on `device`: the CPU, where that one has no float64 (mps)."""
+def unusable(device: str | torch.device) -> str | None:
+    """Say why a device can't be used: it is not here, or has no float64 (mps), by which levels become floats."""
     try:
         torch.empty(0, device=device, dtype=torch.float64)
-    except (RuntimeError, TypeError):
-        return torch.device("cpu")
-    return device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        return " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+    return None
 
 
 def model(device: torch.device) -> str:

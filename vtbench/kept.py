@@ -125,7 +125,7 @@ def best_median_worst(rows: Sequence[int]) -> list[int]:
     return list(dict.fromkeys((rows[-1], rows[len(rows) // 2], rows[0]))) if rows else []
 
 
-def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish) -> None:
+def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish, *, wait: float) -> None:
     """Decode chosen pictures of a finished run again and write them losslessly into its folder.
 
     Args:
@@ -134,23 +134,26 @@ def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish) -
         run: as `evaluate` returned it.
         folder: the run's folder in the work folder.
         wish: which pictures.
+        wait: seconds to wait for another process that writes into the folder.
 
     Raises:
-        ResultError: if the table is missing or the folder can't be written.
+        ResultError: if the table is missing, the folder can't be written or another process still writes into it.
     """
     if run.protocol != results.CANONICAL:
         log.warning("%s on %s: no pictures are kept of a published protocol's run", run.name, run.task)
         return
-    table = _table(folder)
-    wanted = _wanted(table, run, wish)
-    if _are_there(wanted, run, folder):
-        return
-    place = folder / FOLDER
-    for old in place.glob("*.webp"):
-        old.unlink()
-    kept = [picture for index in wanted if (picture := _keep_one(tokenizer, task, index, table, place)) is not None]
-    said = Kept(table=str(run.digests["table"]), pictures=tuple(kept))
-    files.write_atomic(place / INDEX, (said.model_dump_json(indent=1) + "\n").encode())
+    with files.lock(folder / "owner", wait=wait, purpose=f"writing {folder}"):
+        table = _table(folder)
+        wanted = _wanted(table, run, wish)
+        if _are_there(wanted, run, folder):
+            return
+        place = folder / FOLDER
+        (place / INDEX).unlink(missing_ok=True)  # first: whatever ends this process, no list names what is gone
+        for old in place.glob("*.webp"):
+            old.unlink(missing_ok=True)
+        kept = [picture for index in wanted if (picture := _keep_one(tokenizer, task, index, table, place)) is not None]
+        said = Kept(table=str(run.digests["table"]), pictures=tuple(kept))
+        files.write_atomic(place / INDEX, (said.model_dump_json(indent=1) + "\n").encode())
 
 
 def are_kept(run: Run, folder: Path, wish: Wish) -> bool:
@@ -173,7 +176,13 @@ def _wanted(table: pandas.DataFrame, run: Run, wish: Wish) -> list[int]:
 
 
 def _are_there(wanted: Iterable[int], run: Run, folder: Path) -> bool:
-    return set(wanted) <= {picture.index for picture in read(folder, run)}
+    place = folder / FOLDER
+    there = {
+        picture.index
+        for picture in read(folder, run)
+        if (place / picture.original).is_file() and (place / picture.reconstruction).is_file()
+    }
+    return set(wanted) <= there
 
 
 def _keep_one(tokenizer: Tokenizer, task: Task, index: int, table: pandas.DataFrame, place: Path) -> KeptPicture | None:

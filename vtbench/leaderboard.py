@@ -503,7 +503,9 @@ def behind(run: Run, name: str | None = None) -> str:
 
 def digits(value: float, name: str) -> str:
     """Print a value with the decimals of its metric."""
-    return "∞" if math.isinf(value) else f"{value:.{find_metric(name).digits}f}"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.{find_metric(name).digits}f}"
 
 
 def _markdown(lines: Sequence[Sequence[str]], left: tuple[int, ...]) -> str:

@@ -17,11 +17,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from vtbench import device as compute
 from vtbench import weights
 from vtbench.cards import Code, Input, TokenizerCard, explain
 from vtbench.errors import CardError, VtbenchError
 from vtbench.results import WeightsOrigin
-from vtbench.tokenizer import Tokenizer
+from vtbench.tokenizer import Tokenizer, precision_of
 from vtbench.types import Codes
 
 Encode = Callable[[Any, Tensor], Any]
@@ -77,7 +78,8 @@ def wrap(
     Raises:
         CardError: if the name or a number can't stand on a card.
         VtbenchError: if the model can neither encode and decode nor be called; later, when it is evaluated, if what it
-            gives is none of these.
+            gives is none of these. If its weights are of another type than float32, float16 and bfloat16, or on a
+            device without float64.
     """
     module = _unwrapped(module)
     for argument, given in (("encode", encode), ("decode", decode)):
@@ -118,6 +120,10 @@ def wrap(
     except ValidationError as error:
         raise CardError(f"wrap: {explain(error)}") from error
     network = Live(module, ways, codebook_size)
+    place, dtype = network.place
+    precision_of(dtype, name)
+    if reason := compute.unusable(place):
+        raise VtbenchError(f"{name}: its device, {place}, can't be used here ({reason}); move it to the CPU or a GPU")
     return Tokenizer(card, network, held=network)
 
 

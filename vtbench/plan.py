@@ -176,7 +176,7 @@ def make(
         own = {OCR: task.card.ocr, FOUNDATION: task.card.foundation}.get(need, need)
         said_as = need if need == FOUNDATION else own  # where it lies is no matter
         digests |= {f"{said_as}/{file}": value for file, value in ocr.files_behind(need, own).items()}
-    place = compute.for_metrics(tokenizer.device)
+    place = tokenizer.device
     apart = ("tokenizer", "task", "weights", "data", "network")
     context = Context(
         device=place,

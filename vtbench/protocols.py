@@ -156,6 +156,12 @@ class Protocol:
             names += ["rfid", *(["inception_score"] if self.rfid.inception_score else [])]
         return tuple(names)
 
+    def is_plain_mean(self, metric: str) -> bool:
+        """Tell whether a metric's score is the plain mean over pictures, and not pooled or by batches."""
+        pooled = metric == "psnr" and self.psnr is not None and self.psnr.pooled
+        by_batch = metric == "ssim" and self.ssim is not None and self.ssim.data_range is None
+        return not pooled and not by_batch and metric not in self.batch_means
+
     @property
     def text_metrics(self) -> tuple[str, ...]:
         """Name what it adds on tasks of the family text."""

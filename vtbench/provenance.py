@@ -48,8 +48,9 @@ _PACKAGE = Path(__file__).resolve().parent
 @cache
 def code_digest(package: Path = _PACKAGE) -> str:
     """sha256 over the package's own source files but `SHOWING`, so that shards of different code never mix."""
-    files = sorted(package.rglob("*.py"))
-    return _digest_of([path for path in files if path.relative_to(package).parts[0] not in SHOWING], package)
+    return _digest_of(
+        [path for path in _sources(package) if path.relative_to(package).parts[0] not in SHOWING], package
+    )
 
 
 @cache
@@ -181,7 +182,7 @@ def _package_digest(package: str, modules: Iterable[str]) -> list[str | None]:
     if root is not None:
         folder = root.parent
         if root.name == "__init__.py":
-            whole = sorted(folder.rglob("*.py"))
+            whole = _sources(folder)
             files = whole if len(whole) <= LARGEST_PACKAGE else files
         commit = git(folder, "rev-parse", "HEAD")
     return [package, *versions, _digest_of(files, None), commit]
@@ -190,6 +191,11 @@ def _package_digest(package: str, modules: Iterable[str]) -> list[str | None]:
 def _file_of(module: str) -> Path | None:
     file = getattr(sys.modules.get(module), "__file__", None)
     return Path(file).resolve() if file and file.endswith(".py") else None
+
+
+def _sources(folder: Path) -> list[Path]:
+    """List Python's files below a folder, without what an editor hides among them: Emacs makes links to nothing."""
+    return sorted(path for path in folder.rglob("*.py") if not path.name.startswith(".") and path.is_file())
 
 
 def _digest_of(files: Iterable[Path], root: Path | None) -> str:

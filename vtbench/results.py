@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +38,9 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 WeightsOrigin = Literal["published", "packaged", "local", "synthetic", "none"]
 """published: the card's own file; packaged: one that ships inside vtbench; local: a file, mapping or live model of the
 user's; synthetic: made up; none: there is nothing to load."""
+
+BOTH_SIGNS = "infinite values of both signs have no mean"
+"""Why a metric has no score though pictures have values."""
 
 UNRANKED = "nothing ranks by diagnostics"
 """Why no run of the family `latents` has a rank."""
@@ -241,25 +244,39 @@ def schema() -> dict[str, Any]:
     return Run.model_json_schema(mode="serialization")
 
 
+def clusters_of(documents: Iterable[object]) -> list[Hashable]:
+    """Say which pictures an interval draws together: those of one document; one without is a cluster of its own."""
+    return [
+        place if said in (None, "") or (isinstance(said, float) and math.isnan(said)) else str(said)
+        for place, said in enumerate(documents)
+    ]
+
+
+def capped(value: float, cap: float | None) -> float:
+    """Give what a value counts in a mean beside others: an infinite one counts the cap, where that has its sign."""
+    return cap if cap is not None and value == math.copysign(math.inf, cap) else value
+
+
 def summarise(
     values: Sequence[float | None],
     expected: int,
     reason: str,
     *,
     cap: float | None = None,
-    clusters: Sequence[str] | None = None,
+    clusters: Sequence[Hashable] | None = None,
     interval: bool = True,
 ) -> Score:
     """Average the values of single pictures; `reason` is said where none was scored.
 
-    Infinite values count `cap` beside finite ones; a mean of infinite values alone is infinite, and one without a cap.
+    Infinite values count `cap` beside others; a mean of infinite values alone is infinite, and so is one with an
+    infinite value that has no cap. Of both signs together there is none.
 
     Args:
         values: one a picture; None where it was not scored.
         expected: how many there should be.
         reason: why there is none.
-        cap: what an infinite value counts, as `catalogue.Metric.cap` says.
-        clusters: the document of each picture, where several show one.
+        cap: what an infinite value of its sign counts, as `catalogue.Metric.cap` says.
+        clusters: of each picture, where several show one document (`clusters_of`).
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
     places = [place for place, value in enumerate(values) if value is not None and not math.isnan(value)]
@@ -267,9 +284,12 @@ def summarise(
     if not scored:
         return Score(value=None, reason=reason, scored=0, expected=expected)
     infinite = sum(math.isinf(value) for value in scored)
-    if infinite == len(scored) or (infinite and cap is None):
-        return Score(value=math.inf, scored=len(scored), expected=expected, infinite=infinite)
-    finite = [cap if cap is not None and math.isinf(value) else value for value in scored]
+    finite = scored if len(set(scored)) == 1 else [capped(value, cap) for value in scored]
+    endless = {value for value in finite if math.isinf(value)}
+    if len(endless) > 1:
+        return Score(value=None, reason=BOTH_SIGNS, scored=0, expected=expected, infinite=infinite)
+    if endless:
+        return Score(value=endless.pop(), scored=len(scored), expected=expected, infinite=infinite)
     ends: tuple[float | None, float | None] = (None, None)
     own = [clusters[place] for place in places] if clusters else None
     if interval and len(set(own) if own else finite) > 1:

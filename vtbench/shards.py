@@ -32,7 +32,7 @@ from vtbench.summary import Clock
 from vtbench.task import Task
 from vtbench.team import cores
 from vtbench.tokenizer import Tokenizer
-from vtbench.types import Codes, Key, Sample
+from vtbench.types import Codes, Key, Sample, as_text
 
 AHEAD = 256 * 2**20
 """Bytes of pictures that are read ahead of the tokenizer, unless a single batch is larger."""
@@ -409,9 +409,16 @@ class _Rows:
 
     def table(self) -> pa.Table:
         """Type the columns; one whose values are all missing is a number's, or a reason's."""
-        columns = {name: pa.array(values, type=_type_of(name, values)) for name, values in self._values.items()}
+        columns = {name: _column(name, values) for name, values in self._values.items()}
         said = {"clock": json.dumps(vars(self.clock)), "plan": self._made.digest}
         return pa.table(columns).replace_schema_metadata(said)
+
+
+def _column(name: str, values: Sequence[Any]) -> pa.Array:
+    kind = _type_of(name, values)
+    if pa.types.is_string(kind):
+        values = [None if value is None else as_text(value) for value in values]
+    return pa.array(values, type=kind)
 
 
 def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
@@ -420,6 +427,8 @@ def _type_of(name: str, values: Sequence[Any]) -> pa.DataType:
     known = next((value for value in values if value is not None), None)
     if isinstance(known, np.ndarray):
         return pa.list_(pa.from_numpy_dtype(known.dtype))
-    if name in ("id", "reason") or Key.parse(name).role == "reason" or isinstance(known, str):
+    if name in ("id", "reason") or Key.parse(name).role == "reason":
+        return pa.string()
+    if any(isinstance(value, str) for value in values):  # some pictures may have a number where others have text
         return pa.string()
     return pa.float64()

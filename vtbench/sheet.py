@@ -175,7 +175,7 @@ def _height(height: int, differences: bool) -> int:
 def _shown(name: str, value: float) -> str:
     if math.isnan(value):
         return f"{name} -"
-    return f"{name} {'inf' if math.isinf(value) else leaderboard.digits(value, name)}"  # the font has no ∞
+    return f"{name} {leaderboard.digits(value, name).replace('∞', 'inf')}"  # the font has no ∞
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------

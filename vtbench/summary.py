@@ -18,7 +18,7 @@ from vtbench.errors import DataError
 from vtbench.measures import Measure, RawColumns, Table
 from vtbench.plan import Plan
 from vtbench.results import Pictures, Run, Score, Timing
-from vtbench.types import Key
+from vtbench.types import Key, as_text
 
 REASONS = 5
 """How many reasons of failed pictures a summary names."""
@@ -74,7 +74,7 @@ def finish(made: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
     """Make the summary and the per-image table of a run out of all its shards, in order."""
     clocks = [Clock(**json.loads(shard.table.schema.metadata[b"clock"])) for shard in shards]
     tables = [shard.table.replace_schema_metadata(None) for shard in shards]
-    whole = pa.concat_tables(tables, promote_options="default")
+    whole = pa.concat_tables(_alike(tables), promote_options="default")
     raw = _raw_columns(shards)
     tokenizer, card = made.tokenizer, made.task.card
     commit, dirty = provenance.commit()
@@ -112,6 +112,17 @@ def finish(made: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
         timing=_timing(clocks),
     )
     return run, whole
+
+
+def _alike(tables: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """Make a column text in all shards where it is in some: each took its type from its own pictures."""
+    texts = {field.name for table in tables for field in table.schema if pa.types.is_string(field.type)}
+    for table in tables:
+        for place, field in enumerate(table.schema):
+            if field.name in texts and not pa.types.is_string(field.type):
+                values = [None if value is None else as_text(value) for value in table.column(place).to_pylist()]
+                table = table.set_column(place, field.name, pa.array(values, pa.string()))
+        yield table
 
 
 def check(run: Run) -> None:
@@ -164,15 +175,8 @@ def _groups(made: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str,
                 for name, score in _scores_of(measure, part).items()
                 if score.value is not None and find_metric(Key.parse(name).metric).grouped
             }
-            groups.setdefault(attribute, {})[_shown(value)] = scores
+            groups.setdefault(attribute, {})[as_text(value)] = scores
     return groups
-
-
-def _shown(value: object) -> str:
-    """Name a group: a number by all its digits, whole numbers without a point."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    return str(value)
 
 
 def _tokens(raw: RawColumns, indices_per_token: int) -> int | None:

@@ -34,6 +34,21 @@ NOT_FINITE = "the decoder gave values that are not finite"
 NO_PIXELS = "gives tokens for understanding and no pixels"
 
 
+def precision_of(dtype: torch.dtype, name: str) -> Precision:
+    """Name the precision of a live model's weights.
+
+    Raises:
+        VtbenchError: if they are of a type in which nothing is measured.
+    """
+    for precision, known in DTYPES.items():
+        if dtype == known:
+            return precision
+    raise VtbenchError(
+        f"{name}: its weights are {str(dtype).removeprefix('torch.')}; expected float32, float16 or bfloat16: give it "
+        "such ones, by .float()"
+    )
+
+
 class Network(Protocol):
     """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`."""
 
@@ -134,7 +149,7 @@ class Tokenizer:
         """The type of the network's tensors and of what it is fed."""
         if self.held is None:
             return self._precision
-        return next((name for name, dtype in DTYPES.items() if self.held.place[1] == dtype), "fp32")
+        return precision_of(self.held.place[1], self.card.name)
 
     @property
     def parameters(self) -> int:

@@ -63,6 +63,14 @@ def picked(positions: Sequence[int]) -> slice | list[int]:
     return list(positions)
 
 
+def as_text(value: str | float) -> str:
+    """Write an attribute as text: a number with all its digits, whole ones without a point."""
+    if isinstance(value, str):
+        return value
+    value = float(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
 @dataclass(frozen=True)
 class Codes:
     """All that crosses the bottleneck: what a tokenizer's decoder may know about a batch of B pictures."""

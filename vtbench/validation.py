@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vtbench import cards, catalogue, files, results
 from vtbench.errors import CardError, ResultError
+from vtbench.protocols import PROTOCOLS
 from vtbench.results import Run, Score
 
 WANTED = ("tokenizer", "task", "data", "code", "plan", "table")
@@ -144,20 +145,23 @@ def _outside(name: str, score: Score) -> bool:
 
 
 def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
-    """Compute the means over pictures again, where the per-image table is there."""
+    """Compute the means over pictures again, where the per-image table is there and the protocol takes such."""
     path = work / run.task / run.name / results.IMAGES
     if not path.is_file():
         return
     if files.sha256(path) != run.digests.get("table"):
         yield f"its per-image table {path} is of another run, or was changed since"
         return
-    table = results.read_images(path)
+    table, rule = results.read_images(path), PROTOCOLS.get(run.protocol)
     for name, score in run.scores.items():
         metric = catalogue.metrics().get(name)
         if metric is None or metric.measure != "pairs" or name not in table:
             continue
+        if rule is None or not rule.is_plain_mean(name):
+            continue
+        cap = None if rule.published else metric.cap  # published code caps nothing
         again = results.summarise(
-            table[name].tolist(), score.expected, score.reason or "not scored", cap=metric.cap, interval=False
+            table[name].tolist(), score.expected, score.reason or "not scored", cap=cap, interval=False
         )
         if (again.value is None) != (score.value is None) or (
             again.value is not None and score.value is not None and not math.isclose(again.value, score.value)

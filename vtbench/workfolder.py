@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -130,21 +130,25 @@ class WorkFolder:
         """Say which shards of this process's are not there."""
         return {index for index in self.mine if not self._path(index).is_file()}
 
-    def claim(self, chosen: Iterable[int], claims: ExitStack, *, polite: bool) -> list[int]:
-        """Say which of some shards are this process's to compute now, and keep other processes from them."""
-        found = []
-        for index in chosen:
-            if index not in self.mine or self._path(index).is_file():
-                continue
-            if not polite:
-                found.append(index)
-                continue
-            with ExitStack() as claim:
-                free = claim.enter_context(files.try_lock(self._path(index).with_suffix(".lock")))
-                if free and not self._path(index).is_file():
-                    claims.push(claim.pop_all())  # held until it is committed; others are let go at once
-                    found.append(index)
+    def claim(self, block: range, claims: ExitStack, *, polite: bool) -> list[int]:
+        """Say which shards of a block are this process's to compute now, and keep other processes from the block.
+
+        Its first shard names the lock: one a shard would be more open files than a process may have. Where others cut
+        other blocks of the same shards, both may compute some; each is written whole, and they are equal.
+        """
+        if not polite:
+            return self._lacked_of(block)
+        if not self._lacked_of(block):
+            return []
+        with ExitStack() as claim:
+            free = claim.enter_context(files.try_lock(self._path(block[0]).with_suffix(".lock")))
+            found = self._lacked_of(block) if free else []  # another process may have committed some meanwhile
+            if found:
+                claims.push(claim.pop_all())  # held until they are committed; others are let go at once
         return found
+
+    def _lacked_of(self, block: range) -> list[int]:
+        return [index for index in block if index in self.mine and not self._path(index).is_file()]
 
     def commit(self, index: int, table: pa.Table) -> None:
         """Write a shard."""

@@ -1,5 +1,6 @@
 import os
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from PIL import Image
 
 from vtbench import geometry, images, load_task
+from vtbench.cli import run
+from vtbench.data._shards import below
 from vtbench.data.folder import Source, printable
-from vtbench.errors import DataError
+from vtbench.errors import CardError, DataError
 
 
 def picture(width=40, height=30, seed=0):
@@ -256,6 +259,49 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     picture().save(tmp_path / "real" / "a.png")
     (tmp_path / "link").symlink_to("real")
     assert ids(Source(size=16, path=tmp_path / "link")) == ["a.png"]
+
+
+@pytest.fixture
+def as_somebody():
+    """A folder of somebody's who is not root, whom no permission binds."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        root = os.geteuid() == 0
+        try:
+            if root:
+                os.chown(place, 65534, -1)
+                os.seteuid(65534)
+            yield Path(place)
+        finally:
+            for folder in (Path(place), *Path(place).iterdir()):
+                folder.chmod(0o755)
+            if root:
+                os.seteuid(0)
+
+
+@pytest.mark.parametrize("locked", ["a", "a/b"])
+def test_folder_that_may_not_be_searched_is_one_line(as_somebody, locked):
+    (as_somebody / "a").mkdir()
+    (as_somebody / "a" / "b").mkdir()
+    for name in ("a/0.png", "a/b/1.png"):
+        picture().save(as_somebody / name)
+    (as_somebody / "a" / "c.png").symlink_to(as_somebody / "a" / "b" / "1.png")
+    (as_somebody / locked).chmod(0o644)
+    try:
+        for opened in (lambda: load_task("reconstruction", data=as_somebody / "a"), lambda: below(as_somebody / "a")):
+            with pytest.raises(DataError, match=rf"{locked}: can't be listed .*check the permissions$"):
+                opened()
+        if locked == "a":
+            for place in ("a/b", "a/x.parquet", "a/x-*.tar"):
+                with pytest.raises(DataError, match=r"can't be listed .*check the permissions$"):
+                    load_task("reconstruction", data=as_somebody / place)
+            said = {"task": ["reconstruction"], "tokenizer": ["jpeg-q10"], "out": as_somebody / "r"}
+            with pytest.raises(DataError, match="can't be listed"):
+                run.run(**said, work=as_somebody / "w", data=str(as_somebody / "a" / "b"))
+            with pytest.raises(CardError, match="no such file, or none that may be read"):
+                run.run(**said, work=as_somebody / "w", weights=[str(as_somebody / "a" / "0.png")])
+    finally:
+        (as_somebody / locked).chmod(0o755)
 
 
 def test_digest_follows_names_contents_and_size_only(tmp_path):

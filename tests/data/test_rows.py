@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from builders import small_task
 from PIL import Image
 
-from vtbench import images, load_task
+from vtbench import evaluate, images, load_task, load_tokenizer
 from vtbench.cards import Data, Geometry, TaskCard
 from vtbench.data.hub import Source
 from vtbench.errors import ChangedError, DataError
@@ -117,6 +118,12 @@ def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -
     assert source.known_text == "471198"
     assert [sample.attributes["wide"] for sample in samples] == ["5", "9007199254740993"]
     assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
+
+
+def test_an_infinite_number_is_a_group_beside_the_others(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", range(3), weight=[1.0, float("inf"), 2.5])
+    run = evaluate(load_tokenizer("jpeg-q10"), small_task(path, metrics=("psnr",), group_by=("weight",)), out=None)
+    assert set(run.groups["weight"]) == {"1", "inf", "2.5"}
 
 
 def test_text_that_is_not_needed_never_stops_pixels(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from builders import small_task, write_pictures
 from torch import Tensor, nn
 
-from vtbench import cards, evaluate
+from vtbench import cards, evaluate, wrap
 from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import DataError
 from vtbench.measures.codes import UNSIZED
@@ -119,3 +119,15 @@ def test_an_index_outside_its_codebook_is_refused_before_it_is_decoded() -> None
     card = TokenizerCard(name="beyond", family="test", network="planted", kind="discrete", title="Beyond")
     with pytest.raises(DataError, match="gives indices from 0 to 15, expected 0 to 14"):
         Tokenizer(card, Beyond()).encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_a_codebook_of_one_code_says_nothing(folder: Path) -> None:
+    def nothing(_: nn.Module, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 4, dtype=torch.int64)
+
+    def grey(_: nn.Module, codes: Tensor) -> Tensor:
+        return torch.zeros(len(codes), 3, 64, 64)
+
+    tokenizer = wrap(nn.Conv2d(3, 3, 1), name="one", codebook_size=1, encode=nothing, decode=grey)
+    scores = evaluate(tokenizer, small_task(folder), out=None).scores
+    assert [scores[name].value for name in ("bpp", "bpp_entropy", "code_usage", "code_entropy")] == [0, 0, 1, 0]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from vtbench.cards import Data, Geometry
+from vtbench.data import _shards
 from vtbench.data._names import HINTS, printable
 from vtbench.errors import CardError, DataError
 from vtbench.types import Sample
@@ -231,10 +232,11 @@ def source_of(place: str | Path, data: Data) -> str:
     """Tell which source opens a place of the user's.
 
     Raises:
-        DataError: if none does.
+        DataError: if none does, or nothing there can be looked at.
     """
     if not str(place).strip():
         raise DataError("no place is given; expected a folder of pictures, an archive, .parquet or hub:OWNER/NAME")
+    _shards.check_open(Path(place))
     for name in (*{data.source} - {*PLACES}, *PLACES):
         asked = getattr(find(name), "takes", None)
         if asked is not None and asked(str(place), data):

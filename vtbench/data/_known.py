@@ -12,6 +12,7 @@ from typing import Any
 from vtbench.data import _tables
 from vtbench.data._names import printable, short
 from vtbench.errors import DataError
+from vtbench.types import as_text
 
 TABLES = ("metadata.csv", "metadata.tsv", "metadata.txt", "metadata.jsonl", "metadata.json")
 """Tables with one row a picture, by the convention of the hub's image folders, whatever their case."""
@@ -125,7 +126,7 @@ def _plain(value: object) -> str | float | None:
 
 
 def alike(found: Mapping[PurePosixPath, Known]) -> dict[PurePosixPath, Known]:
-    """Make every attribute of one type: a column of the per-image table has one."""
+    """Make every attribute of tables of one type, as the column will be: what they say is part of the data's digest."""
     types: dict[str, set[type]] = {}
     for known in found.values():
         for name, value in known.attributes.items():
@@ -134,17 +135,11 @@ def alike(found: Mapping[PurePosixPath, Known]) -> dict[PurePosixPath, Known]:
     return {
         picture: Known(
             known.lines,
-            {name: _as_text(value) if name in mixed else value for name, value in known.attributes.items()},
+            {name: as_text(value) if name in mixed else value for name, value in known.attributes.items()},
             known.size,
         )
         for picture, known in found.items()
     }
-
-
-def _as_text(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return str(int(value)) if value.is_integer() else repr(value)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

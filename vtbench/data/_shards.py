@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Collection, Sequence
+import stat
+from collections.abc import Collection, Iterator, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
@@ -137,29 +138,56 @@ def named_so(path: Path, endings: tuple[str, ...]) -> bool:
     return any(name.lower().endswith(endings) for _, _, names in os.walk(path) for name in names)
 
 
-def below(path: Path) -> Listing:
-    """List a folder and those below it.
+def check_open(place: Path) -> None:
+    """Refuse a place whose files can't be looked at; where there is none, or it is a file, nothing is wrong.
 
     Raises:
-        DataError: if one of them can't be listed.
+        DataError: naming it.
     """
+    try:
+        (place / os.pardir).stat()  # takes the right to search it, which its names alone can be listed without
+    except PermissionError as error:
+        _refuse(error, place)
+    except (OSError, ValueError):
+        pass
 
-    def refuse(error: OSError) -> NoReturn:
-        shown = printable(Path(error.filename))
-        raise DataError(f"{shown}: can't be listed ({error.strerror}); check the permissions") from error
 
+def _refuse(error: OSError, place: Path | None = None) -> NoReturn:
+    shown = printable(place or Path(error.filename))
+    raise DataError(f"{shown}: can't be listed ({error.strerror}); check the permissions") from error
+
+
+def walk(path: Path, *, follow_links: bool = False) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk a folder and those below it as `os.walk` does.
+
+    Raises:
+        DataError: if one of them can't be listed, or its files can't be looked at.
+    """
+    for place, folders, names in os.walk(path, onerror=_refuse, followlinks=follow_links):
+        check_open(Path(place))
+        yield Path(place), folders, names
+
+
+def below(path: Path) -> Listing:
+    """List a folder and those below it; raises as `walk` does."""
     files: list[Path] = []
     dangling: list[Path] = []
     kinds: list[str] = []
-    for place, folders, names in os.walk(path, onerror=refuse):
-        kinds += [
-            "links to folders, which are not entered here" for name in folders if (Path(place) / name).is_symlink()
-        ]
-        for file in (Path(place) / name for name in names):
-            if file.is_file():
+    for place, folders, names in walk(path):
+        kinds += ["links to folders, which are not entered here" for name in folders if (place / name).is_symlink()]
+        for file in (place / name for name in names):
+            if _is_file(file):
                 files.append(file)
             elif file.is_symlink():
                 dangling.append(file)
             elif was_meant(PurePosixPath(file.name)):
                 kinds.append("pipes and devices")
     return Listing(path, sorted(files, key=str), sorted(dangling, key=str), kinds)
+
+
+def _is_file(file: Path) -> bool:
+    """Tell whether it is a regular file, or a link to one that can be reached."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return False

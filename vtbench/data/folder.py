@@ -12,11 +12,11 @@ name: `sign.txt` or `sign.json` beside `sign.png`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vtbench.cards import Data
+from vtbench.data import _shards
 from vtbench.data._names import SUFFIXES, printable, was_meant
 from vtbench.data._pictures import MAX_BYTES, Crop, Pictures
 from vtbench.errors import DataError
@@ -112,14 +112,10 @@ class Folder:
         return self._follow or file.resolve().is_relative_to(self._home)
 
     def _list(self) -> Iterator[PurePosixPath]:
-        def refuse(error: OSError) -> None:
-            shown = printable(Path(error.filename))
-            raise DataError(f"{shown}: can't be listed ({error.strerror}); check the permissions") from error
-
-        for place, folders, names in os.walk(self.path, onerror=refuse, followlinks=self._follow):
-            folders[:] = sorted(name for name in folders if self._may_enter(Path(place), name))
+        for place, folders, names in _shards.walk(self.path, follow_links=self._follow):
+            folders[:] = sorted(name for name in folders if self._may_enter(place, name))
             for name in names:
-                file = Path(place) / name
+                file = place / name
                 kind = self._kind(file)
                 if kind is None:
                     yield PurePosixPath(file.relative_to(self.path).as_posix())

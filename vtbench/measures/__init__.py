@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from itertools import compress
@@ -26,7 +26,7 @@ from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import CardError, DataError, NoMemoryError
 from vtbench.protocols import Protocol
-from vtbench.results import CLUSTER, Score, summarise
+from vtbench.results import CLUSTER, Score, clusters_of, summarise
 from vtbench.types import Codes, Key, Regions, Role, Sample, picked
 
 NO_PICTURE = "no picture was scored"
@@ -211,11 +211,11 @@ class Table:
         return NO_PICTURE
 
     @property
-    def clusters(self) -> list[str] | None:
-        """The document of each picture, where several show one."""
+    def clusters(self) -> list[Hashable] | None:
+        """The cluster of each picture, where several show one document."""
         if CLUSTER not in self._table.column_names:
             return None
-        return [str(value) for value in self._table.column(CLUSTER).to_pylist()]
+        return clusters_of(self._table.column(CLUSTER).to_pylist())
 
     def where(self, attribute: str, value: object) -> Table:
         """Take the pictures of one group."""

@@ -109,7 +109,8 @@ class Measure(measures.Measure):
             each["code_entropy"].append(entropy * self.context.indices_per_token)
             each["code_perplexity"].append(math.pow(2.0, entropy))
         rates = [rate for rate in table.values(Key("bpp")) if rate is not None]
-        values = {"bpp_entropy": float(np.mean(rates)) * ideal / fixed}
+        # The only code of a codebook says nothing, at no rate.
+        values = {"bpp_entropy": float(np.mean(rates)) * ideal / fixed if fixed else 0.0}
         for name, by_scale in each.items():
             values[name] = float(np.mean(by_scale))
             if len(by_scale) > 1:
