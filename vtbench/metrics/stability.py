@@ -27,19 +27,6 @@ Reconstruct = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 """uint8 (B, 3, H, W) to its reconstruction, of the same shape, and its codes: int64, batch first, empty where none."""
 
 
-def measure(
-    reconstruct: Reconstruct,
-    reference: Tensor,
-    first: Tensor,
-    codes: tuple[Tensor, ...],
-    *,
-    indices_per_token: int = 1,
-) -> dict[str, list[float | None]]:
-    """Measure the stability of a tokenizer on a batch: what `repeats` and `shifts` give."""
-    repeated = repeats(reconstruct, reference, first, codes, indices_per_token=indices_per_token)
-    return repeated | shifts(reconstruct, reference, first)
-
-
 def repeats(
     reconstruct: Reconstruct,
     reference: Tensor,
