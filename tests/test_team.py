@@ -404,7 +404,7 @@ import os, pathlib, sys, time
 from vtbench.networks import codec
 encode, held = codec.Network.encode, os.environ.get("HELD_ALONE")
 def slowly(self, x):
-    time.sleep(0.25)
+    time.sleep(float(os.environ.get("SLEEP", "0.25")))
     while held and os.environ["WORLD_SIZE"] == "1" and any(pathlib.Path(held).glob("w/*/*/shards-*/*.parquet")):
         time.sleep(0.25)  # until the agent ends this process, since another node has come
         if os.getppid() == 1:
@@ -418,7 +418,7 @@ if __name__ == "__main__":
 
 
 def slow(data: Path, place: Path, tmp_path: Path, *more: object) -> list[str]:
-    """The same command, of which each batch takes a quarter of a second longer."""
+    """The same command, of which each batch takes a quarter of a second longer, or $SLEEP."""
     (tmp_path / "slow.py").write_text(SLOW)
     return [str(tmp_path / "slow.py"), *command(data, place, *more)[2:]]
 
@@ -517,8 +517,12 @@ def test_a_process_that_dies_ends_the_shared_run_and_the_next_goes_on(
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the children of a command in /proc")
 def test_ctrl_c_ends_all_processes_of_a_shared_run(
-    data: Path, tmp_path: Path, started: Callable[[list[str]], subprocess.Popen[str]]
+    data: Path,
+    tmp_path: Path,
+    started: Callable[[list[str]], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SLEEP", "2")  # so that it is at work when the signal comes
     first = started([sys.executable, *slow(data, tmp_path, tmp_path, "--processes", 2)])
     wait_for(lambda: shards_in(tmp_path))
     others = workers_of(first.pid, "spawn_main")

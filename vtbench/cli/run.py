@@ -272,7 +272,9 @@ def perform(command: Command, place: Place) -> int:
                 raise
             refused.append(name)
             if place.speaks:
-                complaints.print(f"vtbench: {name}: {one_line(error)}")
+                said = one_line(error)
+                whose = "" if said.startswith(name.partition(" ")[0]) else f"{name}: "  # many say it themselves
+                complaints.print(f"vtbench: {whose}{said}")
         except VtbenchError:
             raise
         except Exception as error:
