@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_RUN = {
     "make demo ": ".ci/run runs both lines; a test that ran `make test` would run itself",
     "--nproc-per-node": "takes a machine with eight GPUs, or several; tests/test_team.py runs torchrun on this one",
+    "--processes 8": "takes a machine with eight GPUs; tests/test_team.py shares runs on this one",
     "srun vtbench run": "takes Slurm",
     "vtbench merge reconstruction@imagenet-val": "takes the parts of an array job; tests/test_team.py merges such",
     "vtbench fetch rfid": "brings what the package index does not have",

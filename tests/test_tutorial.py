@@ -80,7 +80,7 @@ def test_the_package_runs_by_its_name(place: Place) -> None:
     assert "256 patches of 4x4 pixels" in place.said["vtbench show patches-f4"]
     listed = place.said["vtbench list --family patches"]
     assert re.search(r"patches-f4 +discrete +4096 +0\.5000 +CC0-1\.0", listed)
-    assert "patches-f4~first" in (place.folder / "results" / "LEADERBOARD.md").read_text()
+    assert "patches-f4&#126;first" in (place.folder / "results" / "LEADERBOARD.md").read_text()
 
 
 def test_its_tokens_are_held_against_the_pictures_segments(place: Place) -> None:
