@@ -2,6 +2,7 @@
 
     python scripts/report_pictures.py                 (after `make demo`; needs Chromium)
 
+The report is that of the demo's tasks, with the pictures that the demo kept.
 Writes results/report.png and results/rate-distortion.svg. Each says in its metadata of which results it is, by which a
 test finds one that is stale.
 """
@@ -20,11 +21,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vtbench import files, leaderboard, results
+from vtbench.cli.run import DEMO_TASKS
 from vtbench.report import page, plots
 from vtbench.results import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-TASK = "reconstruction"
+TASK, GALLERY = "reconstruction", "tiny-fsq-f8"
 SIZE = {"width": 1280, "height": 700}
 MARK = "sha256 of what it shows"
 
@@ -42,7 +44,7 @@ def shown(runs: Sequence[Run]) -> str:
 
 
 def screenshot(html: bytes) -> Image.Image:
-    """Open the page at the task's table, and draw the window and the charts further down one below the other."""
+    """Open the page at the task's table, and draw the window, the charts and the gallery one below the other."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -57,19 +59,24 @@ def screenshot(html: bytes) -> Image.Image:
         window.get_by_role("tab", name=TASK, exact=True).click()
         window.wait_for_timeout(500)
         panel = window.locator("[role=tabpanel]:visible")
-        parts = [window.screenshot(), panel.locator(".rates").screenshot()]
+        panel.locator(".gallery select.run").select_option(label=GALLERY)
+        window.wait_for_timeout(500)
+        parts = [window.screenshot(), panel.locator(".rates").screenshot(), panel.locator(".gallery").screenshot()]
         browser.close()
-    top, charts = (Image.open(io.BytesIO(part)).convert("RGB") for part in parts)
-    drawn = Image.new("RGB", (top.width, top.height + charts.height), "white")
-    drawn.paste(top, (0, 0))
-    drawn.paste(charts, ((top.width - charts.width) // 2, top.height))
+    pictures = [Image.open(io.BytesIO(part)).convert("RGB") for part in parts]
+    drawn = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
+    top = 0
+    for one in pictures:
+        drawn.paste(one, ((drawn.width - one.width) // 2, top))
+        top += one.height
     return drawn
 
 
 def main() -> None:
     """Write both."""
     runs = results.read_runs(RESULTS)
-    picture = screenshot(page.build(runs, RESULTS.parent / ".vtbench").html)
+    of_demo = [run for run in runs if run.task in DEMO_TASKS]
+    picture = screenshot(page.build(of_demo, RESULTS.parent / ".vtbench").html)
     said, sink = PngInfo(), io.BytesIO()
     said.add_text("Description", f"{MARK}: {shown(runs)}")
     picture.save(sink, "png", optimize=True, pnginfo=said)
