@@ -55,7 +55,7 @@ LOWEST := .venv-lowest
 test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits, in an environment of their own
 	$(PYTHON) -m venv $(LOWEST)
 	$(PYTHON) scripts/lowest_versions.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[ocr-offline,rapidocr,docs,test]'
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[ocr-offline,rapidocr,docs,plots,test]'
 	$(LOWEST)/bin/vtbench fetch lpips
 	$(LOWEST)/bin/python -m pytest -m 'not parity and not heavy'
 	@# The libraries of these two extras need a newer huggingface-hub than vtbench does, so they come after the rest.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 import torch
 
 from vtbench import cards
@@ -64,6 +65,8 @@ SMALL: dict[str, dict[str, object]] = {
 
 def small(name: str) -> Tokenizer:
     card = cards.find_tokenizer(name)
+    if card.network == "diffusers":
+        pytest.importorskip("diffusers")
     sizes = (64,) if card.input.sizes else ()
     update = {
         "config": SMALL[name] if "class" in SMALL[name] else card.config | SMALL[name],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -213,6 +214,20 @@ def test_alias_finds_the_card_and_exact_names_win() -> None:
 def test_unknown_name_suggests_prefixes_then_close_names(name: str, hint: str) -> None:
     with pytest.raises(CardError, match=hint):
         cards.find_tokenizer(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("range = [0.0, 0.0]", "input.range: expected two different numbers"),
+        ("decoded_range = [0.0, inf]", "input.decoded_range: expected two different numbers"),
+        ("std = [1.0, 0.0, 1.0]", "input.std: expected three numbers, none of them 0"),
+        ("mean = [nan, 0.0, 1.0]", "input.mean: expected three numbers"),
+    ],
+)
+def test_a_range_of_no_width_is_refused_with_its_field(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(CardError, match=re.escape(said)):
+        cards.load(write(tmp_path, f"{MINIMAL}\n[input]\n{line}\n"), TokenizerCard)
 
 
 def test_a_users_folder_adds_cards_and_may_not_take_a_name(tmp_path: Path) -> None:

@@ -493,3 +493,26 @@ def test_all_leaves_out_what_takes_pictures_of_another_size(tmp_path: Path) -> N
     assert said.startswith("vtbench: passed over: fixed takes 512x512 pixels only, kodak has")
     assert list((tmp_path / "r").glob("kodak*/jpeg-q5.json")), done.stderr
     assert done.returncode == 0
+
+
+def test_a_list_of_a_family_is_of_that_family_or_names_those_there_are() -> None:
+    tasks = json.loads(vtbench("list", "tasks", "--family", "text", "--json").stdout)
+    assert {"text", "text-512"} <= {row["name"] for row in tasks} and "detail" not in {row["name"] for row in tasks}
+    assert "expected one of: atoken" in one_line(vtbench("list", "--family", "tiny"))
+    assert "metrics are of no family" in one_line(vtbench("list", "metrics", "--family", "text"))
+
+
+def test_the_last_line_of_a_run_names_the_command_that_shows_it(tmp_path: Path) -> None:
+    said = ("run", "-t", "jpeg", "--task", "reconstruction", "--limit", 1, "--metric", "psnr", "--work", tmp_path / "w")
+    done = vtbench(*said, "--out", tmp_path / "my results")
+    assert f"`vtbench leaderboard --results '{tmp_path}/my results'` makes the tables" in done.stdout
+    assert vtbench("leaderboard", "--results", tmp_path / "my results").returncode == 0
+    assert "makes the tables" in vtbench(*said, cwd=tmp_path).stdout
+    part = vtbench(*said[:-1], tmp_path / "v", "--out", tmp_path / "none", "--shards", "2/2")
+    assert part.returncode == 0 and "Summaries" not in part.stdout
+
+
+def test_a_name_for_weights_of_another_form_is_refused_before_they_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"not looked at")
+    said = vtbench("run", "-t", "tiny", "--task", "reconstruction", "--weights", tmp_path / "w.pt", "--name", "../x")
+    assert one_line(said).startswith("vtbench: --name '../x': expected letters")

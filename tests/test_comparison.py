@@ -231,7 +231,7 @@ def test_the_gate_caps_as_a_mean_does(tmp_path: Path) -> None:
 
 def test_nan_as_an_amount_is_refused(tmp_path: Path) -> None:
     ours, theirs = saved(tmp_path / "run", BASE), saved(tmp_path / "baseline", BASE)
-    with pytest.raises(ResultError, match="expected a number"):
+    with pytest.raises(ResultError, match="expected 0 or more"):
         comparison.check(ours, [theirs], {"psnr": math.nan})
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from builders import make_run, small_task, write_pictures
 from PIL import Image
+from scipy.integrate import trapezoid
 from test_cli import one_line, vtbench
 
 from vtbench import evaluate, files, kept, leaderboard, load_tokenizer, rates, results, statistics
@@ -157,7 +158,7 @@ def test_rate_difference_is_that_of_a_numeric_integral() -> None:
         )(quality)
         for runs in (other, CURVE)
     ]
-    assert found.percent == pytest.approx(100 * np.expm1(np.trapezoid(logs[0] - logs[1], quality) / 0.3), rel=1e-6)
+    assert found.percent == pytest.approx(100 * np.expm1(trapezoid(logs[0] - logs[1], quality) / 0.3), rel=1e-6)
     assert (found.low, found.high) == (-0.45, -0.15)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -115,7 +116,7 @@ def test_rank_0_waits_for_who_works_without_a_finished_picture() -> None:
         with member.counting(None):
             end = time.monotonic() + 5
             while member.rank == 1 and time.monotonic() < end:
-                json.dumps(list(range(1000)))  # one long batch
+                sorted(json.loads(json.dumps([one % 7 for one in range(1000)])))  # one long batch
             member.gather(None)
             member.announce(lambda: None)
 
@@ -365,7 +366,9 @@ def started() -> Iterator[Callable[[list[str]], subprocess.Popen[str]]]:
 
     def start(said: list[str]) -> subprocess.Popen[str]:
         out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-        processes.append(subprocess.Popen(said, **out))
+        # In the background of a shell the tests themselves may not hear Ctrl-C, which commands would inherit.
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        processes.append(subprocess.Popen(said, preexec_fn=heard, **out))
         return processes[-1]
 
     yield start

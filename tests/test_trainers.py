@@ -79,6 +79,7 @@ def pretrained() -> nn.Module:
 
 
 def test_folders_that_transformers_wrote(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     model: Any = pretrained()
     model.save_pretrained(tmp_path / "whole")
     model.save_pretrained(tmp_path / "shards", max_shard_size=SMALL)
@@ -88,6 +89,7 @@ def test_folders_that_transformers_wrote(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_transformers_trainer(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
     from transformers import Trainer, TrainingArguments
 
     model: Any = pretrained()
@@ -194,6 +196,7 @@ def test_averages_of_lightning_stand_where_its_plain_tensors_do_otherwise(tmp_pa
 
 
 def test_folders_that_diffusers_wrote(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
     from diffusers import AutoencoderTiny
     from diffusers.training_utils import EMAModel
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pandas
 import pytest
 from builders import make_run
+from test_cli import one_line, vtbench
 
 from vtbench import cards, files, published, results, validation
+from vtbench.errors import ResultError
 from vtbench.leaderboard import to_csv
 from vtbench.protocols import find_protocol
 from vtbench.results import Run, Score
@@ -237,3 +239,19 @@ def test_means_are_those_of_the_protocol(protocol: str, last: float, plain: list
     right = published.totals(rule, keys)
     assert problems(right) == []
     assert problems(dict.fromkeys(right, 35.0)) == plain
+
+
+def test_a_work_folder_that_is_none_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultError, match="typo: no such folder; expected the work folder"):
+        validation.validate(tmp_path / "empty", tmp_path / "typo")
+    assert "holds no runs" in one_line(vtbench("validate", tmp_path / "empty"))
+
+
+def test_it_says_how_many_runs_were_held_against_their_tables(tmp_path: Path) -> None:
+    said = ("run", "-t", "jpeg", "--task", "reconstruction", "--limit", 1, "--out", tmp_path / "r", "--work")
+    vtbench(*said, tmp_path / "w")
+    (tmp_path / "other").mkdir()
+    for work, held in ((tmp_path / "w", 1), (tmp_path / "other", 0)):
+        done = vtbench("validate", tmp_path / "r", "--work", work)
+        assert f"1 runs, 0 problems, {held} held against their per-image tables in {work}" in done.stdout

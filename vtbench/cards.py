@@ -8,18 +8,18 @@ No torch here: `vtbench list` reads every card in well under a second.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import math
 import re
 import tomllib
 from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from vtbench.errors import CardError
+from vtbench.errors import CardError, unknown
 from vtbench.types import Strict
 
 GROUP = "vtbench.cards"
@@ -44,6 +44,20 @@ class Input(Strict):
     """Height and width are padded to a multiple of this and cropped again after decoding."""
     sizes: tuple[int, ...] = ()
     """The only square sizes that a network of fixed size takes; empty means any size."""
+
+    @field_validator("range", "decoded_range")
+    @classmethod
+    def _two_ends(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends is not None and (not all(map(math.isfinite, ends)) or ends[0] == ends[1]):
+            raise ValueError("expected two different numbers, what the levels 0 and 255 become")
+        return ends
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _finite(cls, values: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if values is not None and (not all(map(math.isfinite, values)) or (info.field_name == "std" and 0 in values)):
+            raise ValueError(f"expected three numbers{', none of them 0' if info.field_name == 'std' else ''}")
+        return values
 
 
 class Output(Strict):
@@ -319,7 +333,7 @@ def find_tokenizer(name: str, extra: Path | None = None) -> TokenizerCard:
     by_alias = {alias: card for card in cards.values() for alias in card.aliases}
     found = cards.get(name) or by_alias.get(name)
     if found is None:
-        raise CardError(_unknown("tokenizer", name, [*cards, *by_alias]))
+        raise CardError(unknown("tokenizer", name, [*cards, *by_alias]))
     return found
 
 
@@ -329,7 +343,7 @@ def find_task(name: str, extra: Path | None = None) -> TaskCard:
         return load(Path(name), TaskCard)
     cards = tasks(extra)
     if name not in cards:
-        raise CardError(_unknown("task", name, list(cards)))
+        raise CardError(unknown("task", name, list(cards)))
     return cards[name]
 
 
@@ -440,10 +454,3 @@ def _is_for(path: Path, model: type[Card]) -> bool:
     """Tell tokenizer and task cards apart where both lie in one folder: only tokenizers name a network."""
     is_tokenizer = re.search(r"^network\s*=", _text(path), re.MULTILINE)
     return (model is TokenizerCard) == bool(is_tokenizer)
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    starts = sorted(other for other in known if other.startswith(name))
-    close = starts or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close[:5])}? " if close else ""
-    return f"no {what} is called {name!r}; {hint}`vtbench list {what}s` shows all {len(known)} names"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
-from vtbench.errors import CardError
+from vtbench.errors import CardError, unknown
 
 Direction = Literal["higher", "lower", "one"]
 """Which values are better: higher ones, lower ones, or those nearer to 1."""
@@ -552,11 +552,11 @@ def find_metric(name: str) -> Metric:
     """Find a metric by its exact name.
 
     Raises:
-        CardError: listing the names there are.
+        CardError: with the names that are like it.
     """
     known = metrics()
     if name not in known:
-        raise CardError(f"no metric is called {name!r}; expected one of: {', '.join(known)}")
+        raise CardError(f"{unknown('metric', name, list(known))}; one of a package is there once that is installed")
     return known[name]
 
 

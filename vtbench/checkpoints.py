@@ -283,10 +283,11 @@ def _refused(path: Path, error: Exception) -> WeightsError:
     if isinstance(error, pickle.UnpicklingError):
         # In front of what was met stands torch's advice to open the file unsafely.
         met = re.search(r"WeightsUnpickler error: *(.+)", str(error))
-        why = f" ({met[1][:200]})" if met and met[1].isprintable() else ""
+        met_text = met[1].strip()[:200] if met else ""
+        why = f" ({met_text})" if met_text and met_text.isprintable() else ""
         return WeightsError(
-            f"{path}: not a pickle of tensors alone, it is broken or could run code{why}, and was not opened; fetch it "
-            "again"
+            f"{path}: not a pickle of tensors alone, it is broken, no checkpoint or could run code{why}, and was not "
+            "opened; expected .safetensors or what torch.save writes; fetch it again"
         )
     return WeightsError(f"{path}: not a whole checkpoint ({_first_line(error)}); fetch it again")
 

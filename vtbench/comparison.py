@@ -165,8 +165,8 @@ def _compared(question: Question) -> list[tuple[str, float, list[_Against]]]:
     for baseline in baselines:
         _same_question(run[0], baseline[0], question.allowed)
     for name, limit in question.allowed.items():
-        if math.isnan(limit):
-            raise ResultError(f"{name}: it may get worse by {limit}; expected a number")
+        if not limit >= 0:
+            raise ResultError(f"{name}: it may get worse by {limit:g}; expected 0 or more")
     own = read_images(run[1])
     others = [read_images(baseline[1]) for baseline in baselines]
     found = []

@@ -53,3 +53,13 @@ class RefusedError(ToldError):
 
 OF_ONE = (CardError, WeightsError, DataError, RefusedError)
 """What is wrong with one tokenizer, or with it and its pictures: the others of a command go on."""
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """Say that no card or metric is called so, what was perhaps meant, and what lists all of them."""
+    import difflib
+
+    starts = sorted(other for other in known if other.startswith(name))
+    close = starts or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close[:5])}? " if close else ""
+    return f"no {what} is called {name!r}; {hint}`vtbench list {what}s` shows all {len(known)} names"

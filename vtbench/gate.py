@@ -47,8 +47,8 @@ class Config(Strict):
             if not amounts:
                 raise ValueError(f"{task} names no metric; expected lines such as psnr = 0.1")
             for name, amount in amounts.items():
-                if math.isnan(amount):
-                    raise ValueError(f"{task}.{name} is nan; expected a number")
+                if not amount >= 0:
+                    raise ValueError(f"{task}.{name} is {amount:g}; expected 0 or more, by how much it may get worse")
                 try:
                     catalogue.find_metric(name)
                 except CardError as error:
@@ -83,7 +83,8 @@ class Verdict:
 
 def shown(found: Found) -> str:
     """Name a run with the origin of its weights."""
-    return f"{found[0].name} ({found[0].weights} weights)"
+    run = found[0]
+    return run.name if run.weights == "none" else f"{run.name} ({run.weights} weights)"
 
 
 def read_config(path: Path) -> Config:

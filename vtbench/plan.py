@@ -131,7 +131,7 @@ def make(
         VtbenchError: if the label is none, a required metric can't be scored, or the OCR engine can't write the text.
     """
     if label is not None and not results.LABEL.fullmatch(label):
-        raise VtbenchError(f"label {label!r}: expected letters, digits, dots, dashes and underscores")
+        raise VtbenchError(f"label {label!r}: {results.LABEL_FORM}")
     rule = find_protocol(protocol or task.card.protocol)
     if rule.published and not task.native:
         raise DataError(

@@ -35,6 +35,8 @@ LARGEST = 1 << 26
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a label of weights looks like: a part of file names."""
 
+LABEL_FORM = "expected letters, digits, dots, dashes and underscores, a letter or digit first"
+
 WeightsOrigin = Literal["published", "packaged", "local", "synthetic", "none"]
 """published: the card's own file; packaged: one that ships inside vtbench; local: a file, mapping or live model of the
 user's; synthetic: made up; none: there is nothing to load."""
@@ -321,7 +323,8 @@ def read_run(path: Path) -> Run:
         path = path / RUN
     try:
         if path.exists() and not path.is_file():
-            raise ResultError(f"{path}: not a regular file; expected the JSON of a run")
+            what = f"a folder without {RUN}" if path.is_dir() else "not a regular file"
+            raise ResultError(f"{path}: {what}; expected the JSON of a run, or the folder that it left")
         if path.stat().st_size > LARGEST:
             raise ResultError(f"{path}: {path.stat().st_size} bytes; expected the JSON of a run, which is far smaller")
         content = path.read_bytes()
@@ -360,7 +363,8 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     """Find a run and its per-image table.
 
     Args:
-        place: the folder that a run left in the work folder, or the JSON of a run.
+        place: the folder that a run left in the work folder, the JSON of a run, or TASK/NAME of a run in the work
+            folder.
         work: the work folder where the table of a JSON from the results folder is looked for.
 
     Returns:
@@ -369,6 +373,8 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     Raises:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
+    if not place.exists() and (work / place / RUN).is_file():
+        place = work / place
     run = read_run(place)
     candidates = [_beside(place), work / run.task / run.name]
     for folder in candidates:

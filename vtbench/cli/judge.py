@@ -70,9 +70,12 @@ def validate(
     else:
         for one in found.problems:
             console.print(f"{one_line(one.file)}: {one_line(one.problem)}", soft_wrap=True)
-        console.print(f"{found.runs} runs, {len(found.problems)} problems")
+        held = "" if work is None else f", {found.tables} held against their per-image tables in {work}"
+        console.print(f"{found.runs} runs, {len(found.problems)} problems{held}", soft_wrap=True)
     if found.problems:
         raise typer.Exit(1)
+    if not found.runs:
+        raise ResultError(f"{results_folder}: holds no runs; expected <task>/<name>.json, as `vtbench run` writes them")
 
 
 @app.command()

@@ -15,7 +15,7 @@ import typer
 from vtbench import cards, catalogue, protocols
 from vtbench.cards import TokenizerCard
 from vtbench.cli._terminal import CardsOption, JsonOption, app, console, fields, table
-from vtbench.errors import VtbenchError
+from vtbench.errors import CardError, VtbenchError
 from vtbench.protocols import Protocol
 
 
@@ -49,7 +49,7 @@ code with these numbers (yes), in small, or with another card's (kin)."""
 @app.command("list")
 def list_(
     what: Annotated[Listable, typer.Argument(help="What to list.")] = Listable.tokenizers,
-    family: Annotated[str | None, typer.Option(help="Only tokenizers of this family.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only tokenizers or tasks of this family.")] = None,
     json: JsonOption = False,
     cards_folder: CardsOption = None,
 ) -> None:
@@ -57,9 +57,6 @@ def list_(
     rows = _listing(what, cards_folder, family)
     if json:
         typer.echo(encoder.dumps(rows, indent=2))
-        return
-    if not rows:
-        console.print(f"none{f' of the family {family}' if family else ''}")
         return
     if what is Listable.tokenizers:
         rows = [_shortened(row) for row in rows]
@@ -75,6 +72,8 @@ def list_(
 
 
 def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dict[str, Any]]:
+    if family is not None:
+        _check_family(what, extra, family)
     if what is Listable.tokenizers:
         known = cards.tokenizers(extra).values()
         kin = _held_networks(known)
@@ -90,6 +89,7 @@ def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dic
                 "title": card.title,
             }
             for card in cards.tasks(extra).values()
+            if family in (None, card.family)
         ]
     if what is Listable.protocols:
         return [
@@ -106,6 +106,15 @@ def _listing(what: Listable, extra: Path | None, family: str | None) -> list[dic
         {"name": one.name, "better": one.direction, "measure": one.measure, "description": one.description}
         for one in catalogue.metrics().values()
     ]
+
+
+def _check_family(what: Listable, extra: Path | None, family: str) -> None:
+    if what not in (Listable.tokenizers, Listable.tasks):
+        raise CardError(f"--family {family}: {what.value} are of no family; give it with tokenizers or tasks")
+    known = cards.tokenizers(extra) if what is Listable.tokenizers else cards.tasks(extra)
+    families = sorted({card.family for card in known.values()})
+    if family not in families:
+        raise CardError(f"--family {family}: no {what.value} are of it; expected one of: {', '.join(families)}")
 
 
 def _tokenizer_row(card: TokenizerCard, kin: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 import traceback
@@ -30,7 +31,7 @@ from vtbench.cli._terminal import (
     table,
 )
 from vtbench.errors import OF_ONE, CardError, VtbenchError, WeightsError
-from vtbench.results import UNRANKED
+from vtbench.results import LABEL, LABEL_FORM, UNRANKED
 from vtbench.types import Strict
 
 if TYPE_CHECKING:
@@ -316,10 +317,11 @@ def perform(command: Command, place: Place) -> int:
         if place.speaks:
             complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
         return 2
-    if place.speaks:
+    if place.speaks and done:
+        elsewhere = "" if place.out == Path("results") else f" --results {shlex.quote(str(place.out))}"
         console.print(
             f"\nSummaries are in {place.out}, per-image tables in {place.work}; "
-            "`vtbench leaderboard` makes the tables.",
+            f"`vtbench leaderboard{elsewhere}` makes the tables.",
             soft_wrap=True,
         )
     return 0
@@ -363,6 +365,8 @@ def _chosen(command: Command, *, speaks: bool) -> _Chosen:
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
     if command.name is not None and (len(tokenizers) > 1 or not weights):
         raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
+    if command.name is not None and not LABEL.fullmatch(command.name):
+        raise CardError(f"--name {command.name!r}: {LABEL_FORM}")
     rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
     return _Chosen(tasks, tokenizers, rules, named, folders)
 

@@ -6,6 +6,7 @@ A metric's option `read` says what its function compares with the known text: `b
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -132,11 +133,16 @@ class Measure(measures.Measure):
             if metric.direction == "lower" and (floor := found[metric.name].floor) is not None and floor > HIGH_FLOOR
         ]
         if high:
-            log.warning(
-                "%s misreads the originals themselves (%s): what it says of a tokenizer is worth little; "
-                "try another engine with --ocr",
-                *(self.context.engine, ", ".join(high)),
+            _warn_once(
+                f"{self.context.engine} misreads the originals themselves ({', '.join(high)}): what it says of a "
+                "tokenizer is worth little; try another engine with --ocr"
             )
+
+
+@functools.cache
+def _warn_once(said: str) -> None:
+    """Warn of the originals, which are the same for all tokenizers of a command."""
+    log.warning("%s", said)
 
 
 def _check_script(engine: str, known: str) -> None:
