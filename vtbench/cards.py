@@ -399,7 +399,8 @@ def explain(error: ValidationError) -> str:
         elif item["type"] == "missing":
             parts.append(f"{key}: missing; add it")
         else:
-            parts.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {_shortened(item['input'])}")
+            said = item["msg"].removeprefix("Value error, ")  # what a validator of ours says
+            parts.append(f"{key}: {said[0].lower()}{said[1:]}, got {_shortened(item['input'])}")
     return "; ".join(parts)
 
 

@@ -33,7 +33,7 @@ RunsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[RUN]...",
-        help="Names as in the results, TASK/NAME, with * for any part; JSON files or folders of runs; all where left out.",
+        help="Names as in the results, TASK/NAME, with * for any part; JSON files or runs' folders; all if left out.",
     ),
 ]
 
