@@ -215,3 +215,10 @@ def test_embedded_tasks_are_here_without_a_network() -> None:
     for name in ("reconstruction", "detail", "text"):
         assert is_here(TASKS[name])
         assert "come with vtbench" in fetch(TASKS[name])
+
+
+def test_metrics_of_single_pictures_are_added_to_a_task() -> None:
+    task = load_task("reconstruction", metrics=["gmsd", "psnr"])
+    assert task.card.metrics == (*load_task("reconstruction").card.metrics, "gmsd")
+    with pytest.raises(CardError, match="rfid belongs to certain tasks"):
+        load_task("detail", metrics=["rfid"])

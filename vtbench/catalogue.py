@@ -560,6 +560,20 @@ def find_metric(name: str) -> Metric:
     return known[name]
 
 
+def of_any_task(names: Iterable[str]) -> tuple[str, ...]:
+    """Give metrics of single pictures, which any task can have beside its own.
+
+    Raises:
+        CardError: if a name is no metric's, or one's that belongs to certain tasks.
+    """
+    anywhere = [name for measure in ("pairs", "curve", "tokens") for name in of_measure(measure)]
+    found = tuple(find_metric(name).name for name in names)
+    for name in found:
+        if name not in anywhere:
+            raise CardError(f"{name} belongs to certain tasks and can't be added; expected {', '.join(anywhere)}")
+    return found
+
+
 def of_measure(measure: str) -> tuple[str, ...]:
     """Name the metrics that one measure computes, in the order of tables."""
     return tuple(metric.name for metric in metrics().values() if metric.measure == measure)

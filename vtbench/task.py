@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vtbench import cards as card_files
+from vtbench import catalogue
 from vtbench import data as sources
 from vtbench.cards import Data, TaskCard
 from vtbench.errors import DataError
@@ -101,6 +102,7 @@ def load_task(
     follow_links: bool = False,
     cards: Path | None = None,
     native: bool = False,
+    metrics: Sequence[str] = (),
 ) -> Task:
     """Load a task by its name.
 
@@ -117,13 +119,17 @@ def load_task(
         cards: a further folder of cards.
         native: read pictures as they are, for published protocols, which bring them to the card's size by rules of
             their own. Embedded pictures are those of the card's size.
+        metrics: of single pictures, measured beside the task's own, as `vtbench run --metric` has it.
 
     Raises:
-        CardError: if there is no such task.
+        CardError: if there is no such task, or no such metric for any task.
         DataError: if its pictures can't be opened, or the task needs known text and the data has none; if the label
             is of another form, or names the task's own pictures.
     """
     card = card_files.find_task(name, cards) if isinstance(name, str) else name
+    if metrics:
+        added = catalogue.of_any_task(metrics)
+        card = card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *added)))})
     native = native or card.protocol != "canonical"
     if label is not None and not LABEL.fullmatch(label):
         raise DataError(f"label {label!r}: expected small letters, digits, points and dashes, such as my-photos")

@@ -659,11 +659,6 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
 
 def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str | None) -> TaskCard:
     """Add metrics of single pictures that any task can have, and change the engine that reads and the model."""
-    anywhere = [name for measure in ("pairs", "curve", "tokens") for name in catalogue.of_measure(measure)]
-    for name in names:
-        catalogue.find_metric(name)
-        if name not in anywhere:
-            raise CardError(f"--metric {name}: belongs to certain tasks; expected {', '.join(anywhere)}")
     if engine is not None:
         from vtbench import ocr
 
@@ -675,7 +670,7 @@ def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str
         if reason := foundation.lacking(features):
             raise CardError(f"--features {reason}")
         card = card.model_copy(update={"foundation": features})
-    return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *names)))})
+    return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *catalogue.of_any_task(names))))})
 
 
 def tokenizers_of(names: list[str], weights: Sequence[str], extra: Path | None) -> list[TokenizerCard]:
