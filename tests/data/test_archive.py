@@ -489,12 +489,13 @@ def test_missing_and_damaged_shards_are_one_line(tmp_path: Path) -> None:
     (place / "x-001.tar").write_bytes((place / "x-001.tar").read_bytes()[:600])
     with pytest.raises(DataError, match=r"x-001\.tar: not a whole archive"):
         load_task("kodak", data=place)
-    other = tmp_path / "parts"
-    other.mkdir()
-    for number in (0, 2):
-        pack(other / f"v-{number:05d}-of-00003.tar", {"a.png": png(number)})
-    with pytest.raises(DataError, match="2 of 3 parts are there"):
-        load_task("kodak", data=other)
+    for kind in ("tar", "tar.gz"):
+        other = tmp_path / f"parts of {kind}"
+        other.mkdir()
+        for number in (0, 2):
+            pack(other / f"v-{number:05d}-of-00003.{kind}", {"a.png": png(number)})
+        with pytest.raises(DataError, match="2 of 3 parts are there"):
+            load_task("kodak", data=other)
 
 
 def test_shards_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -159,6 +159,17 @@ def test_missing_parts_are_one_line(tmp_path: Path) -> None:
     assert len(load_task("kodak", data=tmp_path / "set" / "x-00000-of-00003.parquet")) == 2  # asked for by its name
 
 
+def test_parts_are_counted_whatever_digest_their_names_hold(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train-00000-of-00002-b4e5c1b7f1d1d6bb.parquet", range(1))
+    with pytest.raises(DataError, match="set/train: 1 of 2 parts are there"):
+        Source(size=None, path=tmp_path / "set")
+    write(tmp_path / "set" / "train-00001-of-00002-6ab9c0f1e2d3a4b5.parquet", range(1, 2))
+    assert len(Source(size=None, path=tmp_path / "set")) == 2
+    write(tmp_path / "set" / "train-00001-of-00002-0123456789abcdef.parquet", range(2, 3))
+    with pytest.raises(DataError, match="set/train: 3 files are its 2 parts; expected each part once"):
+        Source(size=None, path=tmp_path / "set")
+
+
 def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     rows = {"image": [{"bytes": png(seed), "path": None} for seed in range(3)], "text": ["a", "b", "c"]}

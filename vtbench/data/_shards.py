@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
@@ -16,6 +16,8 @@ from vtbench.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_PART = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[^.]*)?(\..*)?", re.DOTALL)
+"""Stem, number, how many there are, and ending; the hub may put a digest of each part between the last two."""
 MOST = 100_000
 """More names than this are a slip of the pen."""
 
@@ -62,20 +64,22 @@ def _choices(said: str, place: str) -> list[str]:
     return said.split(",")
 
 
-def check_whole(files: Sequence[Path]) -> None:
-    """Refuse parts that say how many they are, as x-00000-of-00010 does, where one is missing.
+def check_whole(files: Iterable[Path]) -> None:
+    """Refuse parts that say how many they are, as x-00000-of-00010 does, where one is missing or there twice.
 
     Raises:
         DataError: naming how many there are and should be.
     """
-    groups: dict[tuple[str, int], int] = {}
+    groups: dict[tuple[Path, str, str], list[int]] = {}
     for file in files:
-        if found := re.fullmatch(r"(.*)-\d+-of-(\d+)\.\w+", str(file)):
-            key = (found[1], int(found[2]))
-            groups[key] = groups.get(key, 0) + 1
-    for (stem, whole), count in groups.items():
-        if count != whole:
-            raise DataError(f"{printable(Path(stem))}: {count} of {whole} parts are there; bring the others as well")
+        if found := _PART.fullmatch(file.name):
+            groups.setdefault((file.parent / found[1], found[3], found[4] or ""), []).append(int(found[2]))
+    for (stem, said, _), numbers in groups.items():
+        there, whole = len(set(numbers)), int(said)
+        if there != whole:
+            raise DataError(f"{printable(stem)}: {there} of {whole} parts are there; bring the others as well")
+        if len(numbers) > there:
+            raise DataError(f"{printable(stem)}: {len(numbers)} files are its {whole} parts; expected each part once")
 
 
 # --- a folder of them -------------------------------------------------------------------------------------------------
