@@ -120,6 +120,15 @@ def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -
     assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
 
 
+@pytest.mark.parametrize("more", [{}, {"text": ["page", "page"]}])
+def test_lines_may_be_one_object_of_lists(tmp_path: Path, more: dict[str, list[str]]) -> None:
+    lines = [{"text": ["x"], "box": [[1, 2, 12, 14]]}, {"text": [], "box": []}]
+    path = write(tmp_path / "a.parquet", range(2), lines=lines, **more)
+    source = Source(size=None, path=path)
+    assert source.text == "boxes" and source.known_text.startswith("x")
+    assert [(line.text, line.box) for line in source.read(0).lines] == [("x", (1, 2, 12, 14))]
+
+
 def test_an_infinite_number_is_a_group_beside_the_others(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", range(3), weight=[1.0, float("inf"), 2.5])
     run = evaluate(load_tokenizer("jpeg-q10"), small_task(path, metrics=("psnr",), group_by=("weight",)), out=None)

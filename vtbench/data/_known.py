@@ -40,11 +40,12 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
 
     Args:
         row: `text` (text, a number or a list of these), or `lines` (a list of text, or of objects with `text` and
-            `box`); every other text, number or truth value is an attribute.
+            `box`, or one object of such lists); every other text, number or truth value is an attribute, also one
+            called `lines`, but for text where there is no `text`.
         text: whether text is wanted; where not, nothing that is wrong with it matters.
 
     Raises:
-        ValueError: if the text or a box is of another kind, or two columns could be one and the same.
+        ValueError: if the text, the lines or a box are of another kind, or two columns could be one and the same.
     """
     cells = {name: value for name, value in _tables.own_names(row, text=text).items() if value is not None}
     lines: tuple[Line, ...] = ()
@@ -53,11 +54,13 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
         lines = tuple(line for part in (said if isinstance(said, list) else [said]) for line in page(_text(part)))
     listed = cells.get("lines")
     if isinstance(listed, str) and listed.lstrip().startswith("["):
-        listed = _tables.loads(listed)
-    if isinstance(listed, list):
+        listed = _tables.loads(listed) if text else []
+    if isinstance(listed, list | Mapping):
         del cells["lines"]
-        if text and listed:
-            lines = tuple(line for part in listed for line in _line(part))
+        if text and (parts := _listed(listed)):
+            lines = tuple(line for part in parts for line in _line(part))
+    elif text and said is None and isinstance(listed, str) and listed.strip():
+        raise _no_lines(listed)
     cells.pop("file_name", None)
     attributes = {name: found for name, value in cells.items() if (found := _plain(value)) is not None}
     return Known(lines, attributes)
@@ -69,6 +72,20 @@ def _text(said: object) -> str:
     if isinstance(said, int | float | Decimal) and not isinstance(said, bool):
         return str(said)
     raise ValueError(f"text is {str(said)[:50]!a}; expected text")
+
+
+def _listed(said: list[Any] | Mapping[str, Any]) -> list[Any]:
+    """Give lines as a list; `datasets` turns a sequence of objects into one object of lists, as long as each other."""
+    if isinstance(said, list):
+        return said
+    columns = list(said.values())
+    if any(not isinstance(column, list) or len(column) != len(columns[0]) for column in columns):
+        raise _no_lines(said)
+    return [dict(zip(said, entries, strict=True)) for entries in zip(*columns, strict=True)]
+
+
+def _no_lines(said: object) -> ValueError:
+    return ValueError(f"lines is {str(said)[:50]!a}; expected a list of text, or of objects with text and box")
 
 
 def _line(said: object) -> tuple[Line, ...]:
@@ -258,11 +275,11 @@ class Companions:
 
 
 def _row(said: object) -> dict[str, Any]:
-    """Take what a picture's .json says as a row: an object, or a list of lines; anything else says nothing."""
+    """Take what a picture's .json says as a row: an object, or a list with a line in it; anything else says nothing."""
     if isinstance(said, dict):
         return said
-    if isinstance(said, list) and all(
-        isinstance(one, str) or (isinstance(one, dict) and "text" in one) for one in said
+    if isinstance(said, list) and any(
+        isinstance(one, str) or (isinstance(one, dict) and ("text" in one or "box" in one)) for one in said
     ):
         return {"lines": said}
     return {}

@@ -337,6 +337,7 @@ class Pictures(sources.Source):
             kinds = {part.heads.get(key, key): kind for key, kind in part.rows.features.items()}
             listed = kinds.get("lines")
             inner = listed[0] if isinstance(listed, list) else getattr(listed, "feature", None)
+            inner = listed if isinstance(listed, Mapping) else inner  # one object of lists
             if inner is not None:
                 found.add("boxes" if isinstance(inner, Mapping) and "box" in inner else "page")
             elif "text" in kinds:
