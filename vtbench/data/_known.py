@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -262,7 +263,7 @@ class Companions:
                 if suffix == ".cls":
                     attributes["class"] = said.strip()
                 elif suffix == ".txt":
-                    lines = lines or page(said)
+                    lines = lines or _whole(said)
                 else:
                     # Other entries are of no fixed type from picture to picture, so they can't be columns.
                     lines = lines or known_of_row(_row(_tables.loads(said))).lines
@@ -272,6 +273,24 @@ class Companions:
                     f"{printable(name)}: can't be read ({short(error)}); expected a picture's {what}"
                 ) from error
         return Known(lines, attributes)
+
+
+_PLACED = re.compile(r"\s*(?:-?\d+\s*,\s*){4}")
+"""How lines of ICDAR's, SROIE's and MLT's files begin: a box or four corners, then the text."""
+
+_LABEL = re.compile(r"(?=.*\.)\s*\d+(?:\s+(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)){4,}\s*")
+"""A line of YOLO's files: the number of a class, then fractions of the picture."""
+
+
+def _whole(said: str) -> tuple[Line, ...]:
+    """Take what a picture's .txt says as its text; digits alone may be text, places before text or classes are none."""
+    listed = [line for line in said.splitlines() if line.strip()]
+    how = "say them as text and box of lines in a metadata.jsonl or the picture's .json"
+    if listed and all(map(_PLACED.match, listed)) and any(map(str.isalpha, said)):
+        raise ValueError(f"every line begins with coordinates; {how}")
+    if listed and all(map(_LABEL.fullmatch, listed)):
+        raise ValueError("it holds classes and boxes as YOLO has them, no text; move it elsewhere")
+    return page(said)
 
 
 def _row(said: object) -> dict[str, Any]:

@@ -205,7 +205,7 @@ class Pictures(data.Source):
         known = self._known.get(name, Known())
         if self._companions:
             try:
-                beside = self._companions.known(name, text=self._needs_text)
+                beside = self._companions.known(name, text=self._needs_text and not known.lines)
             except DataError:
                 if self._needs_text:
                     raise
