@@ -196,6 +196,16 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     assert load_task("kodak", data=tmp_path / "one").card.name == "kodak@one"
 
 
+@pytest.mark.parametrize("kind", ["numpy", "pandas"])
+def test_format_of_a_saved_data_set_hides_nothing(tmp_path: Path, kind: str) -> None:
+    made = datasets.Dataset.from_dict({"image": BYTES, "label": [4, 7], "text": ["a", "b"]})
+    made.set_format(kind, columns=["image", "label"])
+    made.save_to_disk(tmp_path / "one")
+    source = Source(size=None, path=tmp_path / "one")
+    assert same(source, 1, 1)
+    assert source.read(1).lines[0].text == "b" and source.read(1).attributes == {"label": 7.0}
+
+
 def test_file_of_the_users_needs_no_split_of_the_cards_name(tmp_path: Path) -> None:
     card = TaskCard(
         name="mine", version=1, family="reconstruction", title="Mine", geometry=Geometry(size=16), metrics=("psnr",),

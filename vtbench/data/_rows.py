@@ -167,7 +167,9 @@ class Table:
             with _quiet():
                 if self._saved:
                     saved = datasets.load_from_disk(str(root))
-                    return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+                    found = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+                    # A format that was saved with it would hide columns and turn values into arrays.
+                    return {name: rows.with_format(None) for name, rows in found.items()}
                 _check_cache()
                 # Lists of files as they are: of texts `datasets` makes patterns, of a folder it guesses which count.
                 given = {
