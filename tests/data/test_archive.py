@@ -402,6 +402,16 @@ def test_companions_of_a_mac_are_passed_over_and_counted(tmp_path: Path, kind: s
     assert source.found == 6
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_without_an_ending_and_hidden_ones_are_counted(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "set").mkdir()
+    path = pack(tmp_path / "set" / kind, {"0.png": png(0), "1": png(1), "README": b"x", ".2.png": png(2)})
+    for place in (path, path.parent):
+        assert Source(size=None, path=place).passed_over == {"hidden files": 1, "pictures without an ending": 1}
+    (path.parent / "beside").write_bytes(png(3))
+    assert Source(size=None, path=path.parent).passed_over["pictures without an ending"] == 2
+
+
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 

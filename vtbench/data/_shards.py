@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
-from vtbench.data._names import NOBODYS, printable, sort_out, was_meant
+from vtbench.data._names import BEGIN, NOBODYS, is_hidden, printable, sort_out, was_meant
 from vtbench.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -114,7 +114,7 @@ class Listing(NamedTuple):
 
     def holds_pictures(self) -> bool:
         """Tell whether picture files are among them that a folder's source would read."""
-        return bool(sort_out(map(self._name, self.files))[0])
+        return bool(sort_out(map(self._name, self.files), self._begin)[0])
 
     def beside(self, opened: Collection[Path], what: str) -> list[str]:
         """Give the kind of everything that was meant as a picture, or as several, and is not opened.
@@ -124,17 +124,30 @@ class Listing(NamedTuple):
             what: these are, such as "the tables".
         """
         opened = set(opened)
-        pictures, others = sort_out(self._name(file) for file in self.files if file not in opened)
+        pictures, others = sort_out((self._name(file) for file in self.files if file not in opened), self._begin)
         broken = ["links to nothing" for file in self.dangling if was_meant(self._name(file))]
         return [*[f"pictures beside {what}" for _ in pictures], *others.values(), *broken, *self.kinds]
 
     def _name(self, file: Path) -> PurePosixPath:
         return PurePosixPath(file.relative_to(self.path).as_posix())
 
+    def _begin(self, name: PurePosixPath) -> bytes:
+        return begin(self.path / name)
+
     def _is_part(self, file: Path, endings: tuple[str, ...]) -> bool:
         if not file.name.lower().endswith(endings):
             return False
-        return not any(part.startswith(".") or part in NOBODYS for part in self._name(file).parts)
+        name = self._name(file)
+        return not is_hidden(name) and not any(part in NOBODYS for part in name.parts)
+
+
+def begin(file: Path) -> bytes:
+    """Read the first bytes of a file; none where it can't be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(BEGIN)
+    except OSError:
+        return b""
 
 
 def named_so(path: Path, endings: tuple[str, ...]) -> bool:
