@@ -402,6 +402,16 @@ def test_companions_of_a_mac_are_passed_over_and_counted(tmp_path: Path, kind: s
     assert source.found == 6
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_without_an_ending_and_hidden_ones_are_counted(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "set").mkdir()
+    path = pack(tmp_path / "set" / kind, {"0.png": png(0), "1": png(1), "README": b"x", ".2.png": png(2)})
+    for place in (path, path.parent):
+        assert Source(size=None, path=place).passed_over == {"hidden files": 1, "pictures without an ending": 1}
+    (path.parent / "beside").write_bytes(png(3))
+    assert Source(size=None, path=path.parent).passed_over["pictures without an ending"] == 2
+
+
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
@@ -489,12 +499,13 @@ def test_missing_and_damaged_shards_are_one_line(tmp_path: Path) -> None:
     (place / "x-001.tar").write_bytes((place / "x-001.tar").read_bytes()[:600])
     with pytest.raises(DataError, match=r"x-001\.tar: not a whole archive"):
         load_task("kodak", data=place)
-    other = tmp_path / "parts"
-    other.mkdir()
-    for number in (0, 2):
-        pack(other / f"v-{number:05d}-of-00003.tar", {"a.png": png(number)})
-    with pytest.raises(DataError, match="2 of 3 parts are there"):
-        load_task("kodak", data=other)
+    for kind in ("tar", "tar.gz"):
+        other = tmp_path / f"parts of {kind}"
+        other.mkdir()
+        for number in (0, 2):
+            pack(other / f"v-{number:05d}-of-00003.{kind}", {"a.png": png(number)})
+        with pytest.raises(DataError, match="2 of 3 parts are there"):
+            load_task("kodak", data=other)
 
 
 def test_shards_of_one_name_are_refused(tmp_path: Path) -> None:

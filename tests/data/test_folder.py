@@ -254,6 +254,31 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path):
         Source(size=16, path=tmp_path / "phone")
 
 
+def test_hidden_pictures_and_names_that_do_not_end_as_pictures_do_are_counted(tmp_path):
+    names = ("a.png", "b", "c.jpg.1", "d.jpg?w=3", "e.png:large", "f.tar.gz.2", "g.jpg?x=1.png", ".trashed-1-x.jpg")
+    for name in (*names, ".git/x.png", ".git/lfs/objects/beef", "in/LICENSE"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / name, "PNG")
+    for name in ("in/LICENSE", "v1.2", "notes.txt.1"):
+        (tmp_path / name).write_text("x")
+    source = Source(size=16, path=tmp_path)
+    assert ids(source) == ["a.png", "g.jpg?x=1.png"]
+    assert source.passed_over == {
+        "names that go on behind the ending": 4, "hidden files": 2, "pictures without an ending": 1,
+    }  # fmt: skip
+    for name in ("a.png", "g.jpg?x=1.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"give those without an ending theirs \(\.jpg, \.png\)"):
+        Source(size=16, path=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JXL", "JPEG2000"])
+def test_pictures_without_an_ending_are_told_by_their_first_bytes(tmp_path, kind):
+    picture().save(tmp_path / "b", kind)
+    picture().save(tmp_path / "a.png")
+    assert Source(size=16, path=tmp_path).passed_over == {"pictures without an ending": 1}
+
+
 def test_the_folder_itself_may_be_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     picture().save(tmp_path / "real" / "a.png")

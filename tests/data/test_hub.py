@@ -203,6 +203,17 @@ def test_what_is_cached_needs_no_network_and_is_the_same(
         Source(size=16, data=LANGUAGES)
 
 
+def test_a_copy_of_half_the_parts_is_not_here_whatever_digest_their_names_hold(cache: Path) -> None:
+    snapshot = cache / "datasets--huaweilin--VTBench" / "snapshots" / COMMIT
+    parquet(snapshot / "imagenet" / "val-00000-of-00002-b4e5c1b7f1d1d6bb.parquet", range(3))
+    (snapshot / "README.md").write_text(README)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    assert not hub.is_here(IMAGENET)
+    parquet(snapshot / "imagenet" / "val-00001-of-00002-6ab9c0f1e2d3a4b5.parquet", range(3, 5))
+    assert hub.is_here(IMAGENET)
+
+
 def test_missing_part_is_brought_again(server: str, cache: Path) -> None:
     first = Source(size=16, data=IMAGENET)
     (part,) = cache.rglob("val-00001-of-00002.parquet")

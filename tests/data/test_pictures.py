@@ -172,3 +172,8 @@ def test_same_set_whether_flat_or_by_class(tmp_path: Path) -> None:
 
 def test_row_without_anything_says_nothing() -> None:
     assert known_of_row({"file_name": "a"}) == Known()
+
+
+def test_lines_that_are_not_needed_are_not_read() -> None:
+    for lines in ("[no JSON", {"text": 1}, [{"box": "none"}]):
+        assert known_of_row({"file_name": "a", "lines": lines}, text=False) == Known()

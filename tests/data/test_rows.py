@@ -120,6 +120,15 @@ def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -
     assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
 
 
+@pytest.mark.parametrize("more", [{}, {"text": ["page", "page"]}])
+def test_lines_may_be_one_object_of_lists(tmp_path: Path, more: dict[str, list[str]]) -> None:
+    lines = [{"text": ["x"], "box": [[1, 2, 12, 14]]}, {"text": [], "box": []}]
+    path = write(tmp_path / "a.parquet", range(2), lines=lines, **more)
+    source = Source(size=None, path=path)
+    assert source.text == "boxes" and source.known_text.startswith("x")
+    assert [(line.text, line.box) for line in source.read(0).lines] == [("x", (1, 2, 12, 14))]
+
+
 def test_an_infinite_number_is_a_group_beside_the_others(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", range(3), weight=[1.0, float("inf"), 2.5])
     run = evaluate(load_tokenizer("jpeg-q10"), small_task(path, metrics=("psnr",), group_by=("weight",)), out=None)
@@ -159,6 +168,17 @@ def test_missing_parts_are_one_line(tmp_path: Path) -> None:
     assert len(load_task("kodak", data=tmp_path / "set" / "x-00000-of-00003.parquet")) == 2  # asked for by its name
 
 
+def test_parts_are_counted_whatever_digest_their_names_hold(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train-00000-of-00002-b4e5c1b7f1d1d6bb.parquet", range(1))
+    with pytest.raises(DataError, match="set/train: 1 of 2 parts are there"):
+        Source(size=None, path=tmp_path / "set")
+    write(tmp_path / "set" / "train-00001-of-00002-6ab9c0f1e2d3a4b5.parquet", range(1, 2))
+    assert len(Source(size=None, path=tmp_path / "set")) == 2
+    write(tmp_path / "set" / "train-00001-of-00002-0123456789abcdef.parquet", range(2, 3))
+    with pytest.raises(DataError, match="set/train: 3 files are its 2 parts; expected each part once"):
+        Source(size=None, path=tmp_path / "set")
+
+
 def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     rows = {"image": [{"bytes": png(seed), "path": None} for seed in range(3)], "text": ["a", "b", "c"]}
@@ -174,6 +194,16 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     test = Source(size=None, path=tmp_path / "two", data=Data(source="hub", split="test"))
     assert len(test) == 1 and same(test, 0, 1)
     assert load_task("kodak", data=tmp_path / "one").card.name == "kodak@one"
+
+
+@pytest.mark.parametrize("kind", ["numpy", "pandas"])
+def test_format_of_a_saved_data_set_hides_nothing(tmp_path: Path, kind: str) -> None:
+    made = datasets.Dataset.from_dict({"image": BYTES, "label": [4, 7], "text": ["a", "b"]})
+    made.set_format(kind, columns=["image", "label"])
+    made.save_to_disk(tmp_path / "one")
+    source = Source(size=None, path=tmp_path / "one")
+    assert same(source, 1, 1)
+    assert source.read(1).lines[0].text == "b" and source.read(1).attributes == {"label": 7.0}
 
 
 def test_file_of_the_users_needs_no_split_of_the_cards_name(tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ def test_lines_may_be_json_in_a_cell(tmp_path: Path) -> None:
     assert [(line.text, line.box) for line in source.read(0).lines] == [("x", (1, 2, 30, 40))]
 
 
+def test_lines_may_be_one_object_of_lists(tmp_path: Path) -> None:
+    """As `datasets` writes a sequence of objects."""
+    said = {"lines": {"text": ["x", "y"], "box": [[1, 2, 30, 40], [5, 6, 70, 60]]}}
+    (pictures(tmp_path) / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png"} | said))
+    (tmp_path / "b.json").write_text(json.dumps(said))
+    source = folder.Source(size=None, path=tmp_path)
+    assert source.text == "boxes"
+    for index in range(2):
+        lines = source.read(index).lines
+        assert [(line.text, line.box) for line in lines] == [("x", (1, 2, 30, 40)), ("y", (5, 6, 70, 60))]
+
+
 def test_names_that_differ_in_case_alone_are_never_mixed_up(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "A.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,small\nA.png,large\n")
@@ -236,6 +248,9 @@ def test_attribute_of_numbers_and_text_is_text_with_the_numbers_digits(tmp_path:
         ("metadata.json", b'{"a.png": "x"}', "row 1: has no file_name.*found 'a.png'"),
         ("metadata.json", b'"x"', "expected one JSON object a line, or a list of objects"),
         ("metadata.jsonl", b'{"file_name": "a.png", "text": {"a": 1}}', "row 1.*text is .*expected text"),
+        ("metadata.jsonl", b'{"file_name": "a.png", "lines": "hello"}', "row 1: lines is 'hello'; expected a list"),
+        ("metadata.jsonl", b'{"file_name": "a.png", "lines": {"a": 1}}', "row 1: lines is .*expected a list"),
+        ("metadata.jsonl", b'{"file_name": "a.png", "lines": {"text": ["x"], "box": []}}', "row 1: lines is .*a list"),
         ("metadata.jsonl", b'{"file_name": "a.png", "text": true}', "text is 'True'; expected text"),
         ("metadata.jsonl", b'{"file_name": "a.png", "text": "\\ud83d"}', "column 'text' holds half a character"),
         ("metadata.jsonl", b'{"file_name": "a.png", "n": 1' + b"0" * 5000 + b"}", "line 1 is no JSON"),
@@ -309,6 +324,43 @@ def test_a_companion_may_be_a_list_of_lines(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('[{"text": "three", "box": [1, 2, 30, 40]}]')
     (tmp_path / "c.json").write_text("[1, 2]")  # anything else
     assert texts(tmp_path) == ["one/two", "three", ""]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ('{"lines": "hello"}', "lines is 'hello'; expected a list of text, or of objects with text and box"),
+        ('[{"text": "x", "box": [1, 2, 30, 40]}, {"box": [1, 2, 30, 40]}]', "a line has no 'text'"),
+        ('[{"box": [1, 2, 30, 40]}]', "a line has no 'text'"),
+    ],
+)
+def test_lines_of_a_companion_that_are_none_are_one_line(tmp_path: Path, said: str, message: str) -> None:
+    (pictures(tmp_path) / "a.json").write_text(said)
+    with pytest.raises(DataError, match=rf"^a\.json: can't be read \({message}"):
+        folder.Source(size=None, path=tmp_path).read(0)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("72,25,326,25,326,64,72,64,TAN WOON YANN\n72,50,440,50,440,95,72,95,9.00\n", "begins with coordinates"),
+        ('38, 43, 920, 215, "Tiredness"\r\n', "begins with coordinates; say them as text and box of lines"),
+        ("0 0.51 0.43 0.1 0.2\n\n17 0.500000 1 5e-05 0.25\n", "classes and boxes as YOLO has them, no text"),
+    ],
+)
+def test_places_in_a_companion_are_no_text(tmp_path: Path, said: str, message: str) -> None:
+    (pictures(tmp_path) / "a.txt").write_text(said)
+    with pytest.raises(DataError, match=rf"^a\.txt: can't be read \(.*{message}") as caught:
+        load_task("text", data=tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,word\n")  # where a table says it, it is not asked
+    assert texts(tmp_path) == ["word", ""]
+
+
+@pytest.mark.parametrize("said", ["1,2,3,4,5\n6,7,8,9,10", "1,234,567,890,123", "9.00\n12,50", "1 0 0 1 1"])
+def test_digits_in_a_companion_may_be_all_the_text(tmp_path: Path, said: str) -> None:
+    (pictures(tmp_path) / "a.txt").write_text(said)
+    assert texts(tmp_path) == [said.replace("\n", "/"), ""]
 
 
 def test_half_a_character_in_a_companion_is_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -40,11 +41,12 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
 
     Args:
         row: `text` (text, a number or a list of these), or `lines` (a list of text, or of objects with `text` and
-            `box`); every other text, number or truth value is an attribute.
+            `box`, or one object of such lists); every other text, number or truth value is an attribute, also one
+            called `lines`, but for text where there is no `text`.
         text: whether text is wanted; where not, nothing that is wrong with it matters.
 
     Raises:
-        ValueError: if the text or a box is of another kind, or two columns could be one and the same.
+        ValueError: if the text, the lines or a box are of another kind, or two columns could be one and the same.
     """
     cells = {name: value for name, value in _tables.own_names(row, text=text).items() if value is not None}
     lines: tuple[Line, ...] = ()
@@ -53,11 +55,13 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
         lines = tuple(line for part in (said if isinstance(said, list) else [said]) for line in page(_text(part)))
     listed = cells.get("lines")
     if isinstance(listed, str) and listed.lstrip().startswith("["):
-        listed = _tables.loads(listed)
-    if isinstance(listed, list):
+        listed = _tables.loads(listed) if text else []
+    if isinstance(listed, list | Mapping):
         del cells["lines"]
-        if text and listed:
-            lines = tuple(line for part in listed for line in _line(part))
+        if text and (parts := _listed(listed)):
+            lines = tuple(line for part in parts for line in _line(part))
+    elif text and said is None and isinstance(listed, str) and listed.strip():
+        raise _no_lines(listed)
     cells.pop("file_name", None)
     attributes = {name: found for name, value in cells.items() if (found := _plain(value)) is not None}
     return Known(lines, attributes)
@@ -69,6 +73,20 @@ def _text(said: object) -> str:
     if isinstance(said, int | float | Decimal) and not isinstance(said, bool):
         return str(said)
     raise ValueError(f"text is {str(said)[:50]!a}; expected text")
+
+
+def _listed(said: list[Any] | Mapping[str, Any]) -> list[Any]:
+    """Give lines as a list; `datasets` turns a sequence of objects into one object of lists, as long as each other."""
+    if isinstance(said, list):
+        return said
+    columns = list(said.values())
+    if any(not isinstance(column, list) or len(column) != len(columns[0]) for column in columns):
+        raise _no_lines(said)
+    return [dict(zip(said, entries, strict=True)) for entries in zip(*columns, strict=True)]
+
+
+def _no_lines(said: object) -> ValueError:
+    return ValueError(f"lines is {str(said)[:50]!a}; expected a list of text, or of objects with text and box")
 
 
 def _line(said: object) -> tuple[Line, ...]:
@@ -245,7 +263,7 @@ class Companions:
                 if suffix == ".cls":
                     attributes["class"] = said.strip()
                 elif suffix == ".txt":
-                    lines = lines or page(said)
+                    lines = lines or _whole(said)
                 else:
                     # Other entries are of no fixed type from picture to picture, so they can't be columns.
                     lines = lines or known_of_row(_row(_tables.loads(said))).lines
@@ -257,12 +275,30 @@ class Companions:
         return Known(lines, attributes)
 
 
+_PLACED = re.compile(r"\s*(?:-?\d+\s*,\s*){4}")
+"""How lines of ICDAR's, SROIE's and MLT's files begin: a box or four corners, then the text."""
+
+_LABEL = re.compile(r"(?=.*\.)\s*\d+(?:\s+(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)){4,}\s*")
+"""A line of YOLO's files: the number of a class, then fractions of the picture."""
+
+
+def _whole(said: str) -> tuple[Line, ...]:
+    """Take what a picture's .txt says as its text; digits alone may be text, places before text or classes are none."""
+    listed = [line for line in said.splitlines() if line.strip()]
+    how = "say them as text and box of lines in a metadata.jsonl or the picture's .json"
+    if listed and all(map(_PLACED.match, listed)) and any(map(str.isalpha, said)):
+        raise ValueError(f"every line begins with coordinates; {how}")
+    if listed and all(map(_LABEL.fullmatch, listed)):
+        raise ValueError("it holds classes and boxes as YOLO has them, no text; move it elsewhere")
+    return page(said)
+
+
 def _row(said: object) -> dict[str, Any]:
-    """Take what a picture's .json says as a row: an object, or a list of lines; anything else says nothing."""
+    """Take what a picture's .json says as a row: an object, or a list with a line in it; anything else says nothing."""
     if isinstance(said, dict):
         return said
-    if isinstance(said, list) and all(
-        isinstance(one, str) or (isinstance(one, dict) and "text" in one) for one in said
+    if isinstance(said, list) and any(
+        isinstance(one, str) or (isinstance(one, dict) and ("text" in one or "box" in one)) for one in said
     ):
         return {"lines": said}
     return {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 SUFFIXES = frozenset({
@@ -41,7 +42,27 @@ PACKED_OTHERWISE = (
 NOBODYS = ("__MACOSX", ".ipynb_checkpoints", ".AppleDouble", ".thumbnails", "@eaDir")
 """Folders that programs make for themselves; what lies in them are copies of pictures, or no pictures."""
 
+_GOES_ON = re.compile(
+    rf".*(?:{'|'.join(map(re.escape, sorted({*SUFFIXES, *PACKED})))})(?:\.\d+|[?:].*)", re.DOTALL | re.IGNORECASE
+)
+"""A second download has a number behind its ending (.jpg.1), one named after its address a query (.jpg?w=3)."""
+
+_BEGIN = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP|\xff\x0a|\xff\x4f\xff\x51"
+    rb"|\0\0\0\x0c(?:JXL |jP  )|.{4}ftyp(?:avi[fs]|hei[cmsx]|mif1|msf1)",
+    re.DOTALL,
+)
+"""How files of pictures begin."""
+
+BEGIN = 16
+"""So many bytes of a file tell whether it is one."""
+
+GO_ON = "names that go on behind the ending"
+BARE = "pictures without an ending"
+
 HINTS = {
+    GO_ON: "rename those that go on behind .jpg and the like (.jpg.1, .jpg?w=3)",
+    BARE: "give those without an ending theirs (.jpg, .png)",
     "links that lead out": "follow_links (--follow-links) reads them",
     "links to folders": "follow_links (--follow-links) reads what lies below them",
 }
@@ -52,7 +73,11 @@ def was_meant(name: PurePosixPath) -> bool:
     """Tell whether a file was meant as a picture, or as several, by the end of its name."""
     end = _ending(name)
     return (
-        end in SUFFIXES or end in NOT_READ or name.name.lower().endswith((*PACKED, *PACKED_OTHERWISE)) or _is_half(name)
+        end in SUFFIXES
+        or end in NOT_READ
+        or name.name.lower().endswith((*PACKED, *PACKED_OTHERWISE))
+        or _is_half(name)
+        or _goes_on(name)
     )
 
 
@@ -68,22 +93,44 @@ def _is_half(name: PurePosixPath) -> bool:
     return _ending(PurePosixPath(whole)) in SUFFIXES or whole.lower().endswith(PACKED)
 
 
-def sort_out(names: Iterable[PurePosixPath]) -> tuple[list[PurePosixPath], dict[PurePosixPath, str]]:
+def _goes_on(name: PurePosixPath) -> bool:
+    return _ending(name) not in SUFFIXES and _GOES_ON.fullmatch(name.name) is not None
+
+
+def is_hidden(name: PurePosixPath) -> bool:
+    """Tell whether a file is hidden, or in a folder that is."""
+    return any(part.startswith(".") for part in name.parts)
+
+
+def sort_out(
+    names: Iterable[PurePosixPath], begin: Callable[[PurePosixPath], bytes]
+) -> tuple[list[PurePosixPath], dict[PurePosixPath, str]]:
     """Tell pictures from what was meant as one and is passed over.
+
+    Args:
+        names: of files.
+        begin: gives the first `BEGIN` bytes of a file whose name has no ending to tell by.
 
     Returns:
         the pictures, and the others with their kinds in plain words.
     """
     pictures, left_out = [], {}
-    meant = [name for name in names if was_meant(name)]
+    listed = list(names)
+    bare = {name for name in listed if _is_bare(name) and _BEGIN.match(begin(name))}
+    meant = [name for name in listed if name in bare or was_meant(name)]
     stems = {str(name.with_suffix("")) for name in meant}
     for name in meant:
-        kind = _kind(name, stems)
+        kind = BARE if name in bare else _kind(name, stems)
         if kind is None:
             pictures.append(name)
         else:
             left_out[name] = kind
     return pictures, left_out
+
+
+def _is_bare(name: PurePosixPath) -> bool:
+    """Tell a name without an ending; in the hub's cache, links beside blobs/ name what is in there."""
+    return not name.suffix and not is_hidden(name) and name.parent.name != "blobs"
 
 
 def _kind(name: PurePosixPath, stems: set[str]) -> str | None:
@@ -99,6 +146,10 @@ def _kind(name: PurePosixPath, stems: set[str]) -> str | None:
         return "backups and downloads that are not whole"
     if _ending(name) in NOT_READ:
         return f"{_ending(name)} files, which are not read"
+    if is_hidden(name):
+        return "hidden files"
+    if _goes_on(name):
+        return GO_ON
     first, *entry = name.with_suffix("").name.split(".")
     if entry and entry[-1].lower() in MASKS and str(name.parent / first) in stems:
         return "masks beside their pictures"

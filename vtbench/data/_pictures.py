@@ -49,6 +49,10 @@ class Files(Protocol):
         """What may be the matter where a name is not found, to be put behind an error; empty where nothing is known."""
         ...
 
+    def begin(self, name: PurePosixPath) -> bytes:
+        """Read a file's first bytes, as many as tell whether it is a picture; none where it can't be read."""
+        ...
+
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole file.
 
@@ -120,7 +124,7 @@ class Pictures(data.Source):
         """
         self.size = size
         self.crop: Crop = crop
-        found, left_out = _names.sort_out(files.names)
+        found, left_out = _names.sort_out(files.names, files.begin)
         if known is not None:
             left_out |= {name: "pictures without an annotation" for name in found if name not in known}
             found = [name for name in found if name in known]
@@ -205,7 +209,7 @@ class Pictures(data.Source):
         known = self._known.get(name, Known())
         if self._companions:
             try:
-                beside = self._companions.known(name, text=self._needs_text)
+                beside = self._companions.known(name, text=self._needs_text and not known.lines)
             except DataError:
                 if self._needs_text:
                     raise

@@ -167,7 +167,9 @@ class Table:
             with _quiet():
                 if self._saved:
                     saved = datasets.load_from_disk(str(root))
-                    return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+                    found = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+                    # A format that was saved with it would hide columns and turn values into arrays.
+                    return {name: rows.with_format(None) for name, rows in found.items()}
                 _check_cache()
                 # Lists of files as they are: of texts `datasets` makes patterns, of a folder it guesses which count.
                 given = {
@@ -337,6 +339,7 @@ class Pictures(sources.Source):
             kinds = {part.heads.get(key, key): kind for key, kind in part.rows.features.items()}
             listed = kinds.get("lines")
             inner = listed[0] if isinstance(listed, list) else getattr(listed, "feature", None)
+            inner = listed if isinstance(listed, Mapping) else inner  # one object of lists
             if inner is not None:
                 found.add("boxes" if isinstance(inner, Mapping) and "box" in inner else "page")
             elif "text" in kinds:

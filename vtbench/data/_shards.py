@@ -6,16 +6,18 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
-from vtbench.data._names import NOBODYS, printable, sort_out, was_meant
+from vtbench.data._names import BEGIN, NOBODYS, is_hidden, printable, sort_out, was_meant
 from vtbench.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_PART = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[^.]*)?(\..*)?", re.DOTALL)
+"""Stem, number, how many there are, and ending; the hub may put a digest of each part between the last two."""
 MOST = 100_000
 """More names than this are a slip of the pen."""
 
@@ -62,20 +64,22 @@ def _choices(said: str, place: str) -> list[str]:
     return said.split(",")
 
 
-def check_whole(files: Sequence[Path]) -> None:
-    """Refuse parts that say how many they are, as x-00000-of-00010 does, where one is missing.
+def check_whole(files: Iterable[Path]) -> None:
+    """Refuse parts that say how many they are, as x-00000-of-00010 does, where one is missing or there twice.
 
     Raises:
         DataError: naming how many there are and should be.
     """
-    groups: dict[tuple[str, int], int] = {}
+    groups: dict[tuple[Path, str, str], list[int]] = {}
     for file in files:
-        if found := re.fullmatch(r"(.*)-\d+-of-(\d+)\.\w+", str(file)):
-            key = (found[1], int(found[2]))
-            groups[key] = groups.get(key, 0) + 1
-    for (stem, whole), count in groups.items():
-        if count != whole:
-            raise DataError(f"{printable(Path(stem))}: {count} of {whole} parts are there; bring the others as well")
+        if found := _PART.fullmatch(file.name):
+            groups.setdefault((file.parent / found[1], found[3], found[4] or ""), []).append(int(found[2]))
+    for (stem, said, _), numbers in groups.items():
+        there, whole = len(set(numbers)), int(said)
+        if there != whole:
+            raise DataError(f"{printable(stem)}: {there} of {whole} parts are there; bring the others as well")
+        if len(numbers) > there:
+            raise DataError(f"{printable(stem)}: {len(numbers)} files are its {whole} parts; expected each part once")
 
 
 # --- a folder of them -------------------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ class Listing(NamedTuple):
 
     def holds_pictures(self) -> bool:
         """Tell whether picture files are among them that a folder's source would read."""
-        return bool(sort_out(map(self._name, self.files))[0])
+        return bool(sort_out(map(self._name, self.files), self._begin)[0])
 
     def beside(self, opened: Collection[Path], what: str) -> list[str]:
         """Give the kind of everything that was meant as a picture, or as several, and is not opened.
@@ -120,17 +124,30 @@ class Listing(NamedTuple):
             what: these are, such as "the tables".
         """
         opened = set(opened)
-        pictures, others = sort_out(self._name(file) for file in self.files if file not in opened)
+        pictures, others = sort_out((self._name(file) for file in self.files if file not in opened), self._begin)
         broken = ["links to nothing" for file in self.dangling if was_meant(self._name(file))]
         return [*[f"pictures beside {what}" for _ in pictures], *others.values(), *broken, *self.kinds]
 
     def _name(self, file: Path) -> PurePosixPath:
         return PurePosixPath(file.relative_to(self.path).as_posix())
 
+    def _begin(self, name: PurePosixPath) -> bytes:
+        return begin(self.path / name)
+
     def _is_part(self, file: Path, endings: tuple[str, ...]) -> bool:
         if not file.name.lower().endswith(endings):
             return False
-        return not any(part.startswith(".") or part in NOBODYS for part in self._name(file).parts)
+        name = self._name(file)
+        return not is_hidden(name) and not any(part in NOBODYS for part in name.parts)
+
+
+def begin(file: Path) -> bytes:
+    """Read the first bytes of a file; none where it can't be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(BEGIN)
+    except OSError:
+        return b""
 
 
 def named_so(path: Path, endings: tuple[str, ...]) -> bool:

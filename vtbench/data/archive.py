@@ -31,7 +31,7 @@ from typing import IO, NamedTuple, TypeVar
 
 from vtbench.cards import Data
 from vtbench.data import _shards, folder
-from vtbench.data._names import printable, short, was_meant
+from vtbench.data._names import BEGIN, printable, short, was_meant
 from vtbench.data._pictures import MAX_BYTES, Crop, Files, Pictures
 from vtbench.errors import DataError
 
@@ -42,6 +42,9 @@ _BROKEN = (
     NotImplementedError, struct.error, MemoryError,
 )  # fmt: skip
 """What the readers of archives let through: the last few where a damaged head claims what can't be."""
+
+_UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
+"""The same of a member of a .zip. RuntimeError: encrypted; NotImplementedError, a kind of it: compressed otherwise."""
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -243,6 +246,14 @@ class Zip:
             self.hint = "; the archive doesn't say the encoding of its names: pack it again with names in UTF-8"
             return member.filename
 
+    def begin(self, name: PurePosixPath) -> bytes:
+        """Read a member's first bytes; none where it can't be read."""
+        try:
+            with self._file.open(self._members[name]) as stream:
+                return stream.read(BEGIN)
+        except _UNREADABLE:
+            return b""
+
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole member; its checksum is compared."""
         member, shown = self._members[name], printable(name)
@@ -251,8 +262,7 @@ class Zip:
         try:
             with self._file.open(member) as stream:
                 content = stream.read(MAX_BYTES + 1)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error) as error:
-            # RuntimeError: it is encrypted; NotImplementedError, a kind of it: compressed in another way.
+        except _UNREADABLE as error:
             raise DataError(f"{shown}: can't be read ({short(error)})") from error
         if len(content) != member.file_size:
             raise DataError(f"{shown}: has {len(content)} bytes, the archive says {member.file_size}")
@@ -303,6 +313,14 @@ class Tar:
         while block := self._file.read(1 << 20):
             if block.strip(b"\0"):
                 raise ValueError(f"more follows after its end at byte {place}: two archives joined? Give them as two")
+
+    def begin(self, name: PurePosixPath) -> bytes:
+        """Read a member's first bytes; none where it can't be read."""
+        start, size = self._members[name]
+        try:
+            return os.pread(self._file.fileno(), min(size, BEGIN), start)
+        except (OSError, ValueError, OverflowError):  # a damaged head claims what can't be
+            return b""
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole member."""
@@ -382,6 +400,11 @@ class Shards:
         self.names = tuple(self._places)
         self.left_out = [*left_out, *(kind for part in opened.values() for kind in part.left_out)]
         self.hint = next((part.hint for part in opened.values() if part.hint), "")
+
+    def begin(self, name: PurePosixPath) -> bytes:
+        """Read a member's first bytes; none where it can't be read."""
+        part, member = self._places[name]
+        return self._opened[part].begin(member)
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole member."""

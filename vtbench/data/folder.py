@@ -93,6 +93,10 @@ class Folder:
         self.left_out: list[str] = []
         self.names = tuple(self._list())
 
+    def begin(self, name: PurePosixPath) -> bytes:
+        """Read a file's first bytes; none where it can't be read."""
+        return _shards.begin(self.path / name)
+
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole file, as long as it still lies inside the folder."""
         file = self.path / name
