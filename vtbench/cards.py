@@ -392,6 +392,8 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         if item["type"] == "json_invalid":  # what was there is the whole file
+            if "recursion limit" in item["msg"]:
+                return "nested too deeply"
             return item["msg"][0].lower() + item["msg"][1:]
         key = ".".join(_shortened(part).strip("'") for part in item["loc"]) or "the whole"
         if item["type"] == "extra_forbidden":
