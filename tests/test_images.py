@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,14 @@ def test_jpeg_xl_is_turned_by_its_codestream_alone() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert pictures.read(encoded(Image.new("RGB", (8, 4), "red"), "JXL", exif=exif.tobytes())).size == (8, 4)
+
+
+def test_jpeg_recompressed_as_jpeg_xl_is_turned_as_the_jpeg_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (64, 32), "red"), "JPEG", exif=exif))
+    with Image.open(tmp_path / "a.jpg") as jpeg:
+        assert pictures.read(encoded(jpeg, "JXL", lossless_jpeg=True)).size == (32, 64)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, where it says the same

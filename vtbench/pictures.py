@@ -27,7 +27,8 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
     In this order:
 
     * animations and files of several pictures: the first frame;
-    * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks;
+    * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks,
+      but for a recompressed JPEG, which is turned as that JPEG is;
     * 16-bit greyscale: v / 257, rounded; a level that is declared transparent becomes white. Pillow keeps the high
       byte of 16-bit colour. 32-bit integers and floats state no white level and are refused;
     * an embedded ICC profile: to sRGB by LittleCMS, perceptual intent, 8 bits. Pixels stay as they are where the
@@ -97,7 +98,9 @@ _OTHERS = {
 
 def _upright(picture: Image.Image) -> Image.Image:
     try:
-        turned = picture.format != "JXL" and picture.getexif().get(_ORIENTATION, 1) != 1
+        # Of a JPEG that was recompressed as JPEG XL, pillow_jxl gives the JPEG's own pixels, which lie as they did.
+        turns = picture.format != "JXL" or getattr(picture, "jpeg", False)
+        turned = turns and picture.getexif().get(_ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(picture) if turned else picture
     except Exception:  # EXIF is free-form bytes to Pillow's parser; a damaged entry says nothing of the pixels
         return picture
