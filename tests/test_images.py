@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,20 @@ def test_sixteen_bit_greys_are_divided_by_257_and_rounded() -> None:
     pgm = b"P5 10 1 65535\n" + values.astype(">u2").tobytes()
     assert np.array_equal(np.asarray(pictures.read(pgm))[..., 0], expected)
     assert np.array_equal(levels(Image.fromarray(RAMP))[..., 1].flatten(), np.arange(256))
+
+
+def tiff(data: bytes, width: int, bits: int, photometric: int = 1, planes: int = 1) -> bytes:
+    """One uncompressed row of greys; Pillow writes neither 12 bits, nor 16 with 0 as white, nor separate planes."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data), 284: planes}
+    entries = b"".join(struct.pack("<HHIHxx", tag, 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_greys_of_tiff_run_from_its_black_to_its_white() -> None:
+    twelve = tiff(bytes.fromhex("000800fff010"), 4, 12)
+    assert np.asarray(pictures.read(twelve))[0, :, 0].tolist() == [0, 128, 255, 1]
+    inverted = tiff(struct.pack("<4H", 0, 257, 128, 65535), 4, 16, photometric=0)
+    assert np.asarray(pictures.read(inverted))[0, :, 0].tolist() == [255, 254, 255, 0]
 
 
 def test_sixteen_bit_colour_keeps_its_high_byte() -> None:

@@ -29,8 +29,9 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
     * animations and files of several pictures: the first frame;
     * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks,
       but for a recompressed JPEG, which is turned as that JPEG is;
-    * 16-bit greyscale: v / 257, rounded; a level that is declared transparent becomes white. Pillow keeps the high
-      byte of 16-bit colour. 32-bit integers and floats state no white level and are refused;
+    * 16-bit greyscale: v / 257, rounded (12-bit: v / 4095 * 255); a level that is declared transparent becomes white.
+      Pillow keeps the high byte of 16-bit colour. 32-bit or signed integers and floats state no white level and are
+      refused;
     * an embedded ICC profile: to sRGB by LittleCMS, perceptual intent, 8 bits. Pixels stay as they are where the
       profile moves no colour by more than one level (sRGB itself), is damaged, or is of another colour space;
     * CMYK without a usable profile: Pillow's formula, (255 - c) (255 - k) / 255;
@@ -110,7 +111,12 @@ def _in_8_bits(picture: Image.Image, shown: str) -> Image.Image:
     # Pillow gives the 16-bit greys of PGM files as 32-bit integers, scaled to 65535.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in (None, "PPM")):
         levels = np.asarray(picture).astype(np.uint32)
-        reduced = ((levels + 128) // 257).clip(max=255).astype(np.uint8)
+        # Pillow gives the greys of TIFF files as they are stored: of 12 or 16 bits, 0 as black or as white.
+        tags = getattr(picture, "tag_v2", {})
+        white = 2 ** tags.get(_BITS, (16,))[0] - 1
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            levels = white - levels
+        reduced = ((levels * 255 + white // 2) // white).clip(max=255).astype(np.uint8)
         clear = picture.info.get("transparency")
         if isinstance(clear, int):
             reduced[levels == clear] = 255
@@ -118,11 +124,12 @@ def _in_8_bits(picture: Image.Image, shown: str) -> Image.Image:
         made.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
         return made
     if picture.mode in ("I", "F"):
-        raise DataError(f"{shown}: 32-bit pixels state no white level; convert it to 8 or 16 bits")
+        raise DataError(f"{shown}: 32-bit or signed pixels state no white level; convert it to 8 or 16 bits")
     return picture
 
 
 _ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES, _APART = 258, 262, 0, 284, 2  # of TIFF
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _COLOURS = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
 _CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
