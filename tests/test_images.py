@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,18 @@ def test_sixteen_bit_greys_are_divided_by_257_and_rounded() -> None:
 
 def tiff(data: bytes, width: int, bits: int, photometric: int = 1, planes: int = 1) -> bytes:
     """One uncompressed row of greys; Pillow writes neither 12 bits, nor 16 with 0 as white, nor separate planes."""
-    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data), 284: planes}
+    tags = {
+        256: width,
+        257: 1,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 1,
+        279: len(data),
+        284: planes,
+    }
     entries = b"".join(struct.pack("<HHIHxx", tag, 3, 1, value) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
@@ -151,6 +163,39 @@ def test_transparency_of_every_kind_is_laid_over_white() -> None:
     assert levels(Image.new("L", (1, 1), 7), transparency=7)[0, 0].tolist() == [255] * 3
     assert levels(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3))[0, 0].tolist() == [255] * 3
     assert levels(Image.fromarray(np.array([[7, 65535]], np.uint16)), transparency=7)[0, :, 0].tolist() == [255, 255]
+
+
+def png(bits: int, colour: int, row: bytes, clear: bytes) -> bytes:
+    """One row of two pixels and a colour that is declared transparent; Pillow writes no greys of 2 or 4 bits."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)) + chunk(b"tRNS", clear)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (png(1, 0, b"\x40", b"\0\0"), [255, 255]),
+        (png(2, 0, b"\x10", b"\0\0"), [255, 85]),
+        (png(2, 0, b"\x10", b"\0\1"), [0, 255]),
+        (png(4, 0, b"\x3a", b"\0\3"), [255, 170]),
+        (png(8, 0, b"\7\x09", b"\0\7"), [255, 9]),
+        (png(16, 2, bytes(6) + b"\x12\0" * 3, b"\x12\0" * 3), [0, 255]),
+    ],
+)
+def test_png_colour_declared_transparent_is_that_of_the_file_at_every_depth(
+    content: bytes, expected: list[int]
+) -> None:
+    assert np.asarray(pictures.read(content))[0, :, 0].tolist() == expected
+
+
+def test_palette_that_holds_its_own_alpha_is_laid_over_white() -> None:
+    head = bytes([0, 1, 1, 0, 0, 2, 0, 32]) + struct.pack("<HHHHBB", 0, 0, 2, 1, 8, 8)
+    tga = head + bytes([1, 2, 3, 0, 4, 5, 6, 255]) + b"\0\1"
+    assert np.asarray(pictures.read(tga))[0].tolist() == [[255, 255, 255], [6, 5, 4]]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])

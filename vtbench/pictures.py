@@ -54,6 +54,7 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
                 raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, more than the {MAX_PIXELS} allowed")
             if not picture.width * picture.height:
                 raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, so there is nothing to score")
+            _scale_transparency(picture)
             picture.load()
             if plain:
                 return picture.convert("RGB")
@@ -97,6 +98,19 @@ _OTHERS = {
 }
 
 
+def _scale_transparency(picture: Image.Image) -> None:
+    """Bring the colour that a PNG declares transparent to the depth of Pillow's pixels; Pillow leaves it as stored."""
+    clear = picture.info.get("transparency")
+    if picture.format != "PNG" or clear is None:
+        return
+    stored = picture.tile[0].args  # gone once the pixels are loaded
+    if stored in ("L;2", "L;4"):
+        top = 2 ** int(stored[2]) - 1
+        picture.info["transparency"] = (clear & top) * 255 // top
+    elif stored == "RGB;16B":
+        picture.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         # Of a JPEG that was recompressed as JPEG XL, pillow_jxl gives the JPEG's own pixels, which lie as they did.
@@ -132,14 +146,13 @@ _ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES, _APART = 258, 262, 0, 284, 2  # of TIFF
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _COLOURS = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
-_CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if not isinstance(profile, bytes) or not profile:
         return picture
-    alpha = _with_alpha(picture).getchannel("A") if _has_alpha(picture) else None
+    alpha = _with_alpha(picture).getchannel("A") if picture.has_transparency_data else None
     mode = _COLOURS.get(picture.mode, "RGB")
     transform = _to_srgb(profile, mode)
     if transform is None and mode == "L":  # greys often carry the profile of the colour picture they came from
@@ -152,10 +165,6 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     if alpha is not None:
         made.putalpha(alpha)
     return made
-
-
-def _has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in _CLEAR or "transparency" in picture.info
 
 
 def _with_alpha(picture: Image.Image) -> Image.Image:
@@ -183,7 +192,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
-    if _has_alpha(picture):
+    if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, _with_alpha(picture))
     return picture if picture.mode == "RGB" else picture.convert("RGB")
