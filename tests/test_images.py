@@ -212,6 +212,14 @@ def test_first_frame_of_an_animation() -> None:
         assert pictures.read(content).getpixel((0, 0)) == (255, 0, 0), kind
 
 
+def test_animated_jpeg_xl_is_refused() -> None:
+    red_then_green = (
+        "ff0a41044d002026080401003c004b188b15805dd4ff00223053aa893f080405003c004b188b15805dd4ff000e03abaa893f"
+    )
+    with pytest.raises(DataError, match=r"^a: .*animated JPEG XL"):
+        pictures.read(bytes.fromhex(red_then_green), "a")
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_every_exif_orientation_is_undone(turn: int) -> None:
     from PIL import ImageOps
@@ -350,6 +358,32 @@ def test_pictures_without_pixels_or_with_far_too_many_are_refused() -> None:
         pictures.read(b"P6 0 4 255\n", "a.ppm")
     with pytest.raises(DataError, match=r"^b\.ppm: .*pixels"):
         pictures.read(b"P6 20000 20000 255\n" + bytes(100), "b.ppm")
+
+
+def boxes(*parts: tuple[bytes, bytes]) -> bytes:
+    head = (b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl ")
+    return b"".join(struct.pack(">I", 8 + len(data)) + kind + data for kind, data in (*head, *parts))
+
+
+def test_jpeg_xl_with_far_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    """pillow_jxl decodes while Pillow opens, so its own bound comes too late."""
+    fields = 0b0 | 2 << 1 | 29_999 << 3 | 1 << 21  # not small; 18 bits of height less 1; as wide as high
+    bomb = b"\xff\x0a" + fields.to_bytes(3, "little")
+    exif = (b"Exif", bytes(100))
+    split = boxes((b"jxlp", bytes(4) + bomb[:1]), exif, (b"jxlp", b"\0\0\0\1" + bomb[1:]))
+    for content in (bomb, boxes(exif, (b"jxlc", bomb)), split):
+        with pytest.raises(DataError, match=r"^a\.jxl: 30000x30000 pixels, more than"):
+            pictures.read(content, "a.jxl")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 24), (256, 256), (301, 1), (1, 5000), (12, 10), (35, 20), (300, 200)])
+def test_jpeg_xl_says_its_size_before_it_is_decoded(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for boxed in (False, True):
+        content = encoded(Image.new("RGB", size), "JXL", use_container=boxed)
+        assert pictures.read(content).size == size
+        with monkeypatch.context() as patch, pytest.raises(DataError, match=f"^a: {size[0]}x{size[1]} pixels"):
+            patch.setattr(pictures, "MAX_PIXELS", 0)
+            pictures.read(content[:-1], "a")  # it can't be decoded
 
 
 def test_other_formats_stay_closed() -> None:
