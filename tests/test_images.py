@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +116,31 @@ def test_sixteen_bit_greys_are_divided_by_257_and_rounded() -> None:
     assert np.array_equal(levels(Image.fromarray(RAMP))[..., 1].flatten(), np.arange(256))
 
 
+def tiff(data: bytes, width: int, bits: int, photometric: int = 1, planes: int = 1) -> bytes:
+    """One uncompressed row of greys; Pillow writes neither 12 bits, nor 16 with 0 as white, nor separate planes."""
+    tags = {
+        256: width,
+        257: 1,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 1,
+        279: len(data),
+        284: planes,
+    }
+    entries = b"".join(struct.pack("<HHIHxx", tag, 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_greys_of_tiff_run_from_its_black_to_its_white() -> None:
+    twelve = tiff(bytes.fromhex("000800fff010"), 4, 12)
+    assert np.asarray(pictures.read(twelve))[0, :, 0].tolist() == [0, 128, 255, 1]
+    inverted = tiff(struct.pack("<4H", 0, 257, 128, 65535), 4, 16, photometric=0)
+    assert np.asarray(pictures.read(inverted))[0, :, 0].tolist() == [255, 254, 255, 0]
+
+
 def test_sixteen_bit_colour_keeps_its_high_byte() -> None:
     ppm = b"P6 1 1 65535\n" + np.array([0x01FF, 0x80FF, 0xFFFF], dtype=">u2").tobytes()
     assert abs(np.asarray(pictures.read(ppm)).flatten().astype(int) - [1, 128, 255]).max() <= 1
@@ -137,6 +165,39 @@ def test_transparency_of_every_kind_is_laid_over_white() -> None:
     assert levels(Image.fromarray(np.array([[7, 65535]], np.uint16)), transparency=7)[0, :, 0].tolist() == [255, 255]
 
 
+def png(bits: int, colour: int, row: bytes, clear: bytes) -> bytes:
+    """One row of two pixels and a colour that is declared transparent; Pillow writes no greys of 2 or 4 bits."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)) + chunk(b"tRNS", clear)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (png(1, 0, b"\x40", b"\0\0"), [255, 255]),
+        (png(2, 0, b"\x10", b"\0\0"), [255, 85]),
+        (png(2, 0, b"\x10", b"\0\1"), [0, 255]),
+        (png(4, 0, b"\x3a", b"\0\3"), [255, 170]),
+        (png(8, 0, b"\7\x09", b"\0\7"), [255, 9]),
+        (png(16, 2, bytes(6) + b"\x12\0" * 3, b"\x12\0" * 3), [0, 255]),
+    ],
+)
+def test_png_colour_declared_transparent_is_that_of_the_file_at_every_depth(
+    content: bytes, expected: list[int]
+) -> None:
+    assert np.asarray(pictures.read(content))[0, :, 0].tolist() == expected
+
+
+def test_palette_that_holds_its_own_alpha_is_laid_over_white() -> None:
+    head = bytes([0, 1, 1, 0, 0, 2, 0, 32]) + struct.pack("<HHHHBB", 0, 0, 2, 1, 8, 8)
+    tga = head + bytes([1, 2, 3, 0, 4, 5, 6, 255]) + b"\0\1"
+    assert np.asarray(pictures.read(tga))[0].tolist() == [[255, 255, 255], [6, 5, 4]]
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_modes_of_few_colours_become_rgb(mode: str) -> None:
     picture = pictures.read(encoded(Image.new("RGB", (2, 2), (255, 255, 255)).convert(mode), "PNG"))
@@ -149,6 +210,14 @@ def test_first_frame_of_an_animation() -> None:
     for kind in ("GIF", "PNG", "WEBP"):
         content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=10, lossless=True)
         assert pictures.read(content).getpixel((0, 0)) == (255, 0, 0), kind
+
+
+def test_animated_jpeg_xl_is_refused() -> None:
+    red_then_green = (
+        "ff0a41044d002026080401003c004b188b15805dd4ff00223053aa893f080405003c004b188b15805dd4ff000e03abaa893f"
+    )
+    with pytest.raises(DataError, match=r"^a: .*animated JPEG XL"):
+        pictures.read(bytes.fromhex(red_then_green), "a")
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -169,6 +238,14 @@ def test_jpeg_xl_is_turned_by_its_codestream_alone() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert pictures.read(encoded(Image.new("RGB", (8, 4), "red"), "JXL", exif=exif.tobytes())).size == (8, 4)
+
+
+def test_jpeg_recompressed_as_jpeg_xl_is_turned_as_the_jpeg_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (64, 32), "red"), "JPEG", exif=exif))
+    with Image.open(tmp_path / "a.jpg") as jpeg:
+        assert pictures.read(encoded(jpeg, "JXL", lossless_jpeg=True)).size == (32, 64)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, where it says the same
@@ -281,6 +358,32 @@ def test_pictures_without_pixels_or_with_far_too_many_are_refused() -> None:
         pictures.read(b"P6 0 4 255\n", "a.ppm")
     with pytest.raises(DataError, match=r"^b\.ppm: .*pixels"):
         pictures.read(b"P6 20000 20000 255\n" + bytes(100), "b.ppm")
+
+
+def boxes(*parts: tuple[bytes, bytes]) -> bytes:
+    head = (b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl ")
+    return b"".join(struct.pack(">I", 8 + len(data)) + kind + data for kind, data in (*head, *parts))
+
+
+def test_jpeg_xl_with_far_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    """pillow_jxl decodes while Pillow opens, so its own bound comes too late."""
+    fields = 0b0 | 2 << 1 | 29_999 << 3 | 1 << 21  # not small; 18 bits of height less 1; as wide as high
+    bomb = b"\xff\x0a" + fields.to_bytes(3, "little")
+    exif = (b"Exif", bytes(100))
+    split = boxes((b"jxlp", bytes(4) + bomb[:1]), exif, (b"jxlp", b"\0\0\0\1" + bomb[1:]))
+    for content in (bomb, boxes(exif, (b"jxlc", bomb)), split):
+        with pytest.raises(DataError, match=r"^a\.jxl: 30000x30000 pixels, more than"):
+            pictures.read(content, "a.jxl")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 24), (256, 256), (301, 1), (1, 5000), (12, 10), (35, 20), (300, 200)])
+def test_jpeg_xl_says_its_size_before_it_is_decoded(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for boxed in (False, True):
+        content = encoded(Image.new("RGB", size), "JXL", use_container=boxed)
+        assert pictures.read(content).size == size
+        with monkeypatch.context() as patch, pytest.raises(DataError, match=f"^a: {size[0]}x{size[1]} pixels"):
+            patch.setattr(pictures, "MAX_PIXELS", 0)
+            pictures.read(content[:-1], "a")  # it can't be decoded
 
 
 def test_other_formats_stay_closed() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pillow_jxl  # noqa: F401  importing it teaches Pillow to read .jxl
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from vtbench.errors import DataError
 
@@ -26,10 +27,12 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
 
     In this order:
 
-    * animations and files of several pictures: the first frame;
-    * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks;
-    * 16-bit greyscale: v / 257, rounded; a level that is declared transparent becomes white. Pillow keeps the high
-      byte of 16-bit colour. 32-bit integers and floats state no white level and are refused;
+    * animations and files of several pictures: the first frame. pillow_jxl gives the last one of JPEG XL: refused;
+    * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks,
+      but for a recompressed JPEG, which is turned as that JPEG is;
+    * 16-bit greyscale: v / 257, rounded (12-bit: v / 4095 * 255); a level that is declared transparent becomes white.
+      Pillow keeps the high byte of 16-bit colour. 32-bit or signed integers and floats state no white level and are
+      refused;
     * an embedded ICC profile: to sRGB by LittleCMS, perceptual intent, 8 bits. Pixels stay as they are where the
       profile moves no colour by more than one level (sRGB itself), is damaged, or is of another colour space;
     * CMYK without a usable profile: Pillow's formula, (255 - c) (255 - k) / 255;
@@ -42,38 +45,112 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
             brought to sRGB, alpha dropped, 16-bit greys clipped.
 
     Raises:
-        DataError: if it can't be decoded, has no pixels or claims more than MAX_PIXELS.
+        DataError: if it can't be decoded as it is meant, has no pixels or claims more than MAX_PIXELS.
     """
     shown = name or (source.name if isinstance(source, Path) else "picture")
-    opened = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(opened, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, more than the {MAX_PIXELS} allowed")
-            if not picture.width * picture.height:
-                raise DataError(f"{shown}: {picture.width}x{picture.height} pixels, so there is nothing to score")
-            picture.load()
-            if plain:
-                return picture.convert("RGB")
-            return _over_white(_in_srgb(_in_8_bits(_upright(picture), shown)))
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                return _read(file, shown, plain)
+        return _read(io.BytesIO(source) if isinstance(source, bytes) else source, shown, plain)
     except DataError:
         raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{shown}: not a readable picture ({_begins_as(opened)})") from error
     except Exception as error:  # decoders let through whatever their parsers meet: struct.error, KeyError, RuntimeError
         # Equal runs say the same: no object's address.
         reason = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())) or type(error).__name__
         raise DataError(f"{shown}: not a readable picture ({reason})") from error
 
 
-def _begins_as(file: Path | IO[bytes]) -> str:
+def _read(file: IO[bytes], shown: str, plain: bool) -> Image.Image:
+    if (claimed := _jpeg_xl_head(file)) is not None:  # pillow_jxl decodes while it opens
+        width, height, animated = claimed
+        _check_size(width, height, shown)
+        if animated:
+            raise DataError(
+                f"{shown}: of an animated JPEG XL only the last frame can be read; convert its first to PNG"
+            )
+    try:
+        opened = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{shown}: not a readable picture ({_begins_as(file)})") from error
+    with opened as picture:
+        _check_size(picture.width, picture.height, shown)
+        _scale_transparency(picture)
+        picture.load()
+        if plain:
+            return picture.convert("RGB")
+        return _over_white(_in_srgb(_in_8_bits(_upright(picture), shown)))
+
+
+def _check_size(width: int, height: int, shown: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{shown}: {width}x{height} pixels, more than the {MAX_PIXELS} allowed")
+    if not width * height:
+        raise DataError(f"{shown}: {width}x{height} pixels, so there is nothing to score")
+
+
+def _jpeg_xl_head(file: IO[bytes]) -> tuple[int, int, bool] | None:
+    """Width, height and whether it is animated, as the head of a JPEG XL codestream says (ISO/IEC 18181-1, annex D)."""
+    begin = _jpeg_xl_codestream(file)
+    if not begin.startswith(_CODESTREAM):
+        return None
+    bits, at = int.from_bytes(begin, "little"), 8 * len(_CODESTREAM)
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return bits >> (at - count) & (1 << count) - 1
+
+    def side(small: int) -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    def size() -> tuple[int, int]:
+        small = take(1)
+        height = side(small)
+        ratio = take(3)
+        over, under = _RATIOS[ratio]
+        return height * over // under if ratio else side(small), height
+
+    width, height = size()
+    if take(1) or not take(1):  # all fields have their defaults, or those of this kind have
+        return width, height, False
+    take(3)  # orientation
+    if take(1):
+        size()  # at which it wants to be shown
+    preview = take(1)  # no encoder writes any; what follows it is not parsed here
+    return width, height, not preview and bool(take(1))
+
+
+_CODESTREAM = b"\xff\x0a"
+_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def _jpeg_xl_codestream(file: IO[bytes]) -> bytes:
+    """Get the first bytes of a JPEG XL codestream, bare or in boxes, as many as its head may have."""
+    file.seek(0)
+    begin = file.read(32)
+    if not begin.startswith(b"\0\0\0\x0cJXL \r\n\x87\n"):
+        return begin
+    found, start = b"", file.seek(12)
+    while len(found) < 32 and len(box := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", box)
+        if length == 1:  # it follows, in 64 bits
+            (length,) = struct.unpack(">Q", file.read(8))
+        if kind == b"jxlp":
+            file.read(4)  # the part's number
+        if kind in (b"jxlc", b"jxlp"):
+            left = start + length - file.tell() if length else 32
+            found += file.read(min(32, left))
+        if length < 8 or kind == b"jxlc":  # a length of 0 reaches to the file's end
+            break
+        start = file.seek(start + length)
+    return found
+
+
+def _begins_as(file: IO[bytes]) -> str:
     """Say what a file is that is no picture, as far as its first bytes tell."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            begin = opened.read(64)
-    else:
-        file.seek(0)
-        begin = file.read(64)
+    file.seek(0)
+    begin = file.read(64)
     if not begin:
         return "it is empty"
     for sign, what in _OTHERS.items():
@@ -95,9 +172,24 @@ _OTHERS = {
 }
 
 
+def _scale_transparency(picture: ImageFile.ImageFile) -> None:
+    """Bring the colour that a PNG declares transparent to the depth of Pillow's pixels; Pillow leaves it as stored."""
+    clear = picture.info.get("transparency")
+    if picture.format != "PNG" or clear is None:
+        return
+    stored = picture.tile[0].args  # gone once the pixels are loaded
+    if stored in ("L;2", "L;4"):
+        top = 2 ** int(stored[2]) - 1
+        picture.info["transparency"] = (clear & top) * 255 // top
+    elif stored == "RGB;16B":
+        picture.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     try:
-        turned = picture.format != "JXL" and picture.getexif().get(_ORIENTATION, 1) != 1
+        # Of a JPEG that was recompressed as JPEG XL, pillow_jxl gives the JPEG's own pixels, which lie as they did.
+        turns = picture.format != "JXL" or getattr(picture, "jpeg", False)
+        turned = turns and picture.getexif().get(_ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(picture) if turned else picture
     except Exception:  # EXIF is free-form bytes to Pillow's parser; a damaged entry says nothing of the pixels
         return picture
@@ -107,7 +199,12 @@ def _in_8_bits(picture: Image.Image, shown: str) -> Image.Image:
     # Pillow gives the 16-bit greys of PGM files as 32-bit integers, scaled to 65535.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in (None, "PPM")):
         levels = np.asarray(picture).astype(np.uint32)
-        reduced = ((levels + 128) // 257).clip(max=255).astype(np.uint8)
+        # Pillow gives the greys of TIFF files as they are stored: of 12 or 16 bits, 0 as black or as white.
+        tags = getattr(picture, "tag_v2", {})
+        white = 2 ** tags.get(_BITS, (16,))[0] - 1
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            levels = white - levels
+        reduced = ((levels * 255 + white // 2) // white).clip(max=255).astype(np.uint8)
         clear = picture.info.get("transparency")
         if isinstance(clear, int):
             reduced[levels == clear] = 255
@@ -115,21 +212,21 @@ def _in_8_bits(picture: Image.Image, shown: str) -> Image.Image:
         made.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
         return made
     if picture.mode in ("I", "F"):
-        raise DataError(f"{shown}: 32-bit pixels state no white level; convert it to 8 or 16 bits")
+        raise DataError(f"{shown}: 32-bit or signed pixels state no white level; convert it to 8 or 16 bits")
     return picture
 
 
 _ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES, _APART = 258, 262, 0, 284, 2  # of TIFF
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _COLOURS = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
-_CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if not isinstance(profile, bytes) or not profile:
         return picture
-    alpha = _with_alpha(picture).getchannel("A") if _has_alpha(picture) else None
+    alpha = _with_alpha(picture).getchannel("A") if picture.has_transparency_data else None
     mode = _COLOURS.get(picture.mode, "RGB")
     transform = _to_srgb(profile, mode)
     if transform is None and mode == "L":  # greys often carry the profile of the colour picture they came from
@@ -142,10 +239,6 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     if alpha is not None:
         made.putalpha(alpha)
     return made
-
-
-def _has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in _CLEAR or "transparency" in picture.info
 
 
 def _with_alpha(picture: Image.Image) -> Image.Image:
@@ -173,7 +266,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
-    if _has_alpha(picture):
+    if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, _with_alpha(picture))
     return picture if picture.mode == "RGB" else picture.convert("RGB")
