@@ -109,6 +109,15 @@ def test_bad_card_says_file_key_and_expectation(tmp_path: Path, text: str, messa
         cards.load(write(tmp_path, text), TokenizerCard)
 
 
+def test_a_task_card_names_engines_with_languages_and_those_of_packages() -> None:
+    said = cards.find_task("text").model_dump()
+    for name in ("rapidocr", "tesseract:deu", "tesseract:chi_sim+eng", "my-engine"):
+        assert TaskCard.model_validate({**said, "ocr": name}).ocr == name
+    for name in ("tesseract:", "tesseract:../eng", "../tesseract", "a b"):
+        with pytest.raises(ValidationError, match="ocr"):
+            TaskCard.model_validate({**said, "ocr": name})
+
+
 def test_unreadable_card_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"missing\.toml: can't be read"):
         cards.find_tokenizer(str(tmp_path / "missing.toml"))

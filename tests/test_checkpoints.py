@@ -161,6 +161,26 @@ def test_model_beside_its_average(tmp_path: Path, state: State, key: str) -> Non
     assert equal(weights.find_state(card(key="model"), tmp_path / "x.pt", wanted=WANTED).state, other(state))
 
 
+@pytest.mark.parametrize(
+    ("plain", "average", "deep"),
+    [
+        ("model", "ema", lambda state: {"decay": 0.999, "shadow": state}),
+        ("model", "ema", lambda state: {"decay": 0.999, "shadow_params": [*state.values()]}),  # diffusers' EMAModel
+        ("state_dict", "ema_weights", lambda state: state),
+        ("generator", "generator_ema", lambda state: {"deeper": {"model": state}}),
+    ],
+)
+def test_an_average_deeper_within_is_not_passed_over(
+    state: State, plain: str, average: str, deep: Callable[[State], dict[str, Any]]
+) -> None:
+    saved = {plain: other(state), average: deep(state), "ema_steps": [torch.tensor(3)]}
+    with pytest.raises(WeightsError, match=rf'\({plain}, {average}\).*key = "{plain}"'):
+        weights.find_state(card(), saved, wanted=WANTED)
+    assert equal(weights.find_state(card(key=plain), saved, wanted=WANTED).state, other(state))
+    del saved[average]
+    assert equal(weights.find_state(card(), saved, wanted=WANTED).state, other(state))
+
+
 def test_entries_within_entries_are_a_list_in_the_card(tmp_path: Path, state: State) -> None:
     """UniTok's file holds its tensors under trainer and, within it, unitok; a dotted name is no path."""
     torch.save({"args": {"lr": 1.0}, "trainer": {"unitok": state, "vae": other(state)}}, tmp_path / "x.pt")

@@ -150,6 +150,14 @@ def test_what_is_asked_names_all_files(what: str, place: Path) -> None:
     assert asked(place) not in (None, before)
 
 
+def test_what_lies_behind_a_linked_folder_is_left_to_the_plan(place: Path) -> None:
+    """TokBench's `images` and a pipeline's `vae` may be links, which their readers enter."""
+    (place / "set").mkdir()
+    assert files.stamp(place / "set") == files.stamp(place / "set") is not None
+    (place / "set" / "images").symlink_to(place / "in")
+    assert files.stamp(place / "set") is None
+
+
 def asked(place: Path) -> str | None:
     """What a run on the files of a place would leave."""
     tokenizer, task = cards.find_tokenizer("tiny-fsq-f8"), cards.find_task("reconstruction")

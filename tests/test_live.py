@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import enum
 import functools
 import os
 import random
 import subprocess
 import sys
+import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +163,95 @@ def test_the_number_in_a_function_is_part_of_the_identity(model: Model) -> None:
         return wrap(model, name="mine", encode=lambda m, x: scale * m.encoder(x)).identity()[1]
 
     assert scaled(1.0) == scaled(1.0) != scaled(2.0)
+
+
+class Act(enum.Enum):
+    RELU = 1
+    GELU = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    steps: int
+    scales: list[int]
+
+
+def cyclic(value: int) -> list[object]:
+    found: list[object] = [value]
+    return [found, found.append(found)]
+
+
+class Holds(nn.Module):
+    def __init__(self, held: object) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.held = held
+        self.encode = self.decode = nn.Identity()
+
+
+def digest(held: object) -> str | None:
+    return wrap(Holds(held), name="mine").identity()[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"steps": 25}, {"steps": 5}),
+        ([1, 2, 4], [1, 2]),
+        ({"a", "b"}, {"a", "c"}),
+        (None, 0),
+        (1, True),
+        ({"deep": [{"er": 1}]}, {"deep": [{"er": 2}]}),
+        (types.SimpleNamespace(steps=1), types.SimpleNamespace(steps=2)),
+        (Config(1, [2]), Config(1, [3])),
+        (Act.RELU, Act.GELU),
+        (torch.float16, torch.bfloat16),
+        (F.relu, F.gelu),
+        (lambda x: x, lambda x: 2 * x),
+        (functools.partial(F.pad, mode="reflect"), functools.partial(F.pad, mode="replicate")),
+        (nn.ReLU(), nn.SiLU()),
+        (nn.ReLU, nn.SiLU),
+        ([torch.zeros(2)], [torch.ones(2)]),
+        ([nn.PReLU(init=0.1)], [nn.PReLU(init=0.2)]),
+        (cyclic(1), cyclic(2)),
+    ],
+)
+def test_whatever_an_attribute_holds_is_part_of_the_identity(one: object, other: object) -> None:
+    assert digest(one) == digest(one) == digest(copy.deepcopy(one)) != digest(other)
+
+
+@pytest.mark.parametrize(
+    "held", [threading.Lock(), (x for x in ()), list(range(10**6)), functools.reduce(lambda x, _: [x], range(9999))]
+)
+def test_a_model_that_holds_what_cannot_be_told_is_never_taken_for_an_earlier_one(held: object) -> None:
+    assert digest(held) != digest(held)
+
+
+def test_what_moves_no_number_is_no_part_of_the_identity() -> None:
+    """Mode, hooks, the device's name in this process, compilation, and the trainer that Lightning leaves out itself."""
+
+    class Trained(Holds):
+        def __getstate__(self) -> dict[str, object]:
+            return {**vars(self), "trainer": None}
+
+    def identity(of: nn.Module) -> str | None:
+        return wrap(of, name="mine").identity()[1]
+
+    first, second = Trained(torch.device("cuda:0")), Trained(torch.device("cuda:1"))
+    for one in (first, second):
+        one.trainer, one.handle = threading.Lock(), one.register_forward_hook(print)
+    second.eval()
+    assert identity(first) == identity(second)
+    assert identity(torch.compile(first)) == identity(torch.compile(second))  # type: ignore[arg-type]
+
+
+def test_what_a_function_holds_and_names_is_part_of_the_identity(model: Model) -> None:
+    def shifted(by: dict[str, float]) -> str | None:
+        return wrap(model, name="mine", decode=lambda m, z: m.decoder(z) + by["x"]).identity()[1]
+
+    assert shifted({"x": 1.0}) == shifted({"x": 1.0}) != shifted({"x": 2.0})
+    ways = (lambda m, x: m.encoder(x), lambda m, x: m.encoder(-x))
+    assert len({wrap(model, name="mine", encode=way).identity()[1] for way in ways}) == 2
 
 
 def test_an_object_without_a_state_of_its_own_is_never_taken_for_an_earlier_one() -> None:

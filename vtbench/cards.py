@@ -28,6 +28,9 @@ GROUP = "vtbench.cards"
 Kind = Literal["tokenizers", "tasks"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+LANGUAGES = r"[A-Za-z0-9_]+(\+[A-Za-z0-9_]+)*"
+"""How the languages that an OCR engine reads are named: deu+eng."""
+EngineName = Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]*(:{LANGUAGES})?$")]
 
 
 class Input(Strict):
@@ -280,8 +283,9 @@ class TaskCard(Strict):
     group_by: tuple[str, ...] = ()
     """Sample attributes by which results are also broken down, such as "cap_height"."""
     protocol: str = "canonical"
-    ocr: ModuleName = "easyocr"
-    """The engine that reads, where text is measured: `easyocr` means vtbench/ocr/easyocr.py."""
+    ocr: EngineName = "easyocr"
+    """The engine that reads, where text is measured: `easyocr` means vtbench/ocr/easyocr.py, another name a package's
+    entry point; with languages where it has some to choose from, as in `tesseract:deu+eng`."""
     foundation: str = "dinov2-base"
     """The foundation model that latents are compared with: a name, a folder, or a .npz file of its features."""
     normalisation: str = "text"

@@ -247,7 +247,7 @@ def evaluate_together(
         raise VtbenchError("these pairs are of several tasks; evaluate each task by itself")
     if world > 1 and tokenizer.identity() != tokenizer.identity():
         raise VtbenchError(
-            f"{tokenizer.card.name}: nothing of this live model can be hashed, so it is another one in every process; "
+            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process; "
             "give world=1"
         )
     if tokenizer.held is not None:

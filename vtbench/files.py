@@ -102,13 +102,16 @@ def recall_hashes(path: Path) -> None:
 def stamp(root: Path) -> str | None:
     """Tell a file, or all files below a folder, by names, sizes, times and nodes, without reading them.
 
-    Links to files stand for what they lead to; links to folders are not entered.
+    Links to files stand for what they lead to.
 
     Returns:
-        A sha256 that changes with any content; None where something changed so lately that it might not.
+        A sha256 that changes with any content; None where something changed so lately that it might not, and where a
+        link within leads to a folder: some readers enter those, others don't.
     """
     total = hashlib.sha256()
     for place, folders, names in os.walk(root) if root.is_dir() else [(str(root.parent), [], [root.name])]:
+        if any((Path(place) / name).is_symlink() for name in folders):
+            return None
         folders.sort()
         total.update(json.dumps([os.path.relpath(place, root), folders]).encode())
         for name in sorted(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import math
 import random
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vtbench import device as compute
-from vtbench import weights
+from vtbench import fingerprint
 from vtbench.cards import Code, Input, TokenizerCard, explain
 from vtbench.errors import CardError, VtbenchError
 from vtbench.results import WeightsOrigin
@@ -57,8 +58,9 @@ def wrap(
     """Make a tokenizer of a live model, to `evaluate` it between two steps of its training.
 
     The model is used where it is, in evaluation mode and without gradients. Mode, device, types, parameters, gradients,
-    buffers and the state of all random numbers are as before afterwards. Its tensors are hashed whenever it is
-    evaluated, so two steps never share a result; a model whose state can't be told is never taken for an earlier one.
+    buffers and the state of all random numbers are as before afterwards. Its tensors and attributes are hashed whenever
+    it is evaluated, so two steps never share a result; a model whose state can't be told is never taken for an earlier
+    one.
 
     The modules are found in the object itself, its attributes, and what its functions refer to. One that is reached in
     another way keeps its mode, and is expected on the CPU. What DistributedDataParallel and DataParallel wrap is taken
@@ -175,14 +177,15 @@ class Live(nn.Module):
         return sum(one.numel() for one in {p for module in self.modules_within for p in module.parameters()})
 
     def identity(self) -> tuple[WeightsOrigin, str]:
-        """Hash the model's state as it is now (`weights.module_digest`), and what stands in for its methods.
+        """Hash the model's state as it is now (`fingerprint.module_digest`), and what stands in for its methods.
 
         Only a module says of itself what belongs to it: anything else is another model at every call.
         """
         model = self._held[0]
         if not isinstance(model, nn.Module) or self.modules_within != [model]:
             return "local", uuid.uuid4().hex * 2
-        return "local", weights.module_digest(model, [value for way in self._ways or () for value in _held_by(way)])
+        beside = [value for way in self._ways or () for value in (way, *_held_by(way))]
+        return "local", fingerprint.module_digest(model, beside)
 
     def encode(self, x: Tensor) -> Codes:
         """Encode float pictures (B, 3, H, W) with the model as it is."""
@@ -315,7 +318,7 @@ def _held_by(held: object) -> list[object]:
         return [held.func, *held.args, *held.keywords.values()]
     if isinstance(held, types.FunctionType):
         named = [held.__globals__.get(name) for name in sorted(_names(held.__code__))]
-        return [*map(_content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
+        return [*map(fingerprint.content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
     if isinstance(held, Mapping | list | tuple | set):
         items = held.values() if isinstance(held, Mapping) else held
         return list(items) if len(held) <= _LONGEST else []
@@ -323,14 +326,8 @@ def _held_by(held: object) -> list[object]:
     return [*getattr(held, "__dict__", {}).values(), *(one for one in methods if isinstance(one, types.FunctionType))]
 
 
-def _content(cell: types.CellType) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a name that has no value yet
-        return None
-
-
 def _names(code: types.CodeType) -> set[str]:
     """The global names of a function and of those inside it."""
     inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    return set(code.co_names).union(*inner)
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*inner)

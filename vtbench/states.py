@@ -109,6 +109,8 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
         )
     if plain or averaged:
         chosen = (plain or averaged)[0]
+        if plain:
+            _refuse_hidden_average(container, chosen)
         return _inner(container[chosen], f"the entry {chosen}", wanted, averaged=bool(averaged))
     if own:
         others = len(container) - len(own)
@@ -116,6 +118,7 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
         return State(own, notes=notes)
     entries = [name for name, value in container.items() if isinstance(name, str) and _tensors(value)]
     if len(entries) == 1:
+        _refuse_hidden_average(container, entries[0])
         return _inner(container[entries[0]], f"the entry {entries[0]}", wanted, averaged=False)
     if entries:
         raise WeightsError(
@@ -128,6 +131,35 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     if not container:
         raise WeightsError("is empty; expected a dictionary of tensors")
     raise WeightsError(f"holds no tensors (its keys are {few(container)}); expected them under {few(expected)}")
+
+
+def _refuse_hidden_average(container: Mapping[Any, Any], chosen: str) -> None:
+    """An average under another name or deeper than a network's tensors are looked for: nobody said what is meant."""
+    hidden = [
+        name
+        for name, value in container.items()
+        if isinstance(name, str) and name != chosen and _is_average(name) and _holds_arrays(value)
+    ]
+    if hidden:
+        raise WeightsError(
+            f"holds several sets of tensors ({few([chosen, *hidden])}); say in the card which one is meant, "
+            f'such as key = "{chosen}", or the list of names that leads to the average'
+        )
+
+
+def _holds_arrays(value: object) -> bool:
+    """Whether an entry holds tensors at any depth; single numbers, such as counts of steps, are none here."""
+    left, seen = [value], set()
+    while left:
+        one = left.pop()
+        if id(one) in seen or not isinstance(one, Mapping | list | tuple):
+            continue
+        seen.add(id(one))
+        inside = list(one.values() if isinstance(one, Mapping) else one)
+        if any((tensor := _tensor(part)) is not None and tensor.ndim for part in inside):
+            return True
+        left += inside
+    return False
 
 
 def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[str]) -> State:
@@ -144,7 +176,7 @@ def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[
 
 
 def _is_average(key: str) -> bool:
-    """Tell by its name whether an entry that a card chose holds averages, such as G_ema."""
+    """Tell by its name whether an entry holds averages, such as G_ema."""
     return "ema" in key.lower().split("_")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vtbench import cards as card_files
 from vtbench import device as compute
-from vtbench import images
+from vtbench import fingerprint, images
 from vtbench import weights as weight_files
 from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
@@ -111,7 +111,7 @@ class Tokenizer:
             device: a torch device name.
             precision: the type of the network's tensors and of what it is fed.
             state: where the weights came from; None for a live module, which is hashed whenever it is evaluated
-                (`weights.module_digest`).
+                (`fingerprint.module_digest`).
             digest: sha256 of the weights, where `state` is given.
             ema: how many tensors came from an averaged copy.
             held: the live model behind the network, which stays where it is and as it is; `device`, `precision` and
@@ -164,7 +164,7 @@ class Tokenizer:
             return self.held.identity()
         if self._origin is not None:
             return self._origin, self._digest
-        return "local", weight_files.module_digest(self.network)
+        return "local", fingerprint.module_digest(self.network)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Codes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -545,48 +544,3 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         if tensor.numel():
             total.update(tensor.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def module_digest(module: nn.Module, beside: Sequence[object] = ()) -> str:
-    """sha256 of all that a live module computes with, as it is now.
-
-    That is its tensors, also buffers that no checkpoint has, and the plain values of its attributes: numbers, arrays,
-    texts and tuples of such. A module without any of them is another one at every call: nothing says what it holds.
-
-    Args:
-        module: of any kind.
-        beside: further values, counted where they are tensors or plain.
-    """
-    from torch import nn
-
-    state = {name: tensor for name, tensor in module.state_dict().items() if _plain(tensor) is not None}
-    state |= dict(module.named_parameters()) | dict(module.named_buffers())
-    for prefix, part in module.named_modules():
-        for name in vars(part).keys() - vars(nn.Module()).keys():
-            if (plain := _plain(vars(part)[name])) is not None:
-                state[f"{prefix}.{name}"] = plain
-    for place, value in enumerate(beside):
-        if (plain := _plain(value)) is not None:
-            state[f"={place}"] = plain
-    return state_digest(state) if state else uuid.uuid4().hex * 2
-
-
-def _plain(value: object) -> Tensor | None:
-    """A tensor as it is, and a plain value as one; None where it is something else."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, bool | int | float | np.number):
-        return torch.tensor(float(value), dtype=torch.float64)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(value.astype(np.float64))
-    if isinstance(value, str) or (isinstance(value, tuple) and _is_plain(value)):
-        return torch.frombuffer(bytearray(repr(value).encode()), dtype=torch.uint8)
-    return None
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, bool | int | float | str)

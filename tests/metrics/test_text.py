@@ -98,6 +98,12 @@ def test_each_normalisation_does_what_its_entry_says():
         normalise(text, "Text")
 
 
+@pytest.mark.parametrize(("truth", "read"), [("\u0915\u093f", "\u0915\u0940"), ("\u0e01\u0e34", "\u0e01\u0e35")])
+def test_vowel_signs_are_part_of_their_letters(truth, read):
+    assert cer(truth, read, normalisation="alphanumeric") == 0.5
+    assert normalise(f"{truth}!", "alphanumeric") == truth
+
+
 def test_a_score_is_taken_after_the_normalisation_named():
     assert cer("Word.", "word") == 0.4
     assert cer("Word.", "word", normalisation="caseless") == 0.2

@@ -32,7 +32,8 @@ class Normalisation:
     costs nothing."""
     case: Literal["kept", "folded"]
     signs: Literal["all", "alphanumeric"]
-    """alphanumeric: letters, digits and white space alone are kept."""
+    """alphanumeric: letters, their marks (such as vowel signs of Indic scripts), digits and white space alone are
+    kept."""
     spaces: Literal["kept", "single", "dropped"]
     """single: each run of white space becomes one space, none at the ends."""
     use: str
@@ -94,7 +95,7 @@ def normalise(text: str, normalisation: str = "text") -> str:
     if rules.case == "folded":
         text = text.casefold()
     if rules.signs == "alphanumeric":
-        text = "".join(sign for sign in text if sign.isalnum() or sign.isspace())
+        text = "".join(s for s in text if s.isalnum() or s.isspace() or unicodedata.category(s).startswith("M"))
     if rules.spaces != "kept":
         text = {"single": " ", "dropped": ""}[rules.spaces].join(text.split())
     return text

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from vtbench import backbones
 from vtbench.backbones import foundation
+from vtbench.cards import LANGUAGES
 from vtbench.catalogue import FOUNDATION, OCR, find_metric
 from vtbench.errors import DataError, WeightsError
 
@@ -169,7 +170,7 @@ def _file(name: str) -> tuple[File, tuple[str, ...]]:
         return file, ()
     if not hasattr(file, "languages"):
         raise DataError(f"{name}: {base} has no languages to choose from; expected {base} alone")
-    if not re.fullmatch(r"[A-Za-z0-9_]+(\+[A-Za-z0-9_]+)*", languages):
+    if not re.fullmatch(LANGUAGES, languages):
         raise DataError(f"{name}: not a list of languages; expected it like {base}:deu or {base}:deu+eng")
     return file, (languages,)
 
