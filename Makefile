@@ -57,11 +57,12 @@ test-lowest: ## Run the tests on the lowest versions that pyproject.toml admits,
 	$(PYTHON) scripts/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[ocr-offline,rapidocr,docs,plots,test]'
 	$(LOWEST)/bin/vtbench fetch lpips
-	$(LOWEST)/bin/python -m pytest -m 'not parity and not heavy'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m 'not parity and not heavy'
 	@# The libraries of these two extras need a newer huggingface-hub than vtbench does, so they come after the rest.
 	grep -E '^(transformers|diffusers)==' $(LOWEST)/constraints.txt > $(LOWEST)/extras.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/extras.txt --editable '.[vfm,diffusers]'
-	$(LOWEST)/bin/python -m pytest -m 'not parity' tests/networks/test_diffusers.py tests/networks/test_vfmvae.py tests/test_hub.py tests/test_cli.py
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m 'not parity and not heavy' tests/networks/test_diffusers.py \
+	  tests/networks/test_vfmvae.py tests/test_hub.py tests/test_cli.py tests/test_trainers.py tests/test_bottleneck.py
 
 parity: $(STAMP) ## Hold every full-size published network against its fixture
 	$(BIN)/python -m pytest -m parity
