@@ -5,8 +5,10 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torchvision.transforms import functional as tv
@@ -438,3 +440,16 @@ def test_native_padding_is_black_and_half_of_it_before() -> None:
     assert (left, top) == (0, 7)
     assert (found[:, top : top + 33, left : left + 47] == 200).all()
     assert found.sum() == 3 * 33 * 47 * 200
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("jp2", "a JPEG 2000 of 16 bits"), ("tif", "an uncompressed TIFF of 16")])
+def test_what_pillow_reads_as_other_levels_is_refused_by_its_kind(tmp_path: Path, ending: str, kind: str) -> None:
+    white, path = np.full((32, 48, 3), 65535, np.uint16), tmp_path / f"white.{ending}"
+    if ending == "jp2":
+        assert cv2.imwrite(str(path), white)
+    else:
+        tifffile.imwrite(path, white.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    with pytest.raises(DataError, match=f"white.{ending}: {kind}.*convert it to PNG"):
+        pictures.read(path)
+    cv2.imwrite(str(tmp_path / "eight.jp2"), np.full((32, 48, 3), 255, np.uint8))
+    assert pictures.read(tmp_path / "eight.jp2").getextrema() == ((255, 255),) * 3

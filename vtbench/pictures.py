@@ -75,11 +75,35 @@ def _read(file: IO[bytes], shown: str, plain: bool) -> Image.Image:
         raise DataError(f"{shown}: not a readable picture ({_begins_as(file)})") from error
     with opened as picture:
         _check_size(picture.width, picture.height, shown)
+        if what := _read_wrongly(file, picture):
+            raise DataError(f"{shown}: {what}, which Pillow reads wrongly; convert it to PNG")
         _scale_transparency(picture)
         picture.load()
         if plain:
             return picture.convert("RGB")
         return _over_white(_in_srgb(_in_8_bits(_upright(picture), shown)))
+
+
+def _read_wrongly(file: IO[bytes], picture: ImageFile.ImageFile) -> str | None:
+    """Name the kind of a file whose levels Pillow gives as others without a word."""
+    if picture.format == "JPEG2000" and not picture.mode.startswith("I;16"):
+        file.seek(0)
+        begin = file.read(1 << 16)
+        at = begin.find(_JPEG_2000_SIZE)
+        channels = int.from_bytes(begin[at + 40 : at + 42], "big")
+        bits = {(one & 127) + 1 for one in begin[at + 42 : at + 42 + 3 * channels : 3]}
+        if at >= 0 and bits != {8}:
+            return f"a JPEG 2000 of {' and '.join(map(str, sorted(bits)))} bits"
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(_PLANES) == _APART and picture.tile and picture.tile[0].codec_name == "raw":
+        bits = set(tags.get(_BITS, (1,)))
+        if not bits <= {1, 8} or tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            return f"an uncompressed TIFF of {' and '.join(map(str, sorted(bits)))} bits with a plane a channel"
+    return None
+
+
+_JPEG_2000_SIZE = b"\xff\x4f\xff\x51"
+"""A codestream begins with it; then stand the number of channels and the bits of each (ISO/IEC 15444-1, annex A)."""
 
 
 def _check_size(width: int, height: int, shown: str) -> None:
