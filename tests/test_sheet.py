@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -132,7 +133,8 @@ def test_what_a_user_can_mend_is_one_line(arguments: list[object], said: str, tm
 @pytest.mark.parametrize("gain", [0, 17])
 def test_gains_go_from_1_to_16(gain: int) -> None:
     done = vtbench("sheet", "jpeg-q5", "--difference", gain)
-    assert done.returncode == 2 and "'--difference'" in done.stderr and "16" in done.stderr
+    assert done.returncode == 2
+    assert re.search("'--difference': (Input should be|.* is not in the range)", done.stderr)  # newer and older typer
 
 
 def without_torch(code: str, cwd: Path) -> None:
