@@ -115,6 +115,7 @@
     fill(quality, table.qualities.map((name) => [name, headed(name)]), table.primary);
     fill(rate, rated, "bpp");
     fill(anchor, Object.keys(table.anchors).map((name) => [name, name]));
+    anchor.parentElement.hidden = !anchor.options.length;
 
     function place(run, name) {
       return name === "tokens" ? data.runs[run].tokens : number(score(run, name)?.[0] ?? null);
