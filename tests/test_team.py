@@ -114,9 +114,11 @@ def test_rank_0_goes_on_waiting_while_anyone_gets_on_and_then_names_who_does_not
 def test_rank_0_waits_for_who_works_without_a_finished_picture() -> None:
     def work(member: Team) -> None:
         with member.counting(None):
-            end = time.monotonic() + 5
-            while member.rank == 1 and time.monotonic() < end:
-                sorted(json.loads(json.dumps([one % 7 for one in range(1000)])))  # one long batch
+            end, value = time.monotonic() + 5, 1
+            while member.rank == 1 and time.monotonic() < end:  # one long batch
+                value = value * 5 % 7
+                value += value * 3 % 11
+                value -= value * 2 % 13
             member.gather(None)
             member.announce(lambda: None)
 
