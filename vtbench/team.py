@@ -37,7 +37,7 @@ BEAT = 0.5
 """Seconds between two signs of life; each also brings the pictures that were done since the last one."""
 
 POLL = 0.1
-"""Seconds between two questions of a process that waits."""
+"""Seconds between two questions of a process that waits; at first it asks oftener, for most answers come at once."""
 
 DEAD = 60.0
 """Seconds without a sign of life after which a process counts as dead."""
@@ -242,7 +242,7 @@ class Team:
                 self._store.set(key, _packed((None, False, result)))
             return result
         with self._asked():
-            mark, since = -1, time.monotonic()
+            mark, since, pauses = -1, time.monotonic(), _pauses()
             while not self._store.check([key]):
                 self._look()
                 if self._is_dead(0):
@@ -251,7 +251,7 @@ class Team:
                     mark, since = now, time.monotonic()
                 elif time.monotonic() - since >= self._wait:
                     raise VtbenchError(f"{self._name(0)} hangs: it did nothing for {self._wait:g} s; {AGAIN}")
-                time.sleep(POLL)
+                time.sleep(next(pauses))
             said, of_one, found = _unpacked(self._store.get(key))
         if said is not None:
             raise RefusedError(said) if of_one else ToldError(said)
@@ -288,7 +288,7 @@ class Team:
 
     def _collect(self, key: str) -> list[object]:
         found: dict[int, object] = {}
-        mark, since = (-1, -1, -1), time.monotonic()
+        mark, since, pauses = (-1, -1, -1), time.monotonic(), _pauses()
         while True:
             missing = [rank for rank in range(self.world) if rank not in found]
             for rank in missing:
@@ -308,7 +308,7 @@ class Team:
                 mark, since = now, time.monotonic()
             elif time.monotonic() - since >= self._wait:
                 raise VtbenchError(f"nothing came of {self._names(missing)} for {self._wait:g} s; {AGAIN}")
-            time.sleep(POLL)
+            time.sleep(next(pauses))
 
     def _look(self) -> None:
         """End, where another process said that it failed."""
@@ -335,9 +335,9 @@ class Team:
         return known > 0 and now - since >= DEAD
 
     def _until(self, come: Callable[[], bool], seconds: float) -> bool:
-        end = time.monotonic() + seconds
+        end, pauses = time.monotonic() + seconds, _pauses()
         while not (there := come()) and time.monotonic() < end:
-            time.sleep(POLL)
+            time.sleep(next(pauses))
         return there
 
     # --- the store ---------------------------------------------------------------------------------------------------
@@ -451,6 +451,13 @@ def _check_available() -> None:
 
     if not distributed.is_available():
         raise VtbenchError("this build of torch has no torch.distributed; share the run with --shards I/N")
+
+
+def _pauses() -> Iterator[float]:
+    pause = POLL / 64
+    while True:
+        yield pause
+        pause = min(2 * pause, POLL)
 
 
 def _line(error: BaseException) -> str:
