@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
@@ -507,3 +508,10 @@ def test_files_beside_a_model_are_not_models(tmp_path: Path, state: State) -> No
     for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl", "scaler.pt", "training_args.bin"):
         torch.save({}, tmp_path / name)
     assert checkpoints.files_of(tmp_path) == (tmp_path / "model.safetensors",)
+
+
+def test_a_picture_in_place_of_a_checkpoint_is_told_what_was_expected(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "w.png")
+    with pytest.raises(WeightsError) as caught:
+        checkpoints.read(tmp_path / "w.png")
+    assert "expected .safetensors or what torch.save writes" in str(caught.value) and "( )" not in str(caught.value)

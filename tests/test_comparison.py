@@ -285,3 +285,12 @@ def test_gate_corrects_for_the_number_of_metrics(tmp_path: Path) -> None:
     among = comparison.check(one, [other], dict.fromkeys(names, 0.0))
     assert alone.failed
     assert not any(found.failed for found in among)
+
+
+def test_a_run_in_the_work_folder_is_found_by_task_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / "reconstruction").mkdir(parents=True)
+    ours, table = saved(tmp_path / "work" / "reconstruction" / "mine", BASE)
+    monkeypatch.chdir(tmp_path)
+    assert results.find_run(Path("reconstruction/mine"), tmp_path / "work") == (ours, table)
+    with pytest.raises(ResultError, match=r"reconstruction: a folder without run\.json; expected the JSON of a run"):
+        results.find_run(tmp_path / "work" / "reconstruction", tmp_path / "work")
