@@ -560,8 +560,8 @@ def find_metric(name: str) -> Metric:
     return known[name]
 
 
-def of_any_task(names: Iterable[str]) -> tuple[str, ...]:
-    """Give metrics of single pictures, which any task can have beside its own.
+def with_more(own: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Add metrics of single pictures, which any task can have, to a task's own.
 
     Raises:
         CardError: if a name is no metric's, or one's that belongs to certain tasks.
@@ -571,7 +571,7 @@ def of_any_task(names: Iterable[str]) -> tuple[str, ...]:
     for name in found:
         if name not in anywhere:
             raise CardError(f"{name} belongs to certain tasks and can't be added; expected {', '.join(anywhere)}")
-    return found
+    return tuple(dict.fromkeys((*own, *found)))
 
 
 def of_measure(measure: str) -> tuple[str, ...]:

@@ -128,8 +128,7 @@ def load_task(
     """
     card = card_files.find_task(name, cards) if isinstance(name, str) else name
     if metrics:
-        added = catalogue.of_any_task(metrics)
-        card = card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *added)))})
+        card = card.model_copy(update={"metrics": catalogue.with_more(card.metrics, metrics)})
     native = native or card.protocol != "canonical"
     if label is not None and not LABEL.fullmatch(label):
         raise DataError(f"label {label!r}: expected small letters, digits, points and dashes, such as my-photos")

@@ -670,7 +670,7 @@ def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str
         if reason := foundation.lacking(features):
             raise CardError(f"--features {reason}")
         card = card.model_copy(update={"foundation": features})
-    return card.model_copy(update={"metrics": tuple(dict.fromkeys((*card.metrics, *catalogue.of_any_task(names))))})
+    return card.model_copy(update={"metrics": catalogue.with_more(card.metrics, names)})
 
 
 def tokenizers_of(names: list[str], weights: Sequence[str], extra: Path | None) -> list[TokenizerCard]:
