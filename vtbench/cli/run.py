@@ -292,7 +292,7 @@ def perform(command: Command, place: Place) -> int:
                 continue
             computed = None
             with apart(card.name):
-                own = chosen.folders.get(card.name) or given(weights)
+                own = _weights_of(card, chosen, weights)
                 computed = _Computed(card, command, place, how_many, step, required, chosen.named[card.name], own)
                 if team is not None:
                     team.meet()  # where one process can't load it, none goes on to its tasks
@@ -337,8 +337,8 @@ class _Chosen:
     """Protocols; none where each task takes its own."""
     named: dict[str, dict[str, list[str]]]
     """How each tokenizer is named in a command of its own."""
-    folders: dict[str, Mapping[str, Tensor]]
-    """Weights that came with a folder of diffusers'."""
+    folders: dict[str, str]
+    """Folders of diffusers', which hold the weights of these tokenizers."""
 
 
 def _chosen(command: Command, *, speaks: bool) -> _Chosen:
@@ -352,15 +352,15 @@ def _chosen(command: Command, *, speaks: bool) -> _Chosen:
     tokenizers = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
     if command.tokenizer == ["all"]:
         tokenizers = _fitting(tokenizers, tasks, speaks=speaks)
-    folders: dict[str, Mapping[str, Tensor]] = {}
+    folders: dict[str, str] = {}
     named = {card.name: {"tokenizer": [card.name]} for card in tokenizers}
     for one in command.diffusers:
-        from vtbench.networks.diffusers import card_for, load_folder
+        from vtbench.networks.diffusers import card_for
 
         tokenizers.append(card_for(one))
         named[tokenizers[-1].name] = {"diffusers": [one]}
         if Path(one).is_dir():
-            folders[tokenizers[-1].name] = load_folder(one)
+            folders[tokenizers[-1].name] = one
     if not tokenizers:
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
     if command.name is not None and (len(tokenizers) > 1 or not weights):
@@ -369,6 +369,17 @@ def _chosen(command: Command, *, speaks: bool) -> _Chosen:
         raise CardError(f"--name {command.name!r}: {LABEL_FORM}")
     rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
     return _Chosen(tasks, tokenizers, rules, named, folders)
+
+
+def _weights_of(
+    card: TokenizerCard, chosen: _Chosen, weights: Sequence[str]
+) -> str | list[str] | Mapping[str, Tensor] | None:
+    """What `load_tokenizer` is given for a tokenizer; a folder of diffusers' is read only for what is computed."""
+    if card.name not in chosen.folders:
+        return given(weights)
+    from vtbench.networks.diffusers import load_folder
+
+    return load_folder(chosen.folders[card.name])
 
 
 def _is_finished(command: Command, place: Place) -> bool:
