@@ -369,6 +369,26 @@ def test_what_is_wrong_with_one_network_leaves_the_others_their_runs(
     assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
 
 
+@pytest.mark.parametrize(
+    ("encode", "code", "said"),
+    [
+        ("raise RuntimeError('planted')", 3, "RuntimeError: planted"),
+        ("return Codes(latent=x * float('nan'))", 2, "breaks on reconstruction@cats: all 2 pictures failed"),
+    ],
+)
+def test_what_is_wrong_with_one_network_of_one_process_is_said_once_by_the_command(
+    encode: str, code: int, said: str, tmp_path: Path
+) -> None:
+    tokenizers = ("jpeg", "breaks", "webp", "avif-q20")  # two for each process
+    named = [part for one in tokenizers for part in ("-t", one)]
+    done = run_breaking(tmp_path, encode, *named, "--processes", 2)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count(f"vtbench: {said}") + done.stderr.count(f"vtbench: breaks on reconstruction: {said}") == 1
+    assert done.stderr.count("see above: breaks on reconstruction") == 1
+    ran = sorted(run.tokenizer for run in results.read_runs(tmp_path / "results"))
+    assert ran == ["avif-q20", "jpeg-q75", "webp-q75"]
+
+
 def test_what_is_wrong_with_one_task_leaves_a_network_the_others(tmp_path: Path) -> None:
     fails = "return Codes(latent=x if x.shape[-1] == 256 else x * float('nan'))"
     done = run_breaking(tmp_path, fails, "-t", "breaks", "--task", "kodak", "--task", "detail")
@@ -383,10 +403,11 @@ def test_weights_that_one_process_lacks_are_one_line_and_leave_the_others_their_
     """In the last section of the command: what comes after it in that process hides nothing."""
     lacks = "super().__init__(); 'LOCAL_RANK' in os.environ and self.lack()"
     lacks += "\n    def lack(self): raise WeightsError('no weights here')"
-    done = run_breaking(tmp_path, "return Codes(latent=x)", "-t", "jpeg", "-t", "breaks", "--processes", 2, begin=lacks)
+    own = ("-t", "jpeg", "-t", "webp", "-t", "breaks", "--processes", 2)  # the third is shared by both processes
+    done = run_breaking(tmp_path, "return Codes(latent=x)", *own, begin=lacks)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("no weights here") == 1 and "Traceback" not in done.stderr, done.stderr
-    assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
+    assert sorted(run.tokenizer for run in results.read_runs(tmp_path / "results")) == ["jpeg-q75", "webp-q75"]
 
 
 def test_a_package_that_lacks_is_said_of_its_tokenizer_alone(tmp_path: Path) -> None:

@@ -203,3 +203,17 @@ def test_hashes_are_kept_of_settled_files_as_they_are(tmp_path: Path) -> None:
     a_byte(old)
     files.recall_hashes(kept)
     assert files.sha256(old) != digest
+
+
+def test_hashes_that_another_process_kept_meanwhile_are_kept_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, old = tmp_path / "hashes.json", time.time() - 3600
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (old, old))
+        monkeypatch.setattr(files, "_is_settled", lambda stamp: True)
+        monkeypatch.setattr(files, "_hashed", {})  # a process of its own
+        files.sha256(tmp_path / name)
+        files.keep_hashes(place)
+    assert [Path(name).name for name, _, _ in json.loads(place.read_text())] == ["first", "second"]

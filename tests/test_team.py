@@ -79,6 +79,36 @@ def test_rank_0_gathers_from_all_and_announces_to_all() -> None:
     assert together(3, work) == [[0, 10, 20]] * 3
 
 
+def test_each_piece_of_work_is_dealt_to_one_process_and_none_waits_for_another() -> None:
+    def work(member: Team) -> object:
+        own = []
+        for number in member.deal(7):
+            own.append(number)
+            time.sleep(1.0 if member.rank == 0 else 0.05)  # who is slow is given less
+        gathered = member.gather(own)
+        return [gathered, list(member.deal(0))]
+
+    (parts, none), second, third = together(3, work)
+    assert sorted(number for part in parts for number in part) == list(range(7))
+    assert len(parts[0]) == 1
+    assert none == [] and second == third == [None, []]
+
+
+def test_who_fails_with_a_piece_of_work_ends_the_others_before_their_next() -> None:
+    def work(member: Team) -> object:
+        own = []
+        for number in member.deal(1000):
+            own.append(number)
+            if member.rank == 1:
+                raise ResultError("the disk is full")
+            time.sleep(0.05)
+        return own
+
+    first, second = together(2, work)
+    assert isinstance(first, VtbenchError) and "the disk is full" in str(first)
+    assert isinstance(second, ToldError | ResultError)
+
+
 def test_pictures_of_all_are_counted_by_rank_0() -> None:
     told: list[int] = []
 
@@ -493,6 +523,23 @@ def test_processes_of_one_machine_make_one_run_and_find_it_finished(data: Path, 
     again = finish([sys.executable, "-X", "importtime", *said[1:]])
     assert again.returncode == 0 and "protocol canonical" in again.stdout
     assert "| torch\n" not in again.stderr, "a finished run needs no torch and no processes"
+
+
+def test_small_tasks_are_dealt_out_by_tokenizers_and_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    """Five of them and two processes: the fifth is shared."""
+    tokenizers = ["jpeg-q10", "jpeg-q75", "webp-q5", "avif-q20", "control-mean"]
+    said = ["-m", "vtbench", "run", "--task", "reconstruction", "--task", "detail", "--limit", "20"]
+    said += [part for name in tokenizers for part in ("-t", name)]
+    for place, more in ((tmp_path / "one", []), (tmp_path / "two", ["--processes", "2"])):
+        done = finish([sys.executable, *said, *more, "--out", str(place / "r"), "--work", str(place / "w")])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("protocol canonical") == 2, "one table a task"
+    assert "4 tokenizers" in done.stdout and done.stdout.count("160/160 ") == 1, "one bar for those that are dealt out"
+    assert done.stdout.count("control-mean on ") == 2
+    for task in ("reconstruction", "detail"):
+        for name in tokenizers:
+            one, two = ((tmp_path / place / "w" / task / name / "images.parquet") for place in ("one", "two"))
+            assert one.read_bytes() == two.read_bytes()
 
 
 def test_what_is_wrong_with_a_shared_run_is_one_line(data: Path, tmp_path: Path) -> None:

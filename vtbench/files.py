@@ -84,6 +84,7 @@ def keep_hashes(path: Path) -> None:
     Raises:
         ResultError: if the place can't be written.
     """
+    recall_hashes(path)  # another process may have kept more meanwhile
     kept = []
     for (name, stamp), (digest, settled) in sorted(_hashed.items()):
         with contextlib.suppress(OSError):

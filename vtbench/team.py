@@ -61,7 +61,9 @@ class Team:
     Several pieces of work, of which one may fail without the others, are sections of their own.
     """
 
-    def __init__(self, store: Store, rank: int, world: int, *, wait: float, job: str | None = None) -> None:
+    def __init__(
+        self, store: Store, rank: int, world: int, *, wait: float, job: str | None = None, alike: bool = False
+    ) -> None:
         """Make a team.
 
         Args:
@@ -70,8 +72,9 @@ class Team:
             world: how many they are.
             wait: seconds without any progress of anyone after which the team ends.
             job: names the start of all of them, the same after a restart; None where nothing does.
+            alike: whether one of them started the others on its machine, so that none computes other numbers.
         """
-        self.rank, self.world, self.job = rank, world, job
+        self.rank, self.world, self.job, self.alike = rank, world, job, alike
         self._meeting, self._store, self._wait = store, store, wait
         self._own = uuid.uuid4().hex
         self._welcomed: dict[int, bytes] = {}
@@ -103,7 +106,7 @@ class Team:
 
         _check_available()
         store = _local_store(0)
-        team, spawn = cls(store, 0, world, wait=wait), multiprocessing.get_context("spawn")
+        team, spawn = cls(store, 0, world, wait=wait, alike=True), multiprocessing.get_context("spawn")
         for rank in range(1, world):
             process: BaseProcess = spawn.Process(target=_begin, args=(store.port, rank, world, wait, work))
             process.start()
@@ -265,6 +268,21 @@ class Team:
         """
         self.gather(None)
         self.announce(lambda: None)
+
+    def deal(self, count: int) -> Iterator[int]:
+        """Give out pieces of work, numbered from 0, each to the process that asks first; all call it together.
+
+        Raises:
+            VtbenchError: if another process failed meanwhile.
+        """
+        key = self._next()
+        while True:
+            with self._asked():
+                self._look()
+                number = self._store.add(key, 1) - 1
+            if number >= count:
+                return
+            yield number
 
     def agree(self, what: str, said: object) -> None:
         """Refuse processes that would not do the same.
@@ -436,7 +454,7 @@ def cores() -> int:
 def _begin(port: int, rank: int, world: int, wait: float, work: Callable[[Team], None]) -> None:
     """Do a process's part of a team whose rank 0 started it."""
     os.environ["LOCAL_RANK"] = str(rank)  # numbers its GPU, as torchrun does
-    work(Team(_local_store(port), rank, world, wait=wait))
+    work(Team(_local_store(port), rank, world, wait=wait, alike=True))
 
 
 def _local_store(port: int) -> TCPStore:

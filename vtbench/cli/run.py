@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -234,7 +234,7 @@ def perform(command: Command, place: Place) -> int:
     Raises:
         VtbenchError: if the user can mend something.
     """
-    team, weights = place.team, command.weights
+    team = place.team
     files.recall_hashes(place.work / finished.HASHES)
     chosen = _chosen(command, speaks=place.speaks)
     check_sizes(chosen.tokenizers, chosen.tasks)
@@ -243,8 +243,8 @@ def perform(command: Command, place: Place) -> int:
     required = tuple(one.strip() for one in command.require.split(",") if one.strip())
     _check_required(required, chosen.tasks)
     step = command.step
-    if step is None and weights:
-        step = _step_of(weights[0])
+    if step is None and command.weights:
+        step = _step_of(command.weights[0])
 
     how_many = _count(command.batch_size)
     if team is not None:
@@ -252,55 +252,9 @@ def perform(command: Command, place: Place) -> int:
             "what they are to run",
             [[card.name for card in chosen.tokenizers], [card.name for card in chosen.tasks], chosen.rules],
         )
-    asked = _Asked(command, place, chosen.named, chosen.rules)
-    ended = asked.ended(chosen)
-    left = [task for task in chosen.tasks if any(ended[card.name, task.name] is None for card in chosen.tokenizers)]
-    opened = {task.name: _opened(task, chosen.rules or [task.protocol], command) for task in left}
-
-    done: list[Run] = []
-    refused: list[str] = []
-    broken: list[str] = []
-    alone = len(ended) == 1
-
-    @contextmanager
-    def apart(name: str) -> Iterator[None]:
-        """Keep what is wrong with one tokenizer, or with it on one task, from the others of the command."""
-        try:
-            with team.section(name) if team else nullcontext():
-                yield
-        except OF_ONE as error:
-            if alone:
-                raise
-            refused.append(name)
-            if place.speaks:
-                said = one_line(error)
-                whose = "" if said.startswith(name.partition(" ")[0]) else f"{name}: "  # many say it themselves
-                complaints.print(f"vtbench: {whose}{said}")
-        except VtbenchError:
-            raise
-        except Exception as error:
-            if alone:
-                raise
-            broken.append(name)
-            complaints.print(traceback.format_exc())
-            complaints.print(f"vtbench: {name}: {type(error).__name__}: {one_line(error)}")
-
+    work = _Work(command, place, chosen, how_many, step, required)
     try:
-        for card in chosen.tokenizers:
-            done += [run for task in chosen.tasks for run in ended[card.name, task.name] or []]
-            if not (lacking := [task for task in chosen.tasks if ended[card.name, task.name] is None]):
-                continue
-            computed = None
-            with apart(card.name):
-                own = _weights_of(card, chosen, weights)
-                computed = _Computed(card, command, place, how_many, step, required, chosen.named[card.name], own)
-                if team is not None:
-                    team.meet()  # where one process can't load it, none goes on to its tasks
-            for task in lacking if computed else ():
-                with apart(f"{card.name} on {task.name}"):
-                    runs = computed.runs(task.name, opened[task.name])
-                    asked.remember(card, task, runs)
-                    done += runs
+        work.do()
     except KeyboardInterrupt:
         if place.speaks:
             complaints.print(
@@ -309,15 +263,16 @@ def perform(command: Command, place: Place) -> int:
         raise typer.Exit(INTERRUPTED) from None
     finally:
         if place.speaks:
-            print_runs(done)
-    if broken:
-        complaints.print(f"vtbench: ended by an exception, see above: {', '.join(broken)}")
-        return 3
-    if refused:
+            print_runs(work.came.done)
+    if work.came.broken:
         if place.speaks:
-            complaints.print(f"vtbench: without a result, see above: {', '.join(refused)}")
+            complaints.print(f"vtbench: ended by an exception, see above: {', '.join(work.came.broken)}")
+        return 3
+    if work.came.refused:
+        if place.speaks:
+            complaints.print(f"vtbench: without a result, see above: {', '.join(work.came.refused)}")
         return 2
-    if place.speaks and done:
+    if place.speaks and work.came.done:
         elsewhere = "" if place.out == Path("results") else f" --results {shlex.quote(str(place.out))}"
         console.print(
             f"\nSummaries are in {place.out}, per-image tables in {place.work}; "
@@ -325,6 +280,138 @@ def perform(command: Command, place: Place) -> int:
             soft_wrap=True,
         )
     return 0
+
+
+@dataclass
+class _Came:
+    """What came of the runs of a command."""
+
+    done: list[Run]
+    refused: list[str]
+    """Tokenizers, or such on one task, without a result for something that the user can mend."""
+    broken: list[str]
+    """Those that an exception ended."""
+
+
+class _Work:
+    """The runs that a command asks for: finds those that are there, and makes the others."""
+
+    def __init__(
+        self,
+        command: Command,
+        place: Place,
+        chosen: _Chosen,
+        batch_size: int | Literal["auto"],
+        step: float | None,
+        required: Sequence[str],
+    ) -> None:
+        self._command, self._place, self._chosen = command, place, chosen
+        self._batch_size, self._step, self._required = batch_size, step, required
+        self._asked = _Asked(command, place, chosen.named, chosen.rules)
+        ended = self._asked.ended(chosen)
+        self._alone = len(ended) == 1
+        self._left = {
+            card.name: [task for task in chosen.tasks if ended[card.name, task.name] is None]
+            for card in chosen.tokenizers
+        }
+        self._opened = {
+            task.name: _opened(task, chosen.rules or [task.protocol], command)
+            for task in chosen.tasks
+            if any(task in tasks for tasks in self._left.values())
+        }
+        self.came = _Came([run for runs in ended.values() for run in runs or []], [], [])
+
+    def do(self) -> None:
+        """Make all that is left, with the other processes of a team."""
+        if self._place.team is not None and self._place.team.alike:
+            self._deal(self._place.team)
+        for card in self._chosen.tokenizers:
+            if tasks := self._left[card.name]:
+                self._make(card, tasks, self._place, self._bar)
+
+    def _deal(self, team: Team) -> None:
+        """Give each process whole runs of small tasks, whose shards are too few to keep all of them busy.
+
+        Tokenizers that are no full round more are left to all processes together.
+        """
+        sizes = {name: _pictures(pairs, self._command.limit) for name, pairs in self._opened.items()}
+        small = {name for name, pictures in sizes.items() if pictures <= SMALL * team.world}
+        pieces = [
+            (card, own)
+            for card in self._chosen.tokenizers
+            if (own := [task for task in self._left[card.name] if task.name in small])
+        ]
+        pieces = pieces[: len(pieces) // team.world * team.world]
+        if not pieces:
+            return
+        for card, own in pieces:
+            self._left[card.name] = [task for task in self._left[card.name] if task not in own]
+        in_all = sum(sizes[task.name] for _, own in pieces for task in own)
+        place = replace(self._place, team=None)
+        with (
+            _Bar(f"{len(pieces)} tokenizers", shown=team.rank == 0) as bar,
+            team.counting(lambda done: bar.update(done, in_all)),
+        ):
+            for number in team.deal(len(pieces)):
+                card, own = pieces[number]
+                turn = team.rank % len(own)  # each begins with another task, so no two compute the same originals
+                self._make(card, own[turn:] + own[:turn], place, lambda _, task: _Share(team, sizes[task.name]))
+            found = team.gather(self.came)
+        self.came = team.announce(lambda: _together(found or []))
+
+    def _make(self, card: TokenizerCard, tasks: Sequence[TaskCard], place: Place, shown: _Shown) -> None:
+        """Make the runs of a tokenizer; what is wrong with it on one task keeps nobody from the others."""
+        computed = None
+        with self._apart(card.name, place):
+            computed = _Computed(
+                *(card, self._command, place, self._batch_size, self._step, self._required),
+                self._chosen.named[card.name],
+                _weights_of(card, self._chosen, self._command.weights),
+            )
+            if place.team is not None:
+                place.team.meet()  # where one process can't load it, none goes on to its tasks
+        for task in tasks if computed else ():
+            with self._apart(f"{card.name} on {task.name}", place), shown(card, task) as progress:
+                runs = computed.runs(task.name, self._opened[task.name], progress)
+                self._asked.remember(card, task, runs)
+                self.came.done += runs
+
+    @contextmanager
+    def _apart(self, name: str, place: Place) -> Iterator[None]:
+        """Keep what is wrong with one tokenizer, or with it on one task, from the others of the command."""
+        try:
+            with place.team.section(name) if place.team else nullcontext():
+                yield
+        except OF_ONE as error:
+            if self._alone:
+                raise
+            self.came.refused.append(name)
+            if place.speaks:
+                said = one_line(error)
+                whose = "" if said.startswith(name.partition(" ")[0]) else f"{name}: "  # many say it themselves
+                complaints.print(f"vtbench: {whose}{said}")
+        except VtbenchError:
+            raise
+        except Exception as error:
+            if self._alone:
+                raise
+            self.came.broken.append(name)
+            complaints.print(traceback.format_exc())
+            complaints.print(f"vtbench: {name}: {type(error).__name__}: {one_line(error)}")
+
+    def _bar(self, card: TokenizerCard, task: TaskCard) -> _Bar:
+        return _Bar(_title(card, self._opened[task.name]), shown=self._place.speaks)
+
+
+def _together(parts: Sequence[object]) -> _Came:
+    """Put together what came of the runs of each process."""
+    came = _Came([], [], [])
+    for part in parts:
+        assert isinstance(part, _Came)
+        came.done += part.done
+        came.refused += part.refused
+        came.broken += part.broken
+    return came
 
 
 @dataclass(frozen=True)
@@ -472,31 +559,30 @@ class _Computed:
             compiled=command.compile,
         )
 
-    def runs(self, task: str, pairs: Sequence[tuple[Task | str, str | None]]) -> list[Run]:
+    def runs(self, task: str, pairs: Sequence[tuple[Task | str, str | None]], shown: _Bar | _Share) -> list[Run]:
         """Evaluate on the task of a card, under all of its protocols, and keep the pictures that are wanted."""
         from vtbench.engine import Settings, evaluate_together
 
         command, place = self._command, self._place
-        with _Bar(_title(self._card, pairs), shown=place.speaks) as bar:
-            how = Settings(
-                out=place.out,
-                work=place.work,
-                batch_size=self._batch_size,
-                limit=command.limit,
-                label=command.name,
-                step=self._step,
-                require=self._required,
-                overwrite=place.overwrite,
-                rank=place.rank,
-                world=place.world,
-                wait=place.wait,
-                workers=place.workers,
-                team=place.team,
-                compute=place.compute,
-                command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
-                merging=bar.merge,
-            )
-            runs = evaluate_together(self._loaded, pairs, how, bar.update)
+        how = Settings(
+            out=place.out,
+            work=place.work,
+            batch_size=self._batch_size,
+            limit=command.limit,
+            label=command.name,
+            step=self._step,
+            require=self._required,
+            overwrite=place.overwrite,
+            rank=place.rank,
+            world=place.world,
+            wait=place.wait,
+            workers=place.workers,
+            team=place.team,
+            compute=place.compute,
+            command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
+            merging=shown.merge,
+        )
+        runs = evaluate_together(self._loaded, pairs, how, shown.update)
         for (its_task, _), ended in zip(pairs, runs, strict=True):
             if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
                 folder = place.work / ended.task / ended.name
@@ -519,6 +605,9 @@ def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:
             said[name] = whole(said[name])
     return said
 
+
+SMALL = 128
+"""Pictures a process up to which a task is small: eight shards, of which the last may leave others idle."""
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
@@ -597,6 +686,12 @@ def _opened(card: TaskCard, rules: Sequence[str], command: Command) -> list[tupl
         for one in dict.fromkeys(native)
     }
     return [(tasks[one], rule) for one, rule in zip(native, rules, strict=True)]
+
+
+def _pictures(pairs: Sequence[tuple[Task | str, str | None]], limit: int | None) -> int:
+    """Count the pictures of a task that was opened."""
+    count = max(len(task) for task, _ in pairs if not isinstance(task, str))
+    return count if limit is None else min(count, limit)
 
 
 def _title(card: TokenizerCard, pairs: Sequence[tuple[Task | str, str | None]]) -> str:
@@ -786,6 +881,31 @@ class _Bar:
         if now - self._merge_began > LONG_MERGE:
             said = f"{self._title}, merging shards"
             self._progress.update(self._task, description=said, completed=shard, total=shards, rate="")
+
+
+class _Share:
+    """Reports to a team what is done of a run that this process makes by itself."""
+
+    def __init__(self, team: Team, pictures: int) -> None:
+        self._team, self._pictures, self._done = team, pictures, 0
+
+    def __enter__(self) -> _Share:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.update(1, 1)  # whatever became of it, nothing of it is left
+
+    def update(self, done: int, total: int) -> None:
+        """Report the pictures that came in since the last call; several protocols count them one after the other."""
+        now = self._pictures * done // max(1, total)
+        self._team.add(max(0, now - self._done))
+        self._done = max(self._done, now)
+
+    def merge(self, shard: int, shards: int) -> None:
+        """Say nothing: small runs are merged at once."""
+
+
+_Shown = Callable[[TokenizerCard, TaskCard], "_Bar | _Share"]
 
 
 def print_runs(runs: Sequence[Run]) -> None:
