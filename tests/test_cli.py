@@ -401,7 +401,7 @@ def test_what_is_wrong_with_one_task_leaves_a_network_the_others(tmp_path: Path)
 
 def test_weights_that_one_process_lacks_are_one_line_and_leave_the_others_their_runs(tmp_path: Path) -> None:
     """In the last section of the command: what comes after it in that process hides nothing."""
-    lacks = "super().__init__(); 'LOCAL_RANK' in os.environ and self.lack()"
+    lacks = "super().__init__(); 'VTBENCH_LOCAL_RANK' in os.environ and self.lack()"
     lacks += "\n    def lack(self): raise WeightsError('no weights here')"
     own = ("-t", "jpeg", "-t", "webp", "-t", "breaks", "--processes", 2)  # the third is shared by both processes
     done = run_breaking(tmp_path, "return Codes(latent=x)", *own, begin=lacks)

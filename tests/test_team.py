@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import random
@@ -525,15 +526,39 @@ def test_processes_of_one_machine_make_one_run_and_find_it_finished(data: Path, 
     assert "| torch\n" not in again.stderr, "a finished run needs no torch and no processes"
 
 
+SAYS_DEVICE = """
+import torch
+from vtbench import device
+def say(place, member):
+    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 8
+    with member:
+        (place / str(member.rank)).write_text(" ".join(map(device.pick, ("auto", "cuda", "cpu"))))
+"""
+
+
+def test_each_process_of_one_machine_takes_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "says_device.py").write_text(SAYS_DEVICE)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "said").mkdir()
+    say = importlib.import_module("says_device").say
+    with Team.start(3, functools.partial(say, tmp_path / "said"), wait=60):
+        wait_for(lambda: len(list((tmp_path / "said").iterdir())) == 2)
+    found = {path.name: path.read_text() for path in (tmp_path / "said").iterdir()}
+    assert found == {"1": "cuda:1 cuda:1 cpu", "2": "cuda:2 cuda:2 cpu"}
+
+
 def test_small_tasks_are_dealt_out_by_tokenizers_and_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
     """Five of them and two processes: the fifth is shared."""
     tokenizers = ["jpeg-q10", "jpeg-q75", "webp-q5", "avif-q20", "control-mean"]
     said = ["-m", "vtbench", "run", "--task", "reconstruction", "--task", "detail", "--limit", "20"]
     said += [part for name in tokenizers for part in ("-t", name)]
     for place, more in ((tmp_path / "one", []), (tmp_path / "two", ["--processes", "2"])):
-        done = finish([sys.executable, *said, *more, "--out", str(place / "r"), "--work", str(place / "w")])
+        places = ["--out", str(place / "r"), "--work", str(place / "w")]
+        done = finish([sys.executable, *said, *more, *places])
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("protocol canonical") == 2, "one table a task"
+        again = finish([sys.executable, "-X", "importtime", *said, *more, *places])
+        assert "| torch\n" not in again.stderr, "whoever made them, the runs are found finished without torch"
     assert "4 tokenizers" in done.stdout and done.stdout.count("160/160 ") == 1, "one bar for those that are dealt out"
     assert done.stdout.count("control-mean on ") == 2
     for task in ("reconstruction", "detail"):

@@ -19,11 +19,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+NUMBER = "VTBENCH_LOCAL_RANK"
+"""The variable by which a process that started others on its machine numbers them, from 1; its own number is 0."""
+
+
 def pick(device: str) -> str:
     """Resolve "auto" and "cuda", and refuse a device that can't be used here (`unusable`).
 
-    Both are the GPU that $LOCAL_RANK numbers, where torchrun set it, and the first GPU without it. Where there is no
-    GPU, "auto" is the CPU.
+    Both are the GPU of this process's number, where torchrun or `Team.start` gave it one, and the first GPU without it.
+    Where there is no GPU, "auto" is the CPU.
 
     Raises:
         VtbenchError: naming the device.
@@ -31,9 +35,10 @@ def pick(device: str) -> str:
     if device == "auto" and not torch.cuda.is_available():
         return "cpu"
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-        return "cuda"
+        number = os.environ.get(NUMBER)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # without it $LOCAL_RANK may be anybody's
+            number = os.environ.get("LOCAL_RANK", "0")
+        return "cuda" if number is None else f"cuda:{int(number) % torch.cuda.device_count()}"
     if reason := unusable(device):
         raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto")
     return device

@@ -453,7 +453,9 @@ def cores() -> int:
 
 def _begin(port: int, rank: int, world: int, wait: float, work: Callable[[Team], None]) -> None:
     """Do a process's part of a team whose rank 0 started it."""
-    os.environ["LOCAL_RANK"] = str(rank)  # numbers its GPU, as torchrun does
+    from vtbench import device
+
+    os.environ[device.NUMBER] = str(rank)
     work(Team(_local_store(port), rank, world, wait=wait, alike=True))
 
 

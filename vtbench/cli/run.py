@@ -373,7 +373,8 @@ class _Work:
         for task in tasks if computed else ():
             with self._apart(f"{card.name} on {task.name}", place), shown(card, task) as progress:
                 runs = computed.runs(task.name, self._opened[task.name], progress)
-                self._asked.remember(card, task, runs)
+                if place.speaks:
+                    self._asked.remember(card, task, runs)
                 self.came.done += runs
 
     @contextmanager
@@ -507,7 +508,7 @@ class _Asked:
 
     def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
         """Leave beside finished runs what they were asked for."""
-        if not self._place.speaks or not self._place.compute:
+        if not self._place.compute:
             return
         by_rule = {run.protocol: run for run in runs}
         for rule in self._rules_of(task):
