@@ -40,7 +40,7 @@ from vtbench.task import Task
 
 SIDE = 256
 
-Features = Callable[[Tensor], np.ndarray[Any, Any]]
+Features = Callable[[Tensor], Tensor]
 
 
 def photographs(folder: Path, count: int) -> Task:
@@ -67,7 +67,7 @@ def photographs(folder: Path, count: int) -> Task:
 
 def made_up_inception(device: torch.device) -> Features:
     """Build Inception with made-up weights: its speed does not depend on them."""
-    return FrechetDistance(inception=inception_state(), device=device).features
+    return FrechetDistance(inception=inception_state(), device=device).pooled
 
 
 class Spent(NamedTuple):

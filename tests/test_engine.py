@@ -874,6 +874,62 @@ def test_memory_that_ends_is_known_by_what_is_said_and_what_held_it_lets_go(said
         raise RuntimeError("a bug")
 
 
+class Failing(torch.nn.Module):
+    """A tokenizer of one index a picture, by its first level; some pictures fail in the decoder, some have no code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+        self.decoded: list[list[int]] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in super().__getstate__().items() if name != "decoded"}
+
+    def encode(self, x: torch.Tensor) -> Codes:
+        first = ((x[:, 0, 0, 0] + 1) * 127.5).round().long()
+        return Codes(indices=(first[:, None, None],), codebook_sizes=(200,))
+
+    def decode(self, codes: Codes) -> torch.Tensor:
+        first = codes.indices[0][:, 0, 0]
+        self.decoded.append(first.tolist())
+        grey = (first / 127.5 - 1) * self.gain
+        grey = torch.where(first % 3 == 0, torch.nan, grey)
+        return grey[:, None, None, None].expand(-1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_a_device_that_is_waited_for_once_a_batch_gives_the_same_rows(
+    batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where pictures fail in the decoder, or have indices that are no codes, in the first batch or a later one."""
+    levels = [7, 8, 10, 250, 9, 11, 13, 240, 12, 14, 16, 17, 19, 20, 199, 200, 1, 2, 4, 5]
+    (tmp_path / "in").mkdir()
+    for number, level in enumerate(levels):
+        Image.new("RGB", (64, 64), (level, level, level)).save(tmp_path / "in" / f"{number:02}.png")
+    tables = []
+    for asynchronous in ((), ("cpu",)):
+        monkeypatch.setattr(shards, "ASYNCHRONOUS", asynchronous)
+        module = Failing()
+        place = tmp_path / str(len(tables))
+        run = evaluate(
+            wrap(module, name="failing"),
+            small_task(tmp_path / "in"),
+            out=place / "r",
+            work=place / "w",
+            batch_size=batch_size,
+        )
+        assert max(max(part) for part in module.decoded) == 199, "what is in no codebook is not looked up"
+        tables.append(images_of(place / "w", run))
+    pd.testing.assert_frame_equal(*tables)
+    reasons = tables[0]["reason"]
+    for level, reason, rate in zip(levels, reasons, tables[0]["bpp"], strict=True):
+        if level > 199:
+            assert f"gives indices from {level} to {level}, expected 0 to 199" in reason
+        else:
+            assert isinstance(reason, str) == (level % 3 == 0)
+        assert np.isfinite(rate) == (level <= 199), "the rate of codes is known though their picture failed"
+
+
 def test_passes_are_joined_on_the_cpu_where_the_device_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, join, tried = torch.zeros(1, 3, 4, 4), torch.cat, []
 
@@ -884,7 +940,9 @@ def test_passes_are_joined_on_the_cpu_where_the_device_has_no_memory(monkeypatch
         return join(parts)
 
     monkeypatch.setattr(torch, "cat", cat)
-    outcomes = [Outcome((Sample(str(n), picture[0]),), picture, picture, Codes(latent=picture), None) for n in range(2)]
+    outcomes = [
+        Outcome((Sample(str(n), picture[0]),), picture, picture, picture, Codes(latent=picture), None) for n in range(2)
+    ]
     whole = shards._joined(outcomes)
     assert [sample.id for sample in whole.samples] == ["0", "1"]
     assert len(whole.reference) == len(whole.codes) == 2

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
-from builders import inception_state
+from builders import inception_state, write_pictures
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 
-from vtbench import backbones, cards, images, metrics
+from vtbench import backbones, cards, catalogue, images, load_task, measures, metrics, plan, shards
+from vtbench import device as compute
 from vtbench.cards import Code, Input, TokenizerCard
 from vtbench.errors import VtbenchError
 from vtbench.metrics import frechet, learned, structure
 from vtbench.networks._diffusers import library_class
+from vtbench.passes import Passes
 from vtbench.tokenizer import Tokenizer, build_network
 from vtbench.types import Codes
 
@@ -157,6 +167,68 @@ def test_the_network_of_rfid_stays_on_its_device_and_never_waits_for_it(
 @pytest.fixture(scope="module")
 def inception() -> metrics.FrechetDistance:
     return metrics.FrechetDistance(inception=inception_state())
+
+
+# --- a batch of a run -------------------------------------------------------------------------------------------------
+
+
+def _batch(
+    network: nn.Module, inception: metrics.FrechetDistance, folder: Path, request: pytest.FixtureRequest
+) -> tuple[list[int], pa.Table]:
+    """Take four pictures through a network, its checks, pairs, features and codes on the GPU that isn't there.
+
+    Returns:
+        How many tensors came to the CPU each time that the GPU was waited for, and the rows.
+    """
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    task = load_task("reconstruction", data=write_pictures(folder, 4))
+    on_cpu = Tokenizer(_planted_card(), _Planted("none"), state="synthetic")
+    made = plan.make(
+        on_cpu, task, batch_size=4, protocol=None, limit=None, label=None, step=None, require=(), originals=None
+    )
+    reads = [shards._read(task, index) for index in range(4)]
+    distance = copy.deepcopy(inception)
+    distance.device = torch.device("cuda")
+    monkeypatch.setattr(frechet, "inception_features", lambda _: distance.pooled)
+    waits: list[int] = []
+
+    def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+        waits.append(len(tensors))
+        return [torch.ones(tensor.shape, dtype=tensor.dtype) for tensor in tensors]
+
+    def settle(found: Sequence[measures.Columns], beside: Sequence[Tensor] = ()) -> list[Tensor]:
+        with unset_fake_temporarily():  # what came to the CPU is real
+            return measures.settle(found, beside)
+
+    monkeypatch.setattr(shards, "settle", settle)
+    monkeypatch.setattr(compute, "fetch", fetch)
+    monkeypatch.setattr(compute, "mark", lambda _: 0.0)
+    monkeypatch.setattr(compute, "send", lambda tensor, device: tensor.to(device))  # nothing can be pinned here
+    mode = request.getfixturevalue("fake")
+    _faked(distance.network, mode)
+    tokenizer = Tokenizer(_planted_card(), _faked(network, mode), device="cuda", state="synthetic")
+    context = dataclasses.replace(made.measures[0].context, device=torch.device("cuda"))
+    found = [catalogue.find_metric(name) for name in ("psnr", "ssim", "rfid", "bpp", "code_usage")]
+    made = dataclasses.replace(made, tokenizer=tokenizer, measures=measures.build(found, context))
+    sheet = shards._Sheet(shards.Want(made, [0], lambda *_: None))
+    sheet.take(Passes(made), reads, range(4), last=True)
+    ((_, table),) = sheet.finished(4, last=True)
+    return waits, table
+
+
+def test_a_gpu_is_waited_for_once_a_batch(
+    inception: metrics.FrechetDistance, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    waits, table = _batch(_Planted("none"), inception, tmp_path / "in", request)
+    assert waits == [6], "psnr, ssim, features of both sides, codes, and the checks"
+    assert table["psnr"].to_pylist() == [1.0] * 4 and table["reason"].null_count == 4
+
+
+def test_a_gpu_that_is_asked_before_is_found(
+    inception: metrics.FrechetDistance, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(DataDependentOutputException):
+        _batch(_Planted("value"), inception, tmp_path / "in", request)
 
 
 # --- what it is for ---------------------------------------------------------------------------------------------------

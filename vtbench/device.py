@@ -7,8 +7,8 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,7 +71,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def mark(device: torch.device) -> float | torch.cuda.Event:
+Mark: TypeAlias = "float | torch.cuda.Event"
+"""A moment in what a device does."""
+
+
+def mark(device: torch.device) -> Mark:
     """Mark a moment in what a device does, for `between`; a GPU is not made to wait for it."""
     if device.type != "cuda":
         return time.perf_counter()
@@ -80,7 +84,7 @@ def mark(device: torch.device) -> float | torch.cuda.Event:
     return event
 
 
-def between(first: float | torch.cuda.Event, second: float | torch.cuda.Event) -> float:
+def between(first: Mark, second: Mark) -> float:
     """Give the seconds between two marks of one device."""
     if isinstance(first, torch.cuda.Event) and isinstance(second, torch.cuda.Event):
         second.synchronize()
@@ -94,6 +98,20 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Bring tensors of any devices to the CPU; a GPU is waited for once, whatever their number."""
+    found = []
+    for tensor in tensors:
+        if tensor.device.type == "cuda":
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            found.append(host.copy_(tensor, non_blocking=True))
+        else:
+            found.append(tensor.cpu())
+    for place in {tensor.device for tensor in tensors if tensor.device.type == "cuda"}:
+        torch.cuda.current_stream(place).synchronize()
+    return found
 
 
 CPU = torch.device("cpu")

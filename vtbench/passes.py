@@ -27,15 +27,28 @@ class Pass:
     """What one forward pass left of some pictures."""
 
     count: int
-    codes: Codes | None
-    """None where the network refused the picture."""
-    decoded: Tensor | None
-    """As the network gave it; of the type of `pictures` where these are given."""
-    reasons: Sequence[str | None]
-    seconds: tuple[float, float] = (0.0, 0.0)
-    """In the encoder and the decoder."""
-    pictures: Tensor | None = None
-    """What went in, on the device of `decoded`."""
+    codes: Codes
+    decoded: Tensor
+    """As the network gave it; in what `Passes.through` gives, of the type of what went in."""
+    checks: Tensor
+    """Whether pictures can be used, as `Tokenizer.flaws` takes it; nobody has waited for it."""
+    marks: Sequence[compute.Mark]
+    """Before the encoder, between the two, and after the decoder."""
+    most: int
+    """Pictures that a forward pass had room for."""
+
+    def seconds(self) -> tuple[float, float]:
+        """Give the seconds of a picture in the encoder and the decoder; waits for the device."""
+        before, between, after = self.marks
+        return compute.between(before, between) / self.count, compute.between(between, after) / self.count
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A picture that the network refused, or has no memory for."""
+
+    reason: str
+    count: int = 1
 
 
 class Passes:
@@ -47,18 +60,21 @@ class Passes:
         """Pictures that fit into one forward pass."""
         self._shared = False
         self._may_share = True
-        self._known: list[tuple[Tensor, list[Pass]]] = []
+        self._known: list[tuple[Tensor, list[Pass | Refused]]] = []
 
     def begin(self, *, shared: bool) -> None:
         """Begin a window; keep its passes where several plans take it."""
         self._shared = shared and self._may_share
         self._known = []
 
-    def through(self, pictures: Tensor) -> Iterator[Pass]:
+    def through(self, pictures: Tensor) -> Iterator[tuple[Tensor, Pass] | Refused]:
         """Take pictures of one size, as a measure feeds them, through the tokenizer, as many at once as memory lasts.
 
         Where they don't go through at once, what is done waits in the CPU's memory, so that all of the device's is
         there for the next ones.
+
+        Yields:
+            What went in, where `Pass.decoded` is, and what came of it; or one picture that was refused.
         """
         name = self._tokenizer.card.name
         done = 0
@@ -80,35 +96,30 @@ class Passes:
                     )
                     continue
                 size = f"{part.shape[-1]}x{part.shape[-2]}"
-                found = [Pass(1, None, None, [f"{name}: out of memory for {size} pixels"])]
+                found = [Refused(f"{name}: out of memory for {size} pixels")]
             done += len(part)
             while found:  # nothing of them is held here while the next ones go through
                 yield found.pop(0)
 
-    def _finished(self, pictures: Tensor, place: torch.device) -> list[Pass]:
+    def _finished(self, pictures: Tensor, place: torch.device) -> list[tuple[Tensor, Pass] | Refused]:
         """Take one batch through, bring what came out to the type of what went in, and both to a device."""
         tokenizer = self._tokenizer
         finish = tokenizer.floats if pictures.is_floating_point() else tokenizer.levels
-        found = []
+        found: list[tuple[Tensor, Pass] | Refused] = []
         done = 0
         for one in self._passed(pictures):
-            if one.codes is not None and one.decoded is not None:
-                latent = one.codes.latent
-                found.append(
-                    replace(
-                        one,
-                        # Indices are few; a latent may be as large as a picture.
-                        codes=one.codes if latent is None else replace(one.codes, latent=latent.to(place)),
-                        decoded=finish(one.decoded).to(place),
-                        pictures=compute.send(pictures[done : done + one.count], place),
-                    )
-                )
-            else:
+            if isinstance(one, Refused):
                 found.append(one)
+            else:
+                latent = one.codes.latent
+                # Indices are few; a latent may be as large as a picture.
+                codes = one.codes if latent is None else replace(one.codes, latent=latent.to(place))
+                went_in = compute.send(pictures[done : done + one.count], place)
+                found.append((went_in, replace(one, codes=codes, decoded=finish(one.decoded).to(place))))
             done += one.count
         return found
 
-    def _passed(self, pictures: Tensor) -> list[Pass]:
+    def _passed(self, pictures: Tensor) -> list[Pass | Refused]:
         """Take one batch through, unless an equal one went through in this window."""
         fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
         for known, found in self._known:
@@ -119,21 +130,20 @@ class Passes:
             self._known.append((fed, found))
         return found
 
-    def _tried(self, fed: Tensor) -> list[Pass]:
+    def _tried(self, fed: Tensor) -> list[Pass | Refused]:
         """Encode and decode one batch; where the network refuses it, each picture alone, to tell which one it was."""
         tokenizer, size = self._tokenizer, (fed.shape[-2], fed.shape[-1])
         marks = [compute.mark(tokenizer.device)]
         try:
             codes = tokenizer.encode_input(fed)
             marks.append(compute.mark(tokenizer.device))
-            decoded, reasons = tokenizer.decoded(codes, size)
+            decoded, checks = tokenizer.decoded(codes, size)
             marks.append(compute.mark(tokenizer.device))
         except DataError as error:
             if len(fed) > 1:
                 return [one for picture in fed[:, None] for one in self._tried(picture)]
-            return [Pass(1, None, None, [str(error)])]
-        seconds = (compute.between(*marks[:2]), compute.between(*marks[1:]))
-        return [Pass(len(fed), codes, decoded, reasons, seconds)]
+            return [Refused(str(error))]
+        return [Pass(len(fed), codes, decoded, checks, marks, self.most)]
 
 
 # --- before the first batch -------------------------------------------------------------------------------------------

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from vtbench import device as compute
 from vtbench.errors import DataError, NoMemoryError
-from vtbench.measures import Columns, Measure, Missing, Outcome, each
-from vtbench.passes import Passes
+from vtbench.measures import Columns, Measure, Missing, Outcome, each, settle
+from vtbench.passes import Pass, Passes, Refused
 from vtbench.plan import SHARD, Plan
 from vtbench.summary import Clock
 from vtbench.task import Task
 from vtbench.team import cores
-from vtbench.tokenizer import Tokenizer
+from vtbench.tokenizer import Flaw, Tokenizer
 from vtbench.types import Codes, Key, Sample, as_text
 
 AHEAD = 256 * 2**20
@@ -39,6 +39,12 @@ AHEAD = 256 * 2**20
 
 BEHIND = 2
 """Shards that may wait to be written; a slow disk makes the device wait, and fills no memory."""
+
+ASYNCHRONOUS = ("cuda",)
+"""Devices that compute while the host goes on.
+
+They are waited for once, when all of a batch is measured; earlier only after a picture that could not be used.
+"""
 
 Progress = Callable[[int, int], None]
 """Called with pictures done and pictures in all."""
@@ -193,18 +199,20 @@ def _limit(made: Plan) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """Pictures of one size that went through the tokenizer, and what there is to measure of them."""
+    """Pictures of one forward pass, and what there is to measure of them."""
 
     indices: Sequence[int]
-    reasons: Sequence[str | None]
+    rows: Sequence[int]
+    """Their places in the forward pass."""
+    done: Pass
     outcome: Outcome
 
     def at(self, rows: Sequence[int]) -> _Part:
         """Take some of the pictures."""
         if len(rows) == len(self.indices):
             return self
-        chosen = [self.indices[row] for row in rows], [self.reasons[row] for row in rows]
-        return _Part(*chosen, self.outcome.at(rows))
+        chosen = [self.indices[row] for row in rows], [self.rows[row] for row in rows]
+        return _Part(*chosen, self.done, self.outcome.at(rows))
 
 
 class _Sheet:
@@ -217,6 +225,7 @@ class _Sheet:
         self._parts: list[_Part] = []
         self._batch = next((measure.batch for measure in self.made.measures if measure.batch), None)
         self._again = _again(self.made.tokenizer)
+        self._trusts = self.made.tokenizer.device.type in ASYNCHRONOUS
 
     def lacks(self, pictures: range) -> bool:
         """Tell whether some of these pictures are of a shard that is lacked."""
@@ -243,19 +252,19 @@ class _Sheet:
 
     def _reconstruct(self, passes: Passes, group: Sequence[tuple[int, Sample, Tensor]]) -> None:
         start = 0
-        for done in passes.through(torch.stack([fed for _, _, fed in group])):
-            taken = group[start : start + done.count]
-            indices = [index for index, _, _ in taken]
-            if done.codes is None or done.decoded is None or done.pictures is None:
-                self._put("reason", indices[0], done.reasons[0])
-            else:
-                samples = tuple(sample for _, sample, _ in taken)
-                outcome = Outcome(samples, done.pictures, done.decoded, done.codes, self._again)
-                self._parts.append(_Part(indices, done.reasons, outcome))
-                for index in indices:
-                    if rows := self._rows.get(index // SHARD):
-                        rows.count(*(spent / done.count for spent in done.seconds), batch=passes.most)
-            start += done.count
+        pictures = torch.stack([fed for _, _, fed in group])
+        for found in passes.through(pictures):
+            if isinstance(found, Refused):
+                self._put("reason", group[start][0], found.reason)
+                start += found.count
+                continue
+            went_in, done = found
+            stop = start + done.count
+            samples = tuple(sample for _, sample, _ in group[start:stop])
+            outcome = Outcome(samples, went_in, done.decoded, pictures[start:stop], done.codes, self._again)
+            indices = [index for index, _, _ in group[start:stop]]
+            self._parts.append(_Part(indices, range(done.count), done, outcome))
+            start = stop
 
     def _complete(self, stop: int, *, last: bool) -> Iterator[list[_Part]]:
         """Give what can be measured together now: a window's pictures, or the batches that a protocol measures."""
@@ -283,17 +292,49 @@ class _Sheet:
         indices = [index for part in parts for index in part.indices]
         if not any(index // SHARD in self._rows for index in indices):
             return
-        reasons = [reason for part in parts for reason in part.reasons]
         outcome = _joined([part.outcome for part in parts])
-        for index, reason in zip(indices, reasons, strict=True):
-            if reason:
-                self._put("reason", index, reason)
-        every = range(len(indices))
-        whole = [row for row in every if reasons[row] is None] if any(reasons) else every
-        for measure in self.made.measures:
-            chosen = whole if measure.sees == "pictures" else every
-            if chosen:
-                self._measured(_columns(measure, outcome, chosen), [indices[row] for row in chosen])
+        checks = [part.done.checks for part in parts]
+        coded: Sequence[int] = range(len(indices))
+        whole = coded
+        if self._trusts:
+            columns = self._found(outcome, coded, whole)
+            checks = settle(columns, beside=checks)
+        flaws = self._flaws(parts, checks)
+        if not self._trusts or any(flaws):
+            self._trusts = False
+            coded = [row for row, flaw in enumerate(flaws) if flaw is None or not flaw.of_codes]
+            whole = [row for row, flaw in enumerate(flaws) if flaw is None]
+            columns = self._found(outcome, coded, whole)
+            settle(columns)
+        for index, flaw in zip(indices, flaws, strict=True):
+            if flaw is not None:
+                self._put("reason", index, flaw.reason)
+        for measure, found in zip(self.made.measures, columns, strict=True):
+            self._measured(found, [indices[row] for row in (whole if measure.sees == "pictures" else coded)])
+        for part in parts:
+            self._count(part)
+
+    def _found(self, outcome: Outcome, coded: Sequence[int], whole: Sequence[int]) -> list[Columns]:
+        """Measure the pictures whose codes can be used, and those that are whole."""
+        chosen = [whole if measure.sees == "pictures" else coded for measure in self.made.measures]
+        return [
+            _columns(measure, outcome, rows) if rows else {}
+            for measure, rows in zip(self.made.measures, chosen, strict=True)
+        ]
+
+    def _flaws(self, parts: Sequence[_Part], checks: Sequence[Tensor]) -> list[Flaw | None]:
+        found: list[Flaw | None] = []
+        for part, own in zip(parts, checks, strict=True):
+            flaws = self.made.tokenizer.flaws(part.done.codes, own)
+            found += [flaws[row] for row in part.rows]
+        return found
+
+    def _count(self, part: _Part) -> None:
+        """Count the time of pictures in the tokenizer."""
+        seconds = part.done.seconds()
+        for index in part.indices:
+            if rows := self._rows.get(index // SHARD):
+                rows.count(*seconds, batch=part.done.most)
 
     def _measured(self, columns: Columns, indices: Sequence[int]) -> None:
         """Set what a measure says of pictures; a missing value has its reason in a column beside it."""
@@ -372,6 +413,7 @@ def _joined_on(place: torch.device, outcomes: Sequence[Outcome]) -> Outcome:
         samples=tuple(sample for outcome in outcomes for sample in outcome.samples),
         reference=joined([outcome.reference for outcome in outcomes]),
         reconstruction=joined([outcome.reconstruction for outcome in outcomes]),
+        fed=torch.cat([outcome.fed for outcome in outcomes]),
         codes=Codes(
             indices=tuple(torch.cat(scale) for scale in zip(*(part.indices for part in codes), strict=True)),
             latent=joined(latents) if latents else None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module, metadata, util
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +86,15 @@ class Held(Protocol):
     def identity(self) -> tuple[WeightsOrigin, str]:
         """Hash its tensors as they are now."""
         ...
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """What is wrong with one picture that went through."""
+
+    reason: str
+    of_codes: bool
+    """Whether its codes can't be used either."""
 
 
 class Tokenizer:
@@ -175,7 +185,7 @@ class Tokenizer:
                 its card says.
         """
         check_pictures(pictures)
-        return self.encode_input(self.input_of(pictures))
+        return self._in_range(self.encode_input(self.input_of(pictures)))
 
     @torch.no_grad()
     def encode_floats(self, pictures: Tensor) -> Codes:
@@ -184,7 +194,7 @@ class Tokenizer:
         Raises:
             DataError: if the network takes other sizes, or its codes are not what its card says.
         """
-        return self.encode_input(self.input_of(pictures))
+        return self._in_range(self.encode_input(self.input_of(pictures)))
 
     def input_of(self, pictures: Tensor) -> Tensor:
         """Bring pictures, (B, 3, H, W), to what the network is fed: two equal ones are encoded alike.
@@ -203,7 +213,7 @@ class Tokenizer:
 
     @torch.no_grad()
     def encode_input(self, pictures: Tensor) -> Codes:
-        """Encode what `input_of` gave.
+        """Encode what `input_of` gave, without waiting for the device: whether all indices are codes, `flaws` says.
 
         Raises:
             DataError: if the network takes other sizes, or its codes are not what its card says.
@@ -249,38 +259,69 @@ class Tokenizer:
         Raises:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
         """
-        decoded, reasons = self.decoded(codes, size)
+        decoded, checks = self.decoded(codes, size)
+        reasons = [flaw.reason if flaw else None for flaw in self.flaws(codes, checks)]
         return (self.floats(decoded) if floats else self.levels(decoded)), reasons
 
     @torch.no_grad()
-    def decoded(self, codes: Codes, size: tuple[int, int]) -> tuple[Tensor, list[str | None]]:
-        """Give what the network decodes, as `levels` and `floats` take it, and why a picture can't be used, or None.
+    def decoded(self, codes: Codes, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Decode without waiting for the device.
+
+        Returns:
+            What the network decodes, as `levels` and `floats` take it, and what `flaws` takes to find out whether a
+            picture can be used.
 
         Raises:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
         """
+        on_device = _on(codes, self.device)
+        checks = [end for part in on_device.indices for end in part.flatten(1).aminmax(dim=1)]
         if self.card.kind == "understanding":
-            return torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device), [None] * len(codes)
-        with compute.exact():
-            decoded = self.network.decode(_on(codes, self.device)).to(self.device)
-        if decoded.dtype != torch.uint8:
-            decoded = decoded.float()
-        decoded = self._fitted(decoded, size, len(codes))
-        if not decoded.is_floating_point():
-            return decoded, [None] * len(codes)
-        finite = torch.isfinite(decoded).flatten(1).all(1).tolist()
-        reasons = [None if whole else f"{self.card.name}: {NOT_FINITE}" for whole in finite]
-        return (decoded if all(finite) else decoded.nan_to_num()), reasons
+            decoded = torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device)
+        else:
+            with compute.exact():
+                # A GPU that looks up what is in no codebook can't be used any more.
+                decoded = self.network.decode(_clamped(on_device)).to(self.device)
+            if decoded.dtype != torch.uint8:
+                decoded = decoded.float()
+            decoded = self._fitted(decoded, size, len(codes))
+        finite = torch.isfinite(decoded).flatten(1).all(1).long()
+        return decoded, torch.stack([finite, *checks], 1)
+
+    def flaws(self, codes: Codes, checks: Tensor) -> list[Flaw | None]:
+        """Say of each picture why it can't be used, or None; waits for what `decoded` gave beside the pictures."""
+        found: list[Flaw | None] = []
+        for finite, *ends in checks.tolist():
+            flaw = None if finite else Flaw(f"{self.card.name}: {NOT_FINITE}", of_codes=False)
+            for low, high, size in zip(ends[::2], ends[1::2], codes.codebook_sizes, strict=False):
+                if (error := _beyond(self.card, low, high, size)) is not None:
+                    flaw = Flaw(str(error), of_codes=True)
+            found.append(flaw)
+        return found
+
+    def _in_range(self, codes: Codes) -> Codes:
+        """Refuse indices that are no codes.
+
+        Raises:
+            DataError: with the index.
+        """
+        ends = [torch.stack(part.aminmax()) for part in codes.indices]
+        for (low, high), size in zip(torch.stack(ends).tolist() if ends else (), codes.codebook_sizes, strict=True):
+            if (error := _beyond(self.card, low, high, size)) is not None:
+                raise error
+        return codes
 
     def levels(self, decoded: Tensor) -> Tensor:
-        """Round what `decoded` gave to uint8."""
-        return images.to_uint8(decoded, self._decoded_span) if decoded.is_floating_point() else decoded
+        """Round what `decoded` gave to uint8; what is not finite becomes some level."""
+        if not decoded.is_floating_point():
+            return decoded
+        return images.to_uint8(decoded.nan_to_num(), self._decoded_span)
 
     def floats(self, decoded: Tensor) -> Tensor:
-        """Bring what `decoded` gave to floats within `span`, neither clamped nor rounded."""
+        """Bring what `decoded` gave to floats within `span`, neither clamped nor rounded; all of them finite."""
         if not decoded.is_floating_point():
             return images.to_float(decoded, self.span)
-        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
+        return images.from_unit(images.to_unit(decoded.nan_to_num(), self._decoded_span), self.span)
 
     def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
         """Crop what padding added; any other size than the input's is refused."""
@@ -393,8 +434,26 @@ def _on(codes: Codes, device: torch.device) -> Codes:
     )
 
 
+def _clamped(codes: Codes) -> Codes:
+    """Bring indices into their codebooks."""
+    sizes = codes.codebook_sizes or (None,) * len(codes.indices)
+    clamped = [part.clamp(0, size and size - 1) for part, size in zip(codes.indices, sizes, strict=True)]
+    return replace(codes, indices=tuple(clamped))
+
+
+def _refusal(card: TokenizerCard, what: str) -> DataError:
+    return DataError(f"{card.name}: its network {what}; correct the network, or its card")
+
+
+def _beyond(card: TokenizerCard, low: int, high: int, size: int) -> DataError | None:
+    """Refuse indices that are not all of a codebook."""
+    if low >= 0 and high < size:
+        return None
+    return _refusal(card, f"gives indices from {low} to {high}, expected 0 to {size - 1}")
+
+
 def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
-    """Refuse codes by which a network would tell its decoder more than its card says.
+    """Refuse codes by which a network would tell its decoder more than its card says; their values are not looked at.
 
     Args:
         card: its kind and codebook sizes.
@@ -404,10 +463,7 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
     Raises:
         DataError: saying what was given and what was expected.
     """
-
-    def refuse(what: str) -> DataError:
-        return DataError(f"{card.name}: its network {what}; correct the network, or its card")
-
+    refuse = partial(_refusal, card)
     if not isinstance(codes, Codes):
         raise refuse(f"encodes to a {type(codes).__name__}, expected vtbench.types.Codes")
     parts = {"indices": bool(codes.indices), "latent": codes.latent is not None, "bitstream": bool(codes.bitstream)}
@@ -437,10 +493,6 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
             raise refuse(f"gives {len(codes.indices)} index tensors and {len(found)} codebook sizes")
         if known and found not in (known, known[:1] * len(found) if len(set(known)) == 1 else known):
             raise refuse(f"has codebooks of {_sizes(found)} codes, its card says {_sizes(known)}")
-        ends = torch.stack([torch.stack(part.aminmax()) for part in codes.indices]).tolist()  # a GPU is waited for once
-        for (low, high), size in zip(ends, found, strict=True):
-            if low < 0 or high >= size:
-                raise refuse(f"gives indices from {low} to {high}, expected 0 to {size - 1}")
 
 
 def _sizes(sizes: Sequence[int]) -> str:

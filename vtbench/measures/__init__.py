@@ -22,6 +22,7 @@ import torch
 from pyarrow import compute as arrow
 from torch import Tensor
 
+from vtbench import device
 from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import CardError, DataError, NoMemoryError
@@ -40,8 +41,12 @@ class Missing:
     """Why, in a few words."""
 
 
-Column = Sequence[Any]
-"""One entry a picture: a number, a text, an array, None where the metric does not apply, or `Missing`."""
+Column = Sequence[Any] | Tensor
+"""One entry a picture: a number, a text, an array, None where the metric does not apply, or `Missing`.
+
+Where all have numbers, or arrays of one shape, a column may be one tensor, (B,) or (B, …), left where it was computed:
+all of a batch come to the CPU together (`settle`).
+"""
 
 Columns = dict[Key, Column]
 
@@ -59,6 +64,8 @@ class Outcome:
     """What went in, (B, 3, H, W): uint8, or float32 where a measure feeds the tokenizer itself (`Measure.feed`)."""
     reconstruction: Tensor
     """What came out, of the same shape and type."""
+    fed: Tensor
+    """`reference` on the CPU, where it came from."""
     codes: Codes
     """What crossed the bottleneck."""
     again: Callable[[Tensor], tuple[Tensor, Codes]]
@@ -68,8 +75,8 @@ class Outcome:
         """Take some pictures of the batch; those in a row are not copied."""
         chosen = picked(positions)
         samples = tuple(self.samples[position] for position in positions)
-        codes = self.codes.at(positions)
-        return Outcome(samples, self.reference[chosen], self.reconstruction[chosen], codes, self.again)
+        sides = self.reference[chosen], self.reconstruction[chosen], self.fed[chosen]
+        return Outcome(samples, *sides, self.codes.at(positions), self.again)
 
 
 @dataclass(frozen=True)
@@ -320,8 +327,27 @@ def each(
         return found
     half = len(rows) // 2
     parts = [(len(part), each(probe, names, part)) for part in (rows[:half], rows[half:])]
+    settle([columns for _, columns in parts])
     keys = dict.fromkeys(key for _, columns in parts for key in columns)
     return {key: [value for count, columns in parts for value in columns.get(key, [None] * count)] for key in keys}
+
+
+def settle(found: Sequence[Columns], beside: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Bring what columns hold on a device to the CPU, in its place: a number or an array a picture.
+
+    Args:
+        found: columns of one batch.
+        beside: tensors to bring along, so that a GPU is waited for once.
+
+    Returns:
+        Those of `beside` on the CPU.
+    """
+    places = [(columns, key, column) for columns in found for key, column in columns.items()]
+    held = [(columns, key, column) for columns, key, column in places if isinstance(column, Tensor)]
+    brought = device.fetch([*(column for _, _, column in held), *beside])
+    for (columns, key, _), tensor in zip(held, brought, strict=False):
+        columns[key] = tensor.tolist() if tensor.ndim == 1 else list(tensor.numpy())
+    return brought[len(held) :]
 
 
 def find(name: str) -> type[Measure]:

@@ -23,6 +23,8 @@ from vtbench.errors import ResultError
 
 T = TypeVar("T")
 
+Features = np.ndarray[Any, Any] | Tensor
+
 LIMIT = 4 * 2**30
 """Bytes that the folder may hold."""
 
@@ -66,8 +68,8 @@ class Originals:
                 self._texts[key] = read
         return [self._texts[key] for key in keys]
 
-    def arrays(self, pictures: Tensor, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Give the features, (B, d), of pictures (B, 3, H, W).
+    def arrays(self, pictures: Tensor, compute: Callable[[], Features]) -> Features:
+        """Give the features, (B, d), of pictures (B, 3, H, W); as they were computed where nothing is kept.
 
         They are kept by batch: in another batch the last bits of a feature may be others.
         """
@@ -76,7 +78,8 @@ class Originals:
         name = f"{_key(pictures, None)}.npy"
         found = self._get(name, _array)
         if found is None or len(found) != len(pictures):
-            found = compute()
+            made = compute()
+            found = made.cpu().numpy() if isinstance(made, Tensor) else made
             content = io.BytesIO()
             np.save(content, found, allow_pickle=False)
             self._put(name, content.getvalue())

@@ -15,7 +15,7 @@ class Measure(measures.Measure):
 
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
         """Give a column a metric and level; a chart has few of the metrics, and a curve levels of its own."""
-        triples = zip(outcome.samples, outcome.reference.cpu(), outcome.reconstruction.cpu(), strict=True)
+        triples = zip(outcome.samples, outcome.fed, outcome.reconstruction.cpu(), strict=True)
         found = [
             {_key(name): value for name, value in detail.measure(sample.attributes, before, after).items()}
             for sample, before, after in triples

@@ -34,7 +34,7 @@ class Measure(measures.Measure):
         if codes.latent_values is not None:
             columns[Key("latent_values")] = [codes.latent_values / pixels] * count
         for number, indices in enumerate(self._by_codebook(codes)):
-            columns[_key(number)] = list(indices.flatten(1).cpu().numpy())
+            columns[_key(number)] = indices.flatten(1)
         return columns
 
     def _by_codebook(self, codes: Codes) -> Sequence[Tensor]:

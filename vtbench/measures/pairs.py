@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
 from vtbench import device, measures
 from vtbench.errors import DataError
 from vtbench.measures import Column, Missing, Outcome, function
@@ -24,18 +21,11 @@ class Measure(measures.Measure):
         reference = outcome.reference.to(self.context.device)
         reconstruction = outcome.reconstruction.to(self.context.device)
         columns: dict[Key, Column] = {}
-        found: dict[str, Tensor] = {}
         for metric in self.metrics:
             call = function(metric.function or "")
-            columns[Key(metric.name)] = []
             try:
                 with device.exact():
-                    found[metric.name] = call(reference, reconstruction, **metric.options)
+                    columns[Key(metric.name)] = call(reference, reconstruction, **metric.options).double()
             except DataError as error:  # the pictures of a batch have one size, so none of them can be measured
                 columns[Key(metric.name)] = [Missing(str(error))] * len(outcome.samples)
-        if found:
-            # In one transfer: a GPU is waited for once.
-            rows = torch.stack([values.to(reference.device, torch.float64) for values in found.values()]).tolist()
-            for name, values in zip(found, rows, strict=True):
-                columns[Key(name)] = values
         return columns

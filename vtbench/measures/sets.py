@@ -4,8 +4,8 @@ A metric's `function(reference, reconstruction)` takes the features of both sets
 reconstruction of row i of the first, and gives the distance. Its options: `interval`, a function that gives both ends
 of the 95% interval; `sums`, a class that computes both from the features of one picture after the other, for sets that
 memory does not hold; `minimum`, the pictures under which it is refused; `features`, `package.module:name` of what makes
-the network, `name(device)`, whose result takes uint8 (B, 3, H, W) and gives (B, d) as an array: FID's Inception where
-left out.
+the network, `name(device)`, whose result takes uint8 (B, 3, H, W) and gives (B, d), an array or a tensor where it was
+computed: FID's Inception where left out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Compared = tuple[int, float | None, Ends]
 class Measure(measures.Measure):
     """Keeps the features of both sides of every picture; the distances come from all of them together."""
 
-    _networks: Mapping[str, Callable[[Tensor], np.ndarray[Any, Any]]] | None = None
+    _networks: Mapping[str, Callable[[Tensor], Features | Tensor]] | None = None
     _originals: Mapping[str, Originals]
 
     def columns(self, outcome: Outcome) -> Mapping[Key, Column]:
@@ -53,15 +53,12 @@ class Measure(measures.Measure):
             self._originals = {
                 path: Originals(folder, "features", path, self.context.computed_by) for path, folder in folders.items()
             }
-        sides = zip(SIDES, (outcome.reference, outcome.reconstruction), strict=True)
-        pictures = {side: tensor.to(self.context.device) for side, tensor in sides}
+        before, after = (side.to(self.context.device) for side in (outcome.reference, outcome.reconstruction))
         columns: dict[Key, Column] = {}
         for path, network in self._networks.items():
-            before, after = (pictures[side] for side in SIDES)
-            known = self._originals[path].arrays(outcome.reference, partial(network, before))
-            columns |= {
-                _key(path, side): list(found) for side, found in zip(SIDES, (known, network(after)), strict=True)
-            }
+            known = self._originals[path].arrays(outcome.fed, partial(network, before))
+            for side, found in zip(SIDES, (known, network(after)), strict=True):
+                columns[_key(path, side)] = found if isinstance(found, Tensor) else list(found)
         return columns
 
     def scores(self, table: Table) -> dict[str, Score]:

@@ -221,11 +221,12 @@ class _Reader:
         self, outcome: Outcome, boxes: Sequence[Boxes], originals: Sequence[list[str]]
     ) -> list[list[str]]:
         """Read reconstructions; on one that is its original to the last level the same is read."""
-        pairs = zip(outcome.reference, outcome.reconstruction, strict=True)
+        pictures = outcome.reconstruction.cpu()  # all at once: a GPU is waited for once
+        pairs = zip(outcome.fed, pictures, strict=True)
         changed = [row for row, (before, after) in enumerate(pairs) if not torch.equal(before, after)]
         found = list(originals)
         if changed:
-            read = self.read([outcome.reconstruction[row] for row in changed], [boxes[row] for row in changed])
+            read = self.read([pictures[row] for row in changed], [boxes[row] for row in changed])
             for row, texts in zip(changed, read, strict=True):
                 found[row] = texts
         return found

@@ -35,7 +35,7 @@ class Measure(measures.Measure):
         if found is None:
             columns |= {Key(name): [Missing(NO_TOKENS if tokens is None else NO_PLACE)] * count for name in names}
         else:
-            pictures = outcome.reference.permute(0, 2, 3, 1).cpu().numpy()
+            pictures = outcome.fed.permute(0, 2, 3, 1).numpy()
             each = [
                 _of_one(labels, picture, found.tokens)
                 for labels, picture in zip(found.labels.cpu().numpy(), pictures, strict=True)

@@ -160,13 +160,15 @@ class FrechetDistance:
         return real, fake
 
 
-def inception_features(device: torch.device) -> Callable[[Tensor], Floats]:
+def inception_features(device: torch.device) -> Callable[[Tensor], Tensor]:
     """Load FID's Inception network; the result gives the features, (B, 2048), of uint8 pictures (B, 3, H, W).
+
+    They stay on the device: nobody has waited for them.
 
     Raises:
         WeightsError: if its file is not on this machine.
     """
-    return FrechetDistance(device=device).features
+    return FrechetDistance(device=device).pooled
 
 
 def feed(
