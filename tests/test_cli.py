@@ -6,12 +6,14 @@ import os
 import pty
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 from builders import make_run, write_pictures
 
@@ -369,6 +371,22 @@ def test_what_is_wrong_with_one_network_leaves_the_others_their_runs(
     assert [run.tokenizer for run in results.read_runs(tmp_path / "results")] == ["jpeg-q75"]
 
 
+def test_an_exception_ends_any_command_with_its_traceback_and_a_code_of_its_own(place: Path, tmp_path: Path) -> None:
+    """Python would end with 1, by which the gate says that a check failed."""
+    alone = run_breaking(tmp_path, "raise RuntimeError('planted')", "-t", "breaks")
+    assert alone.returncode == 3, alone.stderr
+    assert "Traceback" in alone.stderr and alone.stderr.endswith("RuntimeError: planted\n")
+    whole, odd = place / "work" / "reconstruction@cats" / "jpeg-q75", tmp_path / "odd"
+    shutil.copytree(whole, odd)
+    table = pandas.read_parquet(odd / results.IMAGES)
+    table.assign(psnr="many").to_parquet(odd / results.IMAGES)
+    said = json.loads((odd / results.RUN).read_text())
+    said["digests"]["table"] = files.sha256(odd / results.IMAGES)
+    (odd / results.RUN).write_text(json.dumps(said))
+    gate = vtbench("check", odd, "--baseline", whole, "--max-drop", "psnr=0")
+    assert gate.returncode == 3 and "Traceback" in gate.stderr, gate.stderr
+
+
 @pytest.mark.parametrize(
     ("encode", "code", "said"),
     [
@@ -436,8 +454,6 @@ def test_a_package_that_lacks_is_said_of_its_tokenizer_alone(tmp_path: Path) -> 
 
 
 def test_validate_names_each_problem_and_the_leaderboard_shows_the_rest(place: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "results"
     shutil.copytree(place / "results", folder)
     task = folder / "reconstruction@cats"

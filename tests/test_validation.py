@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import subprocess
@@ -179,6 +180,100 @@ def test_other_weights_than_the_card_s_are_named(folder: Path) -> None:
     assert not validation.validate(folder).problems
     placed(folder, make_run("tiny-fsq-f8", weights="packaged", digests=digests | {"weights": "0" * 64}))
     assert "not the one on the card" in only_problem(folder)[1]
+
+
+def test_weights_are_known_by_the_first_digits_and_by_several_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card may state a part of a digest, one for each of several files, or that of an index, which is no weights'."""
+    ones, twos = "1" * 64, "2" * 64
+    stated = {
+        "short": f'file = "a.pt"\nsha256 = "{ones[:12]}"\n',
+        "index": f'file = "a.safetensors.index.json"\nsha256 = "{ones}"\n',
+        "two": f'[[weights.files]]\nfile = "a"\nsha256 = "{ones}"\n[[weights.files]]\nfile = "b"\nsha256 = "{twos}"\n',
+        "parts": '[[weights.files]]\nfile = "a"\nsha256 = "1"\n[[weights.files]]\nfile = "b"\n',
+    }
+    about = tmp_path / "site" / "ours-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[vtbench.cards]\nours = ours_cards\n")
+    (tmp_path / "site" / "ours_cards").mkdir()
+    for name, weights in stated.items():
+        card = f'name = "{name}"\nfamily = "x"\nnetwork = "ibq"\nkind = "discrete"\ntitle = "x"\n[weights]\n{weights}'
+        (tmp_path / "site" / "ours_cards" / f"{name}.toml").write_text(card)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    results_folder = tmp_path / "r"
+
+    def named(**digests: str) -> set[str]:
+        for name, digest in digests.items():
+            whole = make_run().digests | {"weights": digest}
+            placed(results_folder, make_run(name, weights="published", digests=whole))
+        problems = validation.validate(results_folder).problems
+        assert all("not the one on the card" in one.problem for one in problems), problems
+        return {Path(one.file).stem for one in problems}
+
+    both = hashlib.sha256((ones + twos).encode()).hexdigest()
+    assert named(short=ones, index=twos, two=both, parts=twos) == set()
+    assert named(short=twos, index=ones, two=ones, parts=ones) == {"short", "two"}
+
+
+def test_what_runs_write_are_the_means_of_their_tables(tmp_path: Path) -> None:
+    """Of every measure that averages: nothing is said of a run as it was written, and each edited mean is named."""
+    tasks = [part for task in ("detail", "stability", "tokens") for part in ("--task", task)]
+    vtbench("run", "-t", "tiny-fsq-f16", *tasks, "--limit", 2, "--out", tmp_path / "r", "--work", tmp_path / "w")
+    assert validation.validate(tmp_path / "r", tmp_path / "w").problems == ()
+    changed: set[tuple[str, str]] = set()
+    for run in results.read_runs(tmp_path / "r"):
+        columns = pandas.read_parquet(tmp_path / "w" / run.task / run.name / results.IMAGES).columns
+        scores = dict(run.scores)
+        for name, score in run.scores.items():
+            if name in columns and score.value not in (None, math.inf):
+                scores[name] = score.model_copy(update={"value": score.value + 1e-6})
+                changed.add((run.task, name))
+        placed(tmp_path / "r", run.model_copy(update={"scores": scores}))
+    found = validation.validate(tmp_path / "r", tmp_path / "w").problems
+    said = {(one.file.partition("/")[0], one.problem.partition(": says")[0]) for one in found if "table" in one.problem}
+    assert said == changed
+    assert {"psnr", "bpp", "mtf", "repeat_psnr", "homogeneity_gain"} <= {name for _, name in changed}
+
+
+def test_means_of_groups_and_of_the_originals_are_computed_again(tmp_path: Path) -> None:
+    table = tmp_path / "w" / "text" / "jpeg-q5" / results.IMAGES
+    table.parent.mkdir(parents=True)
+    columns = {
+        "attribute/cap_height": [8.0, 8.0, None, 12.5],
+        "cer": [0.5, 0.7, 0.9, 0.1],
+        "cer:floor": [0.0, 0.2, None, 0.1],
+    }
+    pandas.DataFrame({"id": list("abcd"), **columns}).to_parquet(table)
+    digests = make_run().digests | {"table": files.sha256(table)}
+    counts = {"found": 4, "scored": 4, "failed": 0}
+
+    def problems(whole: float, floor: float, eight: float) -> list[str]:
+        cer = Score(value=whole, floor=floor, scored=4, expected=4)
+        micro = Score(value=0.123, scored=4, expected=4)  # of all text together, of which the table has no column
+        part = {"8": {"cer": Score(value=eight, floor=0.1, scored=2, expected=2)}}
+        part["12.5"] = {"cer": Score(value=0.1, floor=0.1, scored=1, expected=1)}
+        scores = {"cer": cer, "cer_micro": micro}
+        run = make_run("jpeg-q5", "text", scores=scores, primary="cer", images=4, pictures=counts, digests=digests)
+        placed(tmp_path / "r", run.model_copy(update={"groups": {"cap_height": part}}))
+        return [one.problem for one in validation.validate(tmp_path / "r", tmp_path / "w").problems]
+
+    assert problems(0.55, 0.1, 0.6) == []
+    assert [one.partition(",")[0] for one in problems(0.5, 0.1, 0.6)] == ["cer: says 0.5"]
+    assert [one.partition(",")[0] for one in problems(0.55, 0.3, 0.6)] == ["cer: says 0.3 of the originals"]
+    assert [one.partition(",")[0] for one in problems(0.55, 0.1, 0.5)] == ["cap_height 8: cer: says 0.5"]
+
+
+def test_what_published_code_makes_of_all_text_says_nothing_against_its_table(tmp_path: Path) -> None:
+    table = tmp_path / "w" / "text" / "jpeg-q5@vtbench-2025" / results.IMAGES
+    table.parent.mkdir(parents=True)
+    pandas.DataFrame({"id": ["a", "b"], "cer_page": [0.1, 0.3], "wer_page": [0.2, 0.4]}).to_parquet(table)
+    digests = make_run().digests | {"table": files.sha256(table)}
+    scores = {name: Score(value=0.25, scored=32, expected=32) for name in ("cer_page", "wer_page")}
+    run = make_run("jpeg-q5", "text", protocol="vtbench-2025", scores=scores, primary="cer_page", digests=digests)
+    placed(tmp_path / "r", run)
+    assert not validation.validate(tmp_path / "r", tmp_path / "w").problems
 
 
 def test_means_are_computed_again_from_the_tables(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

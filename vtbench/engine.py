@@ -176,7 +176,7 @@ def evaluate(
         limit: only the first pictures; such a run is shown but never ranked.
         protocol: how pictures become numbers; the task's own where left out.
         label: what the run's name says of weights that are not the card's own; the first 8 hex digits of their sha256
-            where left out.
+            where left out. (The `label` of `load_task` names pictures.)
         step: the training step of the weights.
         require: metrics whose absence is an error instead of an empty column.
         overwrite: compute again what is already there, and replace what would be protected.

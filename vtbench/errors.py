@@ -10,8 +10,8 @@ VtbenchError
 └── ToldError      what another process of a team has said already
     └── RefusedError   of one tokenizer alone
 
-The command line prints such an error as one line and ends with exit code 2; anything else is a bug and shows its
-traceback. A message says what was wrong, what was expected and what to do next.
+The command line prints such an error as one line and ends with exit code 2; anything else is a bug, shows its traceback
+and ends with 3. A message says what was wrong, what was expected and what to do next.
 """
 
 

@@ -157,10 +157,10 @@ class Protocol:
         return tuple(names)
 
     def is_plain_mean(self, metric: str) -> bool:
-        """Tell whether a metric's score is the plain mean over pictures, and not pooled or by batches."""
+        """Tell whether a metric's score is the plain mean over pictures, and not pooled, by batches or of all text."""
         pooled = metric == "psnr" and self.psnr is not None and self.psnr.pooled
         by_batch = metric == "ssim" and self.ssim is not None and self.ssim.data_range is None
-        return not pooled and not by_batch and metric not in self.batch_means
+        return not pooled and not by_batch and metric not in (*self.batch_means, *self.text_metrics)
 
     @property
     def text_metrics(self) -> tuple[str, ...]:

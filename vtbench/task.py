@@ -114,6 +114,7 @@ def load_task(
             own; where the card says how its own data is had, these are as many pictures and no label is given, they
             are taken for a copy of it and the name stays.
         label: what stands behind the @: small letters, digits, points and dashes. Where left out, the place's name.
+            (The `label` of `evaluate` names weights.)
         follow_links: also read what links that lead out of a folder point to; refused where `data` is no folder of
             picture files.
         cards: a further folder of cards.

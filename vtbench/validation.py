@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vtbench import cards, catalogue, files, results
+from vtbench import cards, catalogue, checkpoints, files, results, weights
 from vtbench.errors import CardError, ResultError
-from vtbench.protocols import PROTOCOLS
+from vtbench.protocols import PROTOCOLS, Protocol
 from vtbench.results import Run, Score
+from vtbench.types import Key, as_text
+
+if TYPE_CHECKING:
+    import pandas
 
 WANTED = ("tokenizer", "task", "data", "code", "plan", "table")
 """Digests that every run has."""
+
+MEANS = ("pairs", "text", "charts", "stability", "tokens", "curve", "latents", "codes")
+"""Measures that average what they find in single pictures; what they make of all pictures together has no column."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +117,26 @@ def _of_one(run: Run) -> Iterator[str]:
         yield f"states no digest of {', '.join(lacking)}"
     if run.weights == "local" and not run.label:
         yield "has local weights and no label, so it goes by the published model's name"
-    if run.label is None and (known := _known_weights(run)) and run.digests.get("weights") not in (None, known):
+    if run.label is None and _has_other_weights(run):
         yield f"says {run.weights} weights, and its weights' digest is not the one on the card of {run.tokenizer}"
 
 
-def _known_weights(run: Run) -> str | None:
-    """Find the digest of a card's own weights, where they are one file."""
-    if run.weights not in ("published", "packaged"):
-        return None
+def _has_other_weights(run: Run) -> bool:
+    """Say whether a run that claims the card's own weights was made with others; a card may state no digest of them."""
+    digest = run.digests.get("weights")
+    if run.weights not in ("published", "packaged") or digest is None:
+        return False
     try:
         source = cards.find_tokenizer(run.tokenizer).weights
     except CardError:  # a card of somebody's own
-        return None
-    return source.sha256 if source and not source.files else None
+        return False
+    parts = weights.parts_of(source) if source else ()
+    stated = [part.sha256 for part in parts if part.sha256 and not part.file.endswith(checkpoints.INDEX)]
+    if not stated or len(stated) < len(parts):  # the digest of an index says nothing of its shards, which a run states
+        return False
+    if len(stated) == 1:
+        return not digest.startswith(stated[0])  # some publishers state the first digits alone
+    return all(len(one) == len(digest) for one in stated) and digest != weights.joined(stated)
 
 
 def _changed(run: Run) -> Iterator[str]:
@@ -142,12 +157,18 @@ def _changed(run: Run) -> Iterator[str]:
 
 def _outside(name: str, score: Score) -> bool:
     """Say whether a mean over pictures lies outside of its bootstrap interval, where it can't lie."""
-    metric = catalogue.metrics().get(name)
-    if metric is None or metric.measure != "pairs" or None in (score.value, score.low, score.high):
+    if _averaged(name) is None or None in (score.value, score.low, score.high):
         return False
     value, low, high = (float(end) for end in (score.value, score.low, score.high) if end is not None)
     slack = 1e-9 * abs(value)  # of equal values the ends are sums in another order
     return not low - slack <= value <= high + slack
+
+
+def _averaged(name: str) -> catalogue.Metric | None:
+    """Find the metric of a score that is a mean over pictures; None where it comes from all of them together."""
+    metric = catalogue.metrics().get(Key.parse(name).metric)
+    of_all = metric is None or metric.measure not in MEANS or metric.options.get("read") == "lines"
+    return None if of_all else metric
 
 
 def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
@@ -159,20 +180,38 @@ def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
         yield f"its per-image table {path} is of another run, or was changed since"
         return
     table, rule = results.read_images(path), PROTOCOLS.get(run.protocol)
-    for name, score in run.scores.items():
-        metric = catalogue.metrics().get(name)
-        if metric is None or metric.measure != "pairs" or name not in table:
+    if rule is None:
+        return
+    yield from _unlike(run.scores, table, rule)
+    for attribute, groups in run.groups.items():
+        column = f"attribute/{attribute}"
+        if column not in table:
             continue
-        if rule is None or not rule.is_plain_mean(name):
+        values = table[column].dropna().map(as_text)
+        for value, scores in groups.items():
+            part = table.loc[values.index[values == value]]
+            yield from (f"{attribute} {value}: {what}" for what in _unlike(scores, part, rule))
+
+
+def _unlike(scores: Mapping[str, Score], table: pandas.DataFrame, rule: Protocol) -> Iterator[str]:
+    """Name the means, and the means of the originals, that are not those of a table's pictures."""
+    for name, score in scores.items():
+        metric = _averaged(name)
+        if metric is None or name not in table or not rule.is_plain_mean(name):
             continue
         cap = None if rule.published else metric.cap  # published code caps nothing
-        again = results.summarise(
-            table[name].tolist(), score.expected, score.reason or "not scored", cap=cap, interval=False
-        )
-        if (again.value is None) != (score.value is None) or (
-            again.value is not None and score.value is not None and not math.isclose(again.value, score.value)
-        ):
-            yield f"{name}: says {score.value}, its per-image table gives {again.value}"
+        own = results.summarise(table[name].tolist(), score.expected, "not scored", cap=cap, interval=False).value
+        if not _same(score.value, own):
+            yield f"{name}: says {score.value}, its per-image table gives {own}"
+        floor = str(Key.parse(name)._replace(role="floor"))
+        known = table[floor].dropna().tolist() if floor in table and own is not None else []
+        original = math.fsum(known) / len(known) if known else None
+        if not _same(score.floor, original):
+            yield f"{name}: says {score.floor} of the originals, its per-image table gives {original}"
+
+
+def _same(said: float | None, own: float | None) -> bool:
+    return said is own if said is None or own is None else math.isclose(said, own, abs_tol=1e-12)
 
 
 def _of_all(found: dict[str, Run]) -> Iterator[Problem]:

@@ -283,7 +283,7 @@ def _read_parts(
     ]
     if origin == "local" and own and all(own):
         origin = "packaged" if source.package else "published"
-    return Loaded(whole, origin, _joined(digests), ema, tuple(notes))
+    return Loaded(whole, origin, joined(digests), ema, tuple(notes))
 
 
 def _read(path: Path, source: WeightsSource | None, wanted: Collection[str]) -> tuple[states.State, str]:
@@ -301,10 +301,11 @@ def _read(path: Path, source: WeightsSource | None, wanted: Collection[str]) -> 
         raise WeightsError(f"{path}: {error}") from error
     if len(shards) > 1:
         state.notes.insert(0, f"{len(shards)} shards were read")
-    return state, _joined([files.sha256(shard) for shard in shards])
+    return state, joined([files.sha256(shard) for shard in shards])
 
 
-def _joined(digests: Sequence[str]) -> str:
+def joined(digests: Sequence[str]) -> str:
+    """Give the one digest of weights in several files: sha256 of their digests in order; of one file its own."""
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -17,7 +18,10 @@ __all__ = ["app", "export", "judge", "look", "machine", "main", "merge", "report
 
 
 def main() -> None:
-    """Run the command line: 0 done, 1 a check failed, 2 the user can mend it, anything else is a bug."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 a check failed, 2 the user can mend it, 3 an exception, which is a bug, 130 interrupted.
+    """
     lost = prepare()
     try:
         with in_one_line():
@@ -28,6 +32,9 @@ def main() -> None:
             complaints.print(f"vtbench: the standard output can't be written ({reason}); part of it is missing")
             sys.exit(2)
         raise
+    except Exception:  # Python itself would end with 1, which says that a check failed
+        traceback.print_exc()
+        sys.exit(3)
 
 
 def _version(wanted: bool) -> None:
