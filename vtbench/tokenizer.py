@@ -50,7 +50,10 @@ def precision_of(dtype: torch.dtype, name: str) -> Precision:
 
 
 class Network(Protocol):
-    """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`."""
+    """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`.
+
+    One that reads a configuration from elsewhere than the card says its sha256 in an attribute `config_digest`.
+    """
 
     def encode(self, x: Tensor) -> Codes:
         """Encode float pictures in the card's range, (B, 3, H, W), H and W multiples of the card's `multiple_of`.
