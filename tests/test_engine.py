@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
 from pyarrow import parquet
 
-from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards
+from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards, workfolder
 from vtbench import device as compute
 from vtbench.cards import Geometry
 from vtbench.catalogue import find_metric
@@ -396,6 +397,19 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad" / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match="all 1 pictures failed; the commonest reason"):
         evaluate(load_tokenizer("jpeg-q10"), small_task(tmp_path / "bad"), out=tmp_path / "r", work=tmp_path / "w")
+
+
+def test_two_equal_commands_at_once_write_both_their_summaries(folder: Path, tmp_path: Path) -> None:
+    """The second to merge finds the run finished, and its own folder of summaries without it."""
+    one = made(load_tokenizer("jpeg-q5"), small_task(folder), limit=2)
+    said = {"wait": 1.0, "overwrite": False, "compute": True, "command": None, "job": None}
+    places = [WorkFolder(one, tmp_path / out, tmp_path / "w", **said) for out in ("first", "second")]
+    with ExitStack() as stack:
+        assert [place.begin(0, 1, stack) for place in places] == [None, None]
+        workfolder.compute(places[:1], 1, None)
+        runs = [place.end(1, None) for place in places]
+    assert runs[0] == runs[1] is not None
+    assert [results.read_run(place.summary) for place in places] == runs
 
 
 def test_trial_does_not_replace_a_full_run(folder: Path, tmp_path: Path) -> None:
