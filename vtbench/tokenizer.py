@@ -440,6 +440,10 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
             raise refuse(f"gives {len(codes.indices)} index tensors and {len(found)} codebook sizes")
         if known and found not in (known, known[:1] * len(found) if len(set(known)) == 1 else known):
             raise refuse(f"has codebooks of {_sizes(found)} codes, its card says {_sizes(known)}")
+        first = codes.indices[0]
+        if len(found) == 1 < len(known) and first.ndim == 4 and first.shape[-1] != len(known):
+            # Fewer depths than the card's, such as by an option: their indices would be counted as one codebook's.
+            raise refuse(f"gives {first.shape[-1]} indices a position, its card names {len(known)} codebooks")
         ends = torch.stack([torch.stack(part.aminmax()) for part in codes.indices]).tolist()  # a GPU is waited for once
         for (low, high), size in zip(ends, found, strict=True):
             if low < 0 or high >= size:
