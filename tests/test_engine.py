@@ -30,6 +30,7 @@ from vtbench.engine import evaluate
 from vtbench.errors import DataError, NoMemoryError, ResultError, VtbenchError
 from vtbench.live import wrap
 from vtbench.measures import Outcome, Table, codes, sets
+from vtbench.metrics import stability
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
 from vtbench.plan import SHARD
 from vtbench.protocols import PROTOCOLS
@@ -590,6 +591,21 @@ def test_stability_of_an_identity_and_of_a_codec(folder: Path, tmp_path: Path) -
     assert 0 < (tiny["token_agreement"].value or 0) < 1
     assert (tiny["repeat_psnr/1"].value or 0) > (tiny["repeat_psnr/8"].value or 0)
     assert 10 < (tiny["shift_psnr"].value or 0) < 60
+
+
+def test_one_exact_shift_does_not_decide_the_mean_of_all() -> None:
+    """Means of 2x2 pixels move with a picture by even numbers of pixels, and by no odd one."""
+
+    def halved(pictures: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        small = torch.nn.functional.avg_pool2d(pictures.float(), 2)
+        return torch.nn.functional.interpolate(small, scale_factor=2.0).to(torch.uint8), ()
+
+    pictures = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = stability.shifts(halved, pictures, halved(pictures)[0])
+    assert found["shift_psnr/2"] == found["shift_psnr/4"] == [np.inf, np.inf]
+    assert found["shift_psnr"] == [pytest.approx(((one or 0) + 200) / 3) for one in found["shift_psnr/1"]]
+    same = stability.shifts(lambda given: (given, ()), pictures, pictures)
+    assert same["shift_psnr"] == [np.inf, np.inf]
 
 
 def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_path: Path) -> None:
