@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from builders import SIDE, small_task, write_pictures
 from PIL import Image, ImageDraw, ImageFont
 from pyarrow import parquet
 
-from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards
+from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards, workfolder
 from vtbench import device as compute
 from vtbench.cards import Geometry
 from vtbench.catalogue import find_metric
@@ -29,6 +30,7 @@ from vtbench.engine import evaluate
 from vtbench.errors import DataError, NoMemoryError, ResultError, VtbenchError
 from vtbench.live import wrap
 from vtbench.measures import Outcome, Table, codes, sets
+from vtbench.metrics import stability
 from vtbench.metrics.frechet import frechet_distance, kernel_distance
 from vtbench.plan import SHARD
 from vtbench.protocols import PROTOCOLS
@@ -398,6 +400,19 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
         evaluate(load_tokenizer("jpeg-q10"), small_task(tmp_path / "bad"), out=tmp_path / "r", work=tmp_path / "w")
 
 
+def test_two_equal_commands_at_once_write_both_their_summaries(folder: Path, tmp_path: Path) -> None:
+    """The second to merge finds the run finished, and its own folder of summaries without it."""
+    one = made(load_tokenizer("jpeg-q5"), small_task(folder), limit=2)
+    said = {"wait": 1.0, "overwrite": False, "compute": True, "command": None, "job": None}
+    places = [WorkFolder(one, tmp_path / out, tmp_path / "w", **said) for out in ("first", "second")]
+    with ExitStack() as stack:
+        assert [place.begin(0, 1, stack) for place in places] == [None, None]
+        workfolder.compute(places[:1], 1, None)
+        runs = [place.end(1, None) for place in places]
+    assert runs[0] == runs[1] is not None
+    assert [results.read_run(place.summary) for place in places] == runs
+
+
 def test_trial_does_not_replace_a_full_run(folder: Path, tmp_path: Path) -> None:
     places = {"out": tmp_path / "r", "work": tmp_path / "w"}
     tokenizer = load_tokenizer("jpeg-q5")
@@ -576,6 +591,21 @@ def test_stability_of_an_identity_and_of_a_codec(folder: Path, tmp_path: Path) -
     assert 0 < (tiny["token_agreement"].value or 0) < 1
     assert (tiny["repeat_psnr/1"].value or 0) > (tiny["repeat_psnr/8"].value or 0)
     assert 10 < (tiny["shift_psnr"].value or 0) < 60
+
+
+def test_one_exact_shift_does_not_decide_the_mean_of_all() -> None:
+    """Means of 2x2 pixels move with a picture by even numbers of pixels, and by no odd one."""
+
+    def halved(pictures: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        small = torch.nn.functional.avg_pool2d(pictures.float(), 2)
+        return torch.nn.functional.interpolate(small, scale_factor=2.0).to(torch.uint8), ()
+
+    pictures = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = stability.shifts(halved, pictures, halved(pictures)[0])
+    assert found["shift_psnr/2"] == found["shift_psnr/4"] == [np.inf, np.inf]
+    assert found["shift_psnr"] == [pytest.approx(((one or 0) + 200) / 3) for one in found["shift_psnr/1"]]
+    same = stability.shifts(lambda given: (given, ()), pictures, pictures)
+    assert same["shift_psnr"] == [np.inf, np.inf]
 
 
 def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from test_cli import one_line, vtbench
 CONTENT = bytes(range(256)) * 98304  # 24 MiB: the client keeps what it got in steps of 10
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = "/TencentARC/IBQ-Tokenizer-16384/resolve/main/imagenet256_16384.ckpt"
+KVAE = "/kandinskylab/KVAE-2D-1.0/resolve/main/diffusers"
+FILES = (FILE, f"{KVAE}/diffusion_pytorch_model.safetensors")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -36,9 +39,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return self.empty(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it is restricted."})
         if self.mode == "missing":
             return self.empty(404, {"X-Error-Code": "EntryNotFound"})
-        if self.path == FILE:
+        if self.path in FILES:
             about = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{hashlib.sha256(CONTENT).hexdigest()}"'}
             return self.empty(302, {**about, "X-Linked-Size": str(len(CONTENT)), "Location": self.elsewhere()})
+        if self.path == f"{KVAE}/config.json":
+            return self.empty(200, {"X-Repo-Commit": COMMIT, "ETag": '"1"'})
         if self.path != "/cdn/blob":
             return self.empty(404, {"X-Error-Code": "RepoNotFound"})
         start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
@@ -100,6 +105,24 @@ def test_file_is_fetched_through_a_redirect_and_found_again(hub: dict[str, str])
     again = vtbench("fetch", "ibq-16384", **hub)
     assert str(path) in again.stdout.replace("\n", "")
     assert Hub.asked == [], "what is cached needs no network"
+
+
+def test_a_published_configuration_is_fetched_with_the_weights(hub: dict[str, str]) -> None:
+    def here() -> str:
+        said = vtbench("list", "--json", **{**hub, "HF_HUB_OFFLINE": "1"}).stdout
+        return next(row["cached"] for row in json.loads(said) if row["name"] == "kvae-2d-1.0")
+
+    done = vtbench("fetch", "kvae-2d-1.0", **hub)
+    assert done.returncode == 0, done.stderr
+    (config,) = Path(hub["HF_HUB_CACHE"]).rglob("config.json")
+    assert here() == "yes"
+    config.unlink()
+    assert here() == "no", "its network could not be built"
+    assert "config.json is not in the hub's cache" in one_line(
+        vtbench("fetch", "kvae-2d-1.0", **{**hub, "HF_HUB_OFFLINE": "1"})
+    )
+    assert vtbench("fetch", "kvae-2d-1.0", **hub).returncode == 0
+    assert here() == "yes"
 
 
 def test_broken_connection_resumes(hub: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -213,6 +214,31 @@ def test_changed_code_beside_a_model_is_computed_anew(place: str, folder: Path, 
         values.append(float(done.stdout))
     assert values[0] < values[1]
     assert "computed anew, for these differ: network" in done.stderr
+
+
+@pytest.mark.parametrize("gone", ["leftbehind", "beside"])
+def test_code_whose_file_is_gone_is_told_by_what_was_compiled(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout changes, or a job's folder is emptied, under a loop that trains."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    digests = []
+    for factor in (1, 1, 2):
+        own = {name: factor if name == gone else 1 for name in ("leftbehind", "beside")}
+        (tmp_path / "beside.py").write_text(f"def scaled(x):\n    return x * {own['beside']}\n")
+        (tmp_path / "leftbehind.py").write_text(
+            "from beside import scaled\nfrom torch import nn\n\n\nclass Model(nn.Module):\n"
+            f"    def forward(self, x):\n        return scaled(x) + {own['leftbehind']}\n"
+        )
+        importlib.invalidate_caches()
+        model = importlib.import_module("leftbehind").Model()
+        whole = provenance.network_digest(model)
+        (tmp_path / f"{gone}.py").unlink()
+        digests.append(provenance.network_digest(model))
+        assert digests[-1] not in (None, whole)
+        del sys.modules["leftbehind"], sys.modules["beside"]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_measures_and_engines_of_packages_are_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import http.server
 import os
 import pickle
@@ -200,11 +201,16 @@ def test_wrong_digest_names_both(tmp_path: Path) -> None:
 class Files(http.server.BaseHTTPRequestHandler):
     content = bytes(range(256)) * 4096
     cut_at: int | None = None
+    broken: bytes | None = None
+    """What is sent in place of an answer."""
     seen: list[str | None]
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         type(self).seen.append(asked)
+        if self.broken is not None:
+            self.wfile.write(self.broken)
+            return
         if self.path == "/gone":
             self.send_error(404)
             return
@@ -215,13 +221,18 @@ class Files(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: self.cut_at] if self.cut_at and not asked else body)
 
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    Files.seen, Files.cut_at = [], None
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(Files, "content", Files.content)  # what a test changes is set back
+    Files.seen, Files.cut_at, Files.broken = [], None, None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
@@ -231,12 +242,36 @@ def server() -> Iterator[str]:
 def test_broken_download_resumes_where_it_ended(server: str, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "weights.bin"
     Files.cut_at = 1000
-    with pytest.raises(WeightsError, match="again"):
-        files.download(f"{server}/weights", target, None)
+    digest = hashlib.sha256(Files.content).hexdigest()
+    with pytest.raises(WeightsError, match="again to resume"):
+        files.download(f"{server}/weights", target, digest)
     assert not target.exists()
-    files.download(f"{server}/weights", target, None)
+    files.download(f"{server}/weights", target, digest)
     assert Files.seen == [None, "bytes=1000-"]
     assert target.read_bytes() == Files.content
+
+
+@pytest.mark.parametrize("size", [3000, 500])
+def test_head_and_tail_of_two_files_are_never_joined(server: str, tmp_path: Path, size: int) -> None:
+    """The file is replaced between two tries, and no digest is known that would tell."""
+    target = tmp_path / "weights.bin"
+    Files.cut_at = 1000
+    with pytest.raises(WeightsError, match="again to start anew"):
+        files.download(f"{server}/weights", target, None)
+    Files.cut_at, Files.content = None, b"x" * size
+    files.download(f"{server}/weights", target, None)
+    assert target.read_bytes() == Files.content
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize(
+    "broken", [b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nshort"]
+)
+def test_a_broken_answer_is_one_line(server: str, tmp_path: Path, broken: bytes) -> None:
+    Files.broken = broken
+    with pytest.raises(WeightsError, match=r"the server's answer is broken or breaks off \(.*; try again or") as error:
+        files.download(f"{server}/weights", tmp_path / "weights.bin", None)
+    assert "\n" not in str(error.value)
 
 
 def test_another_file_than_expected_is_not_kept(server: str, tmp_path: Path) -> None:

@@ -319,14 +319,15 @@ def unreachable(endpoint: str, seconds: float = PROBE_SECONDS) -> str | None:
 
 
 def download(url: str, target: Path, expected: str | None) -> None:
-    """Download one file beside its place, resuming what an earlier try left, check it and move it into place.
+    """Download one file beside its place, check it and move it into place.
 
     One process downloads a file; another that wants it at the same time waits, and finds it.
 
     Args:
         url: http or https address.
         target: where the file will lie; its folder is made.
-        expected: sha256 or a prefix of it; None where the publisher states none.
+        expected: sha256 or a prefix of it; None where the publisher states none. Only with one is resumed what an
+            earlier try left: nothing else would tell where the server has another file since.
 
     Raises:
         WeightsError: if the server does not answer, answers with an error, or sends another file.
@@ -336,14 +337,15 @@ def download(url: str, target: Path, expected: str | None) -> None:
         if target.is_file() and (expected is None or sha256(target).startswith(expected)):
             return
         partial = target.with_name(target.name + ".part")
-        _download(url, partial, target)
+        _download(url, partial, target, resume=expected is not None)
         if expected and not sha256(partial).startswith(expected):
             partial.unlink()
             raise WeightsError(f"{url}: what came does not have the sha256 {expected[:16]}…; nothing was kept")
         partial.replace(target)
 
 
-def _download(url: str, partial: Path, target: Path) -> None:
+def _download(url: str, partial: Path, target: Path, *, resume: bool) -> None:
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -351,7 +353,7 @@ def _download(url: str, partial: Path, target: Path) -> None:
 
     if reason := unreachable(url):
         raise WeightsError(f"{reason}; bring {target.name} to {target.parent} by hand or try again with a network")
-    done = partial.stat().st_size if partial.is_file() else 0
+    done = partial.stat().st_size if resume and partial.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=READ_SECONDS) as answer, Progress(transient=True) as progress:
@@ -364,9 +366,15 @@ def _download(url: str, partial: Path, target: Path) -> None:
                     file.write(block)
                     progress.advance(task, len(block))
         if length and partial.stat().st_size != start + int(length):
-            raise WeightsError(f"{url}: the connection ended early; run the same command again to resume")
+            again = "to resume" if resume else "to start anew"
+            raise WeightsError(f"{url}: the connection ended early; run the same command again {again}")
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: the earlier try had the whole file already
             raise WeightsError(f"{url}: the server answered {error.code} {error.reason}; check the address") from error
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         raise WeightsError(f"{url}: {getattr(error, 'reason', None) or error}; try again or bring {target}") from error
+    except http.client.HTTPException as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(
+            f"{url}: the server's answer is broken or breaks off ({said}); try again or bring {target}"
+        ) from error

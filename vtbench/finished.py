@@ -100,12 +100,18 @@ def asked(command: Mapping[str, Any], tokenizer: TokenizerCard, around: Surround
         None where something can't be told without torch.
     """
     try:
-        found = _weights(tokenizer, command)
+        found, configuration = _weights(tokenizer, command), _configuration(tokenizer)
     except (VtbenchError, OSError):  # as above
         return None
-    if found is None or around is None or command["diffusers"]:
+    if found is None or configuration is None or around is None or command["diffusers"]:
         return None
-    said = {"command": command, "tokenizer": cards.digest(tokenizer), "weights": found, "around": around}
+    said = {
+        "command": command,
+        "tokenizer": cards.digest(tokenizer),
+        "weights": found,
+        "configuration": configuration,
+        "around": around,
+    }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -186,8 +192,17 @@ def _weights(card: TokenizerCard, command: Mapping[str, Any]) -> list[object] | 
         given = [Path(place) for place in command["weights"]]
         said: list[object] = [files.stamp(place) if place.is_dir() else _digests(place) for place in given]
         return None if None in said else said
-    found = weights.cached_all(card.weights)
+    found = weights.cached_all(card)
     return [_digests(path) for path in found] if found else None
+
+
+def _configuration(card: TokenizerCard) -> list[str] | None:
+    """Hash the configuration that a network reads where it is published; None where it is still to be brought."""
+    place = weights.config_place(card)
+    if place is None:
+        return []
+    path = weights.cached_config(place)
+    return [files.sha256(path)] if path else None
 
 
 def _digests(checkpoint: Path) -> list[str]:

@@ -170,6 +170,8 @@ def make(
         "code": provenance.code_digest(),
         "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics, task.card.ocr)),
     }
+    if read := getattr(tokenizer.network, "config_digest", None):  # a file beside the weights that the card only names
+        digests["configuration"] = read
     wanted = [name for name in metrics if name not in unavailable]
     needs = sorted({need for name in wanted for need in find_metric(name).needs})
     for need in needs:
@@ -177,7 +179,7 @@ def make(
         said_as = need if need == FOUNDATION else own  # where it lies is no matter
         digests |= {f"{said_as}/{file}": value for file, value in ocr.files_behind(need, own).items()}
     place = tokenizer.device
-    apart = ("tokenizer", "task", "weights", "data", "network")
+    apart = ("tokenizer", "task", "weights", "data", "network", "configuration")
     context = Context(
         device=place,
         protocol=rule,

@@ -71,7 +71,8 @@ def network_digest(network: nn.Module, *others: object) -> str | None:
 
     Of each package it covers distribution and version, the commit where it lies in a checkout, and the files: all of a
     package of up to LARGEST_PACKAGE files, else those that define the classes. What these import of the user's own
-    modules counts likewise. Code without a file (a notebook's) is covered by its compiled functions.
+    modules counts likewise. Code without a file (a notebook's), or whose file is gone since it was imported, is covered
+    by its compiled functions.
 
     Args:
         network: its class and those of all its parts.
@@ -100,8 +101,12 @@ def network_digest(network: nn.Module, *others: object) -> str | None:
     said: list[object] = []
     for package in sorted(by_package.keys() - {"vtbench", "torch"} - (sys.stdlib_module_names - {"__main__"})):
         said.append(_package_digest(package, by_package[package]))
-        fileless = [name for name in sorted(by_package[package]) if _file_of(name) is None]
-        said += [_compiled(name, by_module[name]) for name in fileless if name in by_module]
+        for name in sorted(by_package[package]):
+            path = _file_of(name)
+            if path is None and name in by_module:
+                said.append(_compiled(name, by_module[name]))
+            elif path is not None and not path.is_file():
+                said.append(_compiled(name, [*by_module.get(name, []), *_own(name)]))
     return hashlib.sha256(json.dumps(said).encode()).hexdigest() if said else None
 
 
@@ -126,6 +131,12 @@ def _is_the_users(module: str) -> bool:
         return False
     installed = {"site-packages", "dist-packages"}.intersection(path.parts)
     return not installed and not path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
+
+
+def _own(module: str) -> list[object]:
+    """The functions and classes that an imported module defines."""
+    values = vars(sys.modules[module]).values()
+    return [value for value in values if isinstance(value, type | FunctionType) and value.__module__ == module]
 
 
 def _compiled(module: str, kinds: Iterable[object]) -> str:
@@ -176,7 +187,7 @@ def _distributions() -> Mapping[str, list[str]]:
 def _package_digest(package: str, modules: Iterable[str]) -> list[str | None]:
     distributions = _distributions().get(package, [])
     versions = [f"{name} {_version(name)}" for name in sorted(set(distributions))]
-    files = sorted(path for name in modules if (path := _file_of(name)) is not None)
+    files = sorted(path for name in modules if (path := _file_of(name)) is not None and path.is_file())
     root = _file_of(package)
     commit = None
     if root is not None:

@@ -89,7 +89,9 @@ class Published(measures.Measure):
         self._engine: ocr.Engine | None = None
         said = (repr(self.rule.rfid), context.computed_by)
         self._features = Originals(context.originals, "features", *said)
-        self._readings = Originals(context.originals, f"readings-{context.engine}", *said)
+        # `computed_by` is without the code of other packages, so what their engines read is not kept.
+        folder = context.originals if ocr.is_own(context.engine) else None
+        self._readings = Originals(folder, f"readings-{context.engine}", *said)
 
     def feed(self, sample: Sample) -> Tensor:
         """Bring a raw picture to what the protocol feeds a model of this range."""

@@ -51,7 +51,10 @@ def precision_of(dtype: torch.dtype, name: str) -> Precision:
 
 
 class Network(Protocol):
-    """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`."""
+    """What a file in vtbench/networks/ provides as `Network`, an nn.Module built from that file's `Config`.
+
+    One that reads a configuration from elsewhere than the card says its sha256 in an attribute `config_digest`.
+    """
 
     def encode(self, x: Tensor) -> Codes:
         """Encode float pictures in the card's range, (B, 3, H, W), H and W multiples of the card's `multiple_of`.
@@ -493,6 +496,10 @@ def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:
             raise refuse(f"gives {len(codes.indices)} index tensors and {len(found)} codebook sizes")
         if known and found not in (known, known[:1] * len(found) if len(set(known)) == 1 else known):
             raise refuse(f"has codebooks of {_sizes(found)} codes, its card says {_sizes(known)}")
+        first = codes.indices[0]
+        if len(found) == 1 < len(known) and first.ndim == 4 and first.shape[-1] != len(known):
+            # Fewer depths than the card's, such as by an option: their indices would be counted as one codebook's.
+            raise refuse(f"gives {first.shape[-1]} indices a position, its card names {len(known)} codebooks")
 
 
 def _sizes(sizes: Sequence[int]) -> str:

@@ -6,18 +6,21 @@ inside the functions that need it, so that a missing file is reported before tor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from vtbench import checkpoints, files, states
 from vtbench.cards import TokenizerCard, WeightsFile, WeightsSource
-from vtbench.errors import WeightsError
+from vtbench.errors import CardError, WeightsError
 from vtbench.results import WeightsOrigin
 from vtbench.states import few
 
@@ -66,27 +69,31 @@ def locate_all(card: TokenizerCard) -> tuple[Path, ...]:
     source = card.weights
     if source is None:
         return ()
-    found = cached_all(source)
+    found = cached_all(card)
     if not found:
         return bring(card)
     _check(source, found)
     return found
 
 
-def cached(source: WeightsSource) -> Path | None:
-    """Look for published files where they would lie on this machine; the first of them, or None unless all are there.
+def cached(card: TokenizerCard) -> Path | None:
+    """Look for a card's published files where they would lie on this machine; the first, or None unless all are there.
 
     Touches no network.
     """
-    return next(iter(cached_all(source)), None)
+    return next(iter(cached_all(card)), None)
 
 
-def cached_all(source: WeightsSource) -> tuple[Path, ...]:
-    """Look for published files where they would lie on this machine; touches no network.
+def cached_all(card: TokenizerCard) -> tuple[Path, ...]:
+    """Look for a card's published files where they would lie on this machine; touches no network.
 
     Returns:
-        One path a file of the card; empty unless all are there, the shards of an index included.
+        One path a file of the card; empty unless all are there, the shards of an index and a published configuration
+        included.
     """
+    source, place = card.weights, config_place(card)
+    if source is None or (place is not None and cached_config(place) is None):
+        return ()
     paths = [_cached(source, part.file) for part in parts_of(source)]
     found = tuple(path for path in paths if path is not None)
     if len(found) < len(paths):
@@ -103,22 +110,28 @@ def _cached(source: WeightsSource, file: str) -> Path | None:
     if source.package:
         path = Path(__file__).resolve().parent / "assets" / "weights" / file
     elif source.hub:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(source.hub, file, revision=source.revision)
-        return Path(found) if isinstance(found, str) else None
+        return in_hub_cache(source.hub, file, source.revision)
     else:
         path = files.cache_folder() / "weights" / file
     return path if path.is_file() else None
 
 
+def in_hub_cache(repository: str, file: str, revision: str | None = None) -> Path | None:
+    """Look for a file of a repository in the cache of the hub's client."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 def bring(card: TokenizerCard) -> tuple[Path, ...]:
-    """Download the published files of a card, with progress and resume.
+    """Download the published files of a card, with progress and resume, and its configuration where that is published.
 
     Returns:
         One path a file of the card.
 
     Raises:
+        CardError: if its configuration is not where the card says.
         WeightsError: if the endpoint is out of reach, the file is gated or missing there, or its digest is wrong.
     """
     source = card.weights
@@ -129,6 +142,8 @@ def bring(card: TokenizerCard) -> tuple[Path, ...]:
         raise WeightsError(_missing(card, source))
     found = tuple(_bring(card, source, part) for part in parts)
     _check(source, found)
+    if place := config_place(card):
+        locate_config(place)
     return found
 
 
@@ -188,6 +203,81 @@ def _missing(card: TokenizerCard, source: WeightsSource | None) -> str:
         f"{card.name}: weights {names} are not on this machine; they are published in {place}: "
         f"run `vtbench fetch {card.name}` where there is a network, or give a file with --weights PATH"
     )
+
+
+# --- a configuration that is published --------------------------------------------------------------------------------
+
+CONFIG = "config.json"
+
+_PLACE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<subfolder>[\w./-]+?))?/?")
+
+
+def config_place(card: TokenizerCard) -> str | None:
+    """Say where a card's network finds its configuration, if not on the card: a folder, or a place on the hub."""
+    place = card.config.get("pretrained") if card.network == "diffusers" else None
+    return place if isinstance(place, str) else None
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """Split OWNER/NAME[/SUBFOLDER] on the hub into repository and subfolder, which is empty or ends with a slash.
+
+    Raises:
+        CardError: if it is no such place.
+    """
+    if found := _PLACE.fullmatch(place):
+        folder = f"{found['subfolder']}/" if found["subfolder"] else ""
+        with contextlib.suppress(ValidationError):
+            WeightsSource(hub=found["repository"], file=folder + CONFIG)
+            return found["repository"], folder
+    raise CardError(f"{place}: no such folder, and not OWNER/NAME[/SUBFOLDER] on the hub either")
+
+
+def cached_config(place: str) -> Path | None:
+    """Look for the configuration of a place on this machine, without the network; None where it is not here."""
+    with contextlib.suppress(CardError, OSError, ValueError):  # what is wrong is said where it is read
+        if Path(place).is_dir():
+            path = Path(place) / CONFIG
+            return path if path.is_file() else None
+        repository, folder = split_place(place)
+        return in_hub_cache(repository, folder + CONFIG)
+    return None
+
+
+def locate_config(place: str) -> Path:
+    """Find the configuration of a place; bring it from the hub where it is missing. A folder may be without.
+
+    Raises:
+        CardError: if there is no such place, or the hub has no such file.
+        WeightsError: if the hub can't be reached, or the repository is gated.
+    """
+    if Path(place).is_dir():
+        return Path(place) / CONFIG
+    if path := cached_config(place):
+        return path
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    repository, folder = split_place(place)
+    where = f"{repository}/{folder}{CONFIG}"
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else files.unreachable(constants.ENDPOINT)
+    if reason:
+        raise WeightsError(f"{where} is not in the hub's cache ({reason}); try again where there is a network")
+    try:
+        return Path(hf_hub_download(repository, folder + CONFIG))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
+        ) from error
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise CardError(f"{where}: the hub has no such file; a whole pipeline's is in its subfolder vae") from error
+    except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
+        raise hub_failed(where, error) from error
+
+
+def hub_failed(where: str, error: Exception) -> WeightsError:
+    """Say in one line what the hub's client met with."""
+    reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+    return WeightsError(f"{where} can't be brought from the hub ({reason}); try again")
 
 
 # --- reading them -----------------------------------------------------------------------------------------------------

@@ -297,9 +297,9 @@ class WorkFolder:
                 raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
             parts.append(part)
         with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
-            if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
-                return done
             self._protect()
+            if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
+                return self._publish(done)  # its summary may lie elsewhere, or not be there yet
             run, images = summary.finish(self.plan, parts)
             content = _to_bytes(images)
             run = run.model_copy(update={"digests": {**run.digests, "table": results.table_digest(content)}})

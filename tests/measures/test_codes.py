@@ -10,7 +10,7 @@ import torch
 from builders import small_task, write_pictures
 from torch import Tensor, nn
 
-from vtbench import cards, evaluate, wrap
+from vtbench import cards, evaluate, load_tokenizer, wrap
 from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import DataError
 from vtbench.measures.codes import UNSIZED
@@ -99,6 +99,29 @@ def test_a_token_of_several_indices_is_one_token(folder: Path) -> None:
 def test_cards_of_several_codebooks_name_them_all() -> None:
     assert len(cards.find_tokenizer("unitok").code.codebook_sizes) == 8
     assert len(cards.find_tokenizer("dnd-16x16x4").code.codebook_sizes) == 1
+    assert len(cards.find_tokenizer("dnd-16x16x8").code.codebook_sizes) == 8
+
+
+def test_depths_with_codebooks_of_their_own_are_counted_each_in_its_own(folder: Path) -> None:
+    card = cards.find_tokenizer("dnd-16x16x8")
+    small = {"channels": 32, "multipliers": [1, 1, 1], "blocks": 1, "z_channels": 16, "code_channels": 8}
+    config = card.config | small | {"codebook_size": 64, "depths": 3}
+
+    def loaded(depths: int, **more: object) -> Tokenizer:
+        update = {"config": config | more, "code": Code(codebook_sizes=(64,) * depths)}
+        return load_tokenizer(card.model_copy(update=update), weights="synthetic", device="cpu")
+
+    def use(tokenizer: Tokenizer) -> dict[str, float | None]:
+        return values(evaluate(tokenizer, small_task(folder), out=None), "code_usage")
+
+    whole = use(loaded(3))
+    assert set(whole) == {"code_usage", *(f"code_usage/{depth}" for depth in range(3))}
+    fewer = use(loaded(2, depth=2))
+    assert {name: fewer[name] for name in ("code_usage/0", "code_usage/1")} == {
+        name: whole[name] for name in ("code_usage/0", "code_usage/1")
+    }
+    with pytest.raises(DataError, match="gives 2 indices a position, its card names 3 codebooks; correct"):
+        loaded(3, depth=2).encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
 def test_codes_of_a_card_that_states_no_codebook_have_no_use_and_say_why(folder: Path) -> None:

@@ -232,6 +232,14 @@ def test_sets_of_decodes(folder: Path, tmp_path: Path, inception: None) -> None:
     assert values(parts[1]) == pytest.approx(got, rel=1e-9)
 
 
+def test_latents_of_half_precision_are_decoded_between(folder: Path, inception: None) -> None:
+    names = ("rfid", "ifid")
+    whole = values(run(load_tokenizer("tiny-fsq-f16"), folder, *names))
+    half = run(load_tokenizer("tiny-fsq-f16", precision="bf16"), folder, *names)
+    assert half is not None and half.scores["ifid"].reason is None
+    assert values(half)["ifid"] == pytest.approx(whole["ifid"], rel=0.1)
+
+
 def test_labels_are_folders_or_an_attribute(folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer("tiny-fsq-f16")
     assert values(run(tokenizer, folder, "purity"))["purity"] > 0.9  # each picture is there twice
@@ -244,6 +252,8 @@ def test_labels_are_folders_or_an_attribute(folder: Path, tmp_path: Path) -> Non
     assert "labels are not known" in (run(tokenizer, flat, "purity").scores["purity"].reason or "")
     (flat / "metadata.csv").write_text("\n".join(lines))  # every picture its own label
     assert values(run(tokenizer, flat, "purity"))["purity"] == 0
+    (flat / "metadata.csv").write_text("\n".join([*lines[:-1], lines[-1].partition(",")[0] + ","]))
+    assert "labels are not known" in (run(tokenizer, flat, "purity").scores["purity"].reason or ""), "an empty cell"
 
 
 def test_token_gain_of_noise_is_negative_and_of_stripes_is_not(folder: Path) -> None:

@@ -250,6 +250,18 @@ def test_sequences_have_no_grid_and_say_so(folder: Path) -> None:
     assert {"lpc", "effective_rank", "psnr"} <= set(values(found))
 
 
+def test_a_flat_latent_has_no_spectrum(tmp_path: Path, photographs: Tensor) -> None:
+    """Its rings hold nothing but the floor of the logarithm: they were white noise's."""
+    Image.fromarray(photographs[0, :, 64:128, 64:128].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    Image.new("RGB", (SIDE, SIDE), (20, 130, 77)).save(tmp_path / "flat.png")
+    found = run(pools(), tmp_path, "spectrum_kl", "spectrum_high", "lds")
+    for name in ("spectrum_kl", "spectrum_high"):
+        assert (found.scores[name].scored, found.scores[name].expected) == (1, 2), name
+    (tmp_path / "a.png").unlink()
+    alone = run(pools(), tmp_path, "spectrum_kl", "spectrum_high")
+    assert {alone.scores[name].reason for name in ("spectrum_kl", "spectrum_high")} == {measure.FLAT}
+
+
 def test_a_codec_has_none_of_it(folder: Path) -> None:
     found = run(load_tokenizer("jpeg-q5"), folder)
     own = [name for name in METRICS if name not in ("psnr", "lpips")]

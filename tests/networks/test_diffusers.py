@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import small_task, write_pictures
 from safetensors.torch import load_file, save_file
 
-from vtbench import cards
+from vtbench import cards, finished, plan
 from vtbench.errors import CardError, DataError, WeightsError
 from vtbench.networks._diffusers import FACTS, complete
 from vtbench.networks.diffusers import Config, Network, card_for, load_folder
@@ -341,6 +342,28 @@ def test_a_card_can_leave_the_configuration_to_the_publisher(tmp_path):
     tokenizer = load_tokenizer(card, weights=load_folder(tmp_path), device="cpu")
     x = noise(tokenizer, 1)
     assert torch.equal(tokenizer.network.encode(x).latent, own(model, x)[0])
+
+
+def test_a_published_configuration_is_part_of_what_a_run_is(tmp_path):
+    """An entry that changes no tensor's shape changes the numbers all the same."""
+    folder, pictures = tmp_path / "vae", write_pictures(tmp_path / "pictures", 1)
+    save(folder, "kl")
+    card = card_like({"class": "AutoencoderKL", "pretrained": str(folder)})
+    file = folder / "config.json"
+
+    def told() -> tuple[str, str | None]:
+        tokenizer = load_tokenizer(card, weights=load_folder(folder), device="cpu")
+        said = {"protocol": None, "limit": None, "label": None, "step": None, "require": (), "originals": None}
+        made = plan.make(tokenizer, small_task(pictures), batch_size=1, **said)
+        command = {"weights": [str(folder / "diffusion_pytorch_model.safetensors")], "diffusers": []}
+        return made.digest, finished.asked(command, card, {})
+
+    before = told()
+    assert before == told()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"act_fn": "relu"}))
+    assert [one == other for one, other in zip(before, told(), strict=True)] == [False, False]
+    file.unlink()
+    assert finished.asked({"weights": ["synthetic"], "diffusers": []}, card, {}) is None
 
 
 def test_a_missing_library_is_one_line(monkeypatch):

@@ -109,7 +109,7 @@ def test_every_card_says_what_its_network_does():
     assert len(found) == 5
     for card in found:
         config = Config(**card.config)
-        assert card.code.codebook_sizes == (config.codebook_size,)
+        assert card.code.codebook_sizes == (config.codebook_size,) * (1 if config.shared else config.depths)
         assert card.code.latent_channels == config.code_channels
         assert card.code.downsampling == card.input.multiple_of == 2 ** (len(config.multipliers) - 1)
         assert card.code.tokens_at_256 == (256 // card.code.downsampling) ** 2 * config.depths

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import vtbench
-from vtbench import images, ocr
+from vtbench import cards, evaluate, images, load_task, load_tokenizer, ocr
 from vtbench.data.text_chart import Source
 from vtbench.errors import DataError, WeightsError
 from vtbench.ocr import easyocr, tesseract
@@ -260,6 +260,31 @@ def test_an_engine_comes_from_another_package(outside):
     assert ocr.load("greek").read_boxes(torch.zeros(3, 8, 8, dtype=torch.uint8), [(0, 0, 8, 8)]) == ["Ελλάδα"]
     if ocr.find("easyocr"):
         assert ocr.unreadable("easyocr", "Ελλάδα").endswith("better: greek")
+
+
+@pytest.mark.parametrize("protocol", [None, "vtbench-2025"])
+def test_what_an_edited_engine_reads_of_originals_is_read_anew(outside, tmp_path, protocol):
+    """Its version may be the same, and nobody hashes its code for what is kept of originals."""
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    Image.effect_noise((256, 256), 80).convert("RGB").save(pages / "a.png")
+    (pages / "metadata.csv").write_text("file_name,text\na.png,Ελλάδα\n", encoding="utf-8")
+    update = {"ocr": "greek", "metrics": ("cer_page",), "primary": "cer_page"}
+    task = load_task(cards.find_task("text").model_copy(update=update), data=pages, native=protocol is not None)
+
+    def read():
+        places = {"out": tmp_path / "results", "work": tmp_path / "work", "protocol": protocol}
+        found = evaluate(load_tokenizer("jpeg-q5"), task, **places).scores["cer_page"]
+        return found.floor if protocol is None else found.value
+
+    assert read() == 0.0
+    (tmp_path / "greek.py").write_text(ENGINE.replace('"Ελλάδα"', '"Ελλάς"'))
+    sys.modules.pop("greek")
+    ocr._loaded.cache_clear()
+    if protocol is None:
+        assert read() > 0.0  # the floor is of what is read now
+    else:
+        assert read() == 0.0  # both sides are
 
 
 def test_two_engines_never_share_a_name(outside):

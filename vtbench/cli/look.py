@@ -120,7 +120,7 @@ def _check_family(what: Listable, extra: Path | None, family: str) -> None:
 def _tokenizer_row(card: TokenizerCard, kin: Mapping[str, str]) -> dict[str, Any]:
     from vtbench import weights
 
-    cached = "-" if card.weights is None else "yes" if weights.cached(card.weights) else "no"
+    cached = "-" if card.weights is None else "yes" if weights.cached(card) else "no"
     return {
         "name": card.name,
         "family": card.family,
@@ -265,7 +265,7 @@ def _show_tokenizer(card: TokenizerCard, extra: Path | None) -> None:
     if card.weights is None:
         said["cached"] = "needs no weights"
     else:
-        path = weights.cached(card.weights)
+        path = weights.cached(card)
         published = card.weights.package or card.weights.hub or card.weights.url
         bring = f"`vtbench fetch {card.name}` brings it" if published else "no file is published; give one by --weights"
         said["cached"] = str(path) if path else f"no; {bring}"

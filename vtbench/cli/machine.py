@@ -104,7 +104,7 @@ def doctor() -> None:
         said[name] = str(ocr.find(name) or ocr.missing(name))
     for card in cards.tokenizers().values():
         if card.weights is not None:
-            path = weights.cached(card.weights)
+            path = weights.cached(card)
             said[card.name] = str(path) if path else f"not cached; `vtbench fetch {card.name}`"
     for metric in catalogue.metrics():
         said[f"metric {metric}"] = ocr.lacking(metric, "easyocr") or "can be scored"

@@ -793,7 +793,7 @@ def tokenizers_of(names: list[str], weights: Sequence[str], extra: Path | None) 
         raise CardError("--weights FILE belongs to one tokenizer; name just one with --tokenizer")
     if names == ["all"]:
         everything = cards.tokenizers(extra).values()
-        return [card for card in everything if weights or card.weights is None or cached(card.weights)]
+        return [card for card in everything if weights or card.weights is None or cached(card)]
     found = {card.name: card for card in (cards.find_tokenizer(name, extra) for name in names)}
     if not weights:
         for card in found.values():

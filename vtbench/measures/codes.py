@@ -41,7 +41,8 @@ class Measure(measures.Measure):
         """Part the indices by scale, or by codebook where each position has an index of each of several.
 
         Depths that share one codebook stay together: the card then names one. One that names as many as the last axis
-        is long (UniTok's eight) has a table of its own for each, where the same index means another thing.
+        is long (UniTok's eight) has a table of its own for each, where the same index means another thing;
+        `tokenizer.check_codes` refuses another number.
         """
         count = len(self.context.codebook_sizes)
         if len(codes.indices) == 1 < count and codes.indices[0].ndim > 2 and codes.indices[0].shape[-1] == count:

@@ -26,6 +26,7 @@ from vtbench.metrics.frechet import frechet_distance
 from vtbench.metrics.latents import probes
 from vtbench.results import Score
 from vtbench.statistics import jackknife_interval
+from vtbench.tokenizer import DTYPES
 from vtbench.types import Key
 
 Array = np.ndarray[Any, Any]
@@ -179,6 +180,7 @@ class Measure(measures.Measure):
         nearest, weights = latents.interpolation_partners(z[asked], z[others], k=NEIGHBOURS)
         shares = weights.cumsum(1)
         size = (self.context.side, self.context.side)
+        tokenizer = bottleneck.tokenizer
         made = []
         done, most = 0, AT_ONCE
         while done < len(asked):
@@ -192,7 +194,9 @@ class Measure(measures.Measure):
             between = latents.slerp(*pair, 0.5).view(len(part), *shapes[0].tolist())
             try:
                 with device.memory():
-                    pictures, reasons = bottleneck.decode(between.to(bottleneck.tokenizer.device), size)  # type: ignore[arg-type]
+                    # Latents are kept as float32, whatever the network's precision.
+                    given = between.to(tokenizer.device, DTYPES[tokenizer.precision])
+                    pictures, reasons = bottleneck.decode(given, size)  # type: ignore[arg-type]
                     if reason := next((one for one in reasons if one), None):
                         raise DataError(reason)
                     made.append(self._inception(pictures.to(self.context.device)))
@@ -323,7 +327,7 @@ def _number(name: str) -> int:
 def _labels(table: Table) -> list[str]:
     for name in LABELS:
         said = table.attribute(name)
-        if said and None not in said:
+        if said and not {None, ""}.intersection(said):  # an empty cell is none, as of a document
             return [str(label) for label in said]
     folders = [str(name).rpartition("/")[0] for name in table.values(Key("id"))]
     if all(folders) and len(set(folders)) > 1:

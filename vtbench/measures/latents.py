@@ -32,6 +32,7 @@ Array = np.ndarray[Any, Any]
 
 NO_GRID = "its tokens are no grid"
 NOT_FINITE = "its latent has values that are not finite"
+FLAT = "its latent is flat: no channel varies over the picture"
 NO_CODES = "continuous latents have no tokens"
 OTHER_KIND = {
     "codes": "its tokens are digits without a codebook: see the least certain digits",
@@ -266,6 +267,8 @@ def _turned(seen: Seen, found: Columns) -> None:
 
 def _spectrum(seen: Seen, found: Columns) -> None:
     z = seen.grid.double()
+    # Rings hold 1e-8 a coefficient at least, so those of nothing would be white noise's.
+    flat = (z.amax((-2, -1)) == z.amin((-2, -1))).all(1).tolist()
     mean, deviation = z.mean((-2, -1), keepdim=True), z.std((-2, -1), keepdim=True, correction=0)
     z = (z - mean) / torch.where(deviation > 0, deviation, 1.0)  # of the picture, so that no other one moves its value
     taps, sigma = _BLUR[seen.size[0] >= 16 * z.shape[-2]]
@@ -274,9 +277,10 @@ def _spectrum(seen: Seen, found: Columns) -> None:
         latents.spectrum_match(x[i : i + 1], z[i : i + 1], blur_kernel=taps, blur_sigma=sigma)
         for i in range(len(seen.ids))
     ]
-    found[Key("spectrum_kl")] = [float(one["kl"]) for one in each]
     shares = torch.cat([torch.as_tensor(one["latent_share"]) for one in each])
-    found[Key("spectrum_high")] = shares[:, shares.shape[1] // 2 :].sum(1).tolist()
+    high = shares[:, shares.shape[1] // 2 :].sum(1).tolist()
+    for name, values in (("spectrum_kl", [float(one["kl"]) for one in each]), ("spectrum_high", high)):
+        found[Key(name)] = [Missing(FLAT) if none else value for none, value in zip(flat, values, strict=True)]
 
 
 def _blocks(seen: Seen, found: Columns) -> None:

@@ -65,7 +65,9 @@ class Measure(measures.Measure):
         if self._reader is None:
             engine = ocr.load(self.context.engine, str(self.context.device))
             place = device.model(self.context.device)
-            self._reader = _Reader(engine, self.context.originals, place, self.context.computed_by)
+            # `computed_by` is without the code of other packages, so what their engines read is not kept.
+            folder = self.context.originals if ocr.is_own(self.context.engine) else None
+            self._reader = _Reader(engine, folder, place, self.context.computed_by)
         rows = self._rows(self._reader, outcome)
         return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
 

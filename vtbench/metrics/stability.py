@@ -5,12 +5,14 @@ Both ask for reconstructions beside the first one, so they take the tokenizer's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtbench.catalogue import PSNR_CAP
 from vtbench.metrics.pairs import check_side
 from vtbench.metrics.peak import psnr
 
@@ -73,8 +75,8 @@ def shifts(reconstruct: Reconstruct, reference: Tensor, first: Tensor) -> dict[s
     """Measure what a move of the picture changes.
 
     * `shift_psnr/d`: PSNR in dB of the reconstruction of the picture moved by d pixels, moved back, and the
-      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d. Infinite for what acts on
-      each pixel alone.
+      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d, in which an infinite one
+      counts PSNR_CAP beside others. Infinite for what acts on each pixel alone.
 
     Args:
         reconstruct: one round trip.
@@ -87,9 +89,18 @@ def shifts(reconstruct: Reconstruct, reference: Tensor, first: Tensor) -> dict[s
     check_side(reference, "shift PSNR", 2 * MARGIN + 1)
     first = first.to(reference.device)
     moved = [_shifted(reconstruct, reference, first, distance) for distance in SHIFTS]
-    columns = {f"shift_psnr/{distance}": values for distance, values in zip(SHIFTS, moved, strict=True)}
-    columns["shift_psnr"] = [sum(value or 0.0 for value in values) / len(values) for values in zip(*moved, strict=True)]
+    columns: dict[str, list[float | None]] = {
+        f"shift_psnr/{distance}": [*values] for distance, values in zip(SHIFTS, moved, strict=True)
+    }
+    columns["shift_psnr"] = [_mean(values) for values in zip(*moved, strict=True)]
     return columns
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Average dB; an infinite value counts PSNR_CAP beside finite ones, as in a mean over pictures."""
+    if all(map(math.isinf, values)):
+        return math.inf
+    return sum(PSNR_CAP if math.isinf(value) else value for value in values) / len(values)
 
 
 def _agreement(
@@ -102,7 +113,7 @@ def _agreement(
     return [float(share) for share in equal.double().mean(1)]
 
 
-def _shifted(reconstruct: Reconstruct, reference: Tensor, first: Tensor, distance: int) -> list[float | None]:
+def _shifted(reconstruct: Reconstruct, reference: Tensor, first: Tensor, distance: int) -> list[float]:
     height, width = reference.shape[-2:]
     # What moves in repeats the border, as a camera's next pixel most likely would.
     padded = F.pad(reference.float(), (distance, 0, distance, 0), mode="replicate").to(torch.uint8)

@@ -10,6 +10,7 @@ out. What a class does itself in `encode` and `decode` is kept. `card_for` descr
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -51,6 +52,9 @@ class Config(Posterior):
 class Network(nn.Module):
     """One autoencoder of the library, for still pictures; a video autoencoder is shown one frame."""
 
+    config_digest: str | None = None
+    """sha256 of the published configuration that was read; None where the card has it all."""
+
     def __init__(self, config: Config) -> None:
         """Build the class; its tensors have arbitrary values.
 
@@ -60,7 +64,7 @@ class Network(nn.Module):
         super().__init__()
         values: Values = config.values
         if config.pretrained:
-            values = _configuration(config.pretrained, config.class_name)[1]
+            _, values, self.config_digest = _configuration(config.pretrained, config.class_name)
         if config.class_name == "VQModel":
             values = {**values, "lookup_from_codebook": True}  # its `decode` takes indices then
         facts, entries = FACTS[config.class_name], complete(config.class_name, values)
@@ -176,8 +180,6 @@ FILES = (
 )
 """Where `save_pretrained` writes the tensors, in the order in which they are looked for."""
 
-_PLACE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<subfolder>[\w./-]+?))?/?")
-
 
 def card_for(place: str) -> TokenizerCard:
     """Describe an autoencoder that has no card, from its config.json alone.
@@ -191,7 +193,7 @@ def card_for(place: str) -> TokenizerCard:
         CardError: if there is no config.json, its class is none of `FACTS`, or the library is missing.
         WeightsError: if the hub can't be reached, or the repository is gated.
     """
-    class_name, values = _configuration(place)
+    class_name, values, _ = _configuration(place)
     facts = FACTS[class_name]
     entries = complete(class_name, values)
     downsampling, codes = facts.downsampling(entries), facts.codes(entries)
@@ -201,7 +203,7 @@ def card_for(place: str) -> TokenizerCard:
         source = WeightsSource(drop=drop)
         title = f"diffusers-{Path(place).resolve().name}"  # a folder's name may be a card's
     else:
-        repository, subfolder = _split(place)
+        repository, subfolder = weights.split_place(place)
         source = WeightsSource(hub=repository, file=subfolder + _file_of(repository, subfolder), drop=drop)
         title = f"{repository}/{subfolder}".strip("/")
     return TokenizerCard(
@@ -248,11 +250,12 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(named)]
 
 
-def _configuration(place: str, expected: ClassName | None = None) -> tuple[ClassName, dict[str, Any]]:
-    """Read the class's name and configuration from a place's config.json."""
-    path = Path(place) / "config.json" if Path(place).is_dir() else _from_hub(*_split(place), "config.json")
+def _configuration(place: str, expected: ClassName | None = None) -> tuple[ClassName, dict[str, Any], str]:
+    """Read the class's name and configuration from a place's config.json, and hash the file."""
+    path = weights.locate_config(place)
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        said = json.loads(content)
         name = said["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CardError(
@@ -265,45 +268,14 @@ def _configuration(place: str, expected: ClassName | None = None) -> tuple[Class
         raise CardError(f"{place}: its class is {name}, the card says {expected}; correct the card")
     known = inspect.signature(library_class(name).__init__).parameters
     # A newer or older version of the library may have written entries that the installed one does not know.
-    return name, {key: value for key, value in said.items() if key in known}
-
-
-def _split(place: str) -> tuple[str, str]:
-    """Split a place on the hub into its repository and its subfolder, which is empty or ends with a slash."""
-    found = _PLACE.fullmatch(place)
-    if found is None:
-        raise CardError(f"{place}: no such folder, and not OWNER/NAME[/SUBFOLDER] on the hub either")
-    subfolder = found["subfolder"]
-    return found["repository"], f"{subfolder}/" if subfolder else ""
-
-
-def _from_hub(repository: str, subfolder: str, name: str) -> Path:
-    source = WeightsSource(hub=repository, file=subfolder + name)
-    if path := weights.cached(source):
-        return path
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
-
-    where = f"{repository}/{subfolder}{name}"
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else files.unreachable(constants.ENDPOINT)
-    if reason:
-        raise WeightsError(f"{where} is not in the hub's cache ({reason}); try again where there is a network")
-    try:
-        return Path(hf_hub_download(repository, subfolder + name))
-    except GatedRepoError as error:
-        raise WeightsError(
-            f"{repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
-        ) from error
-    except (RemoteEntryNotFoundError, RepositoryNotFoundError) as error:
-        raise CardError(f"{where}: the hub has no such file; a whole pipeline's is in its subfolder vae") from error
-    except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
-        raise _failed(where, error) from error
+    values = {key: value for key, value in said.items() if key in known}
+    return name, values, hashlib.sha256(content).hexdigest()
 
 
 def _file_of(repository: str, subfolder: str) -> str:
     """Which of `FILES` a repository has: what is cached, else what is there, else the usual one."""
     for name in FILES:
-        if weights.cached(WeightsSource(hub=repository, file=subfolder + name)):
+        if weights.in_hub_cache(repository, subfolder + name):
             return name
     from huggingface_hub import HfApi, constants
 
@@ -312,9 +284,4 @@ def _file_of(repository: str, subfolder: str) -> str:
     try:
         return next((name for name in FILES if HfApi().file_exists(repository, subfolder + name)), FILES[0])
     except Exception as error:
-        raise _failed(f"{repository}/{subfolder}", error) from error
-
-
-def _failed(where: str, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-    return WeightsError(f"{where} can't be brought from the hub ({reason}); try again")
+        raise weights.hub_failed(f"{repository}/{subfolder}", error) from error

@@ -142,6 +142,11 @@ def _own() -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in pkgutil.iter_modules(__path__)))
 
 
+def is_own(name: str) -> bool:
+    """Tell whether an engine is a file of this package, whose code is part of every run's identity."""
+    return name.partition(":")[0] in _own()
+
+
 def _outside() -> dict[str, metadata.EntryPoint]:
     found: dict[str, metadata.EntryPoint] = {}
     for entry in metadata.entry_points(group=GROUP):
