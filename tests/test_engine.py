@@ -611,6 +611,31 @@ def test_words_of_unknown_size_leave_tokbenchs_other_metrics(folder: Path) -> No
         assert "need the size of each word" in (scores[name].reason or "")
 
 
+def test_sets_under_a_protocol_count_the_pictures_that_they_are_of(folder: Path) -> None:
+    """Two of six pictures failed: neither the distance nor the Inception score is of them."""
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    metrics = [find_metric(name) for name in ("psnr", "rfid", "inception_score")]
+    measure = published.Published(metrics, replace(context, protocol=PROTOCOLS["titok"]))
+    generator = np.random.default_rng(0)
+    columns: dict[str, list[object]] = {"index": list(range(6)), "psnr": [30.0, 31.0, 32.0, 33.0, None, None]}
+    for key in (*published.FEATURES, published.LOGITS):
+        columns[str(key)] = [*generator.normal(size=(4, 5)), None, None]
+    scores = measure.scores(Table(pa.table(columns), intervals=lambda name: False))
+    assert {name: (score.scored, score.expected) for name, score in scores.items()} == dict.fromkeys(
+        ("psnr", "rfid", "inception_score"), (4, 6)
+    )
+    assert all(score.value is not None for score in scores.values())
+
+
+def test_published_code_caps_nothing(folder: Path) -> None:
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    measure = published.Published([find_metric("psnr")], replace(context, protocol=PROTOCOLS["cosmos"]))
+    for values in ([101.0, 107.0, 30.0], [float("inf"), 107.0, 30.0]):
+        score = measure.scores(Table(pa.table({"psnr": values}), intervals=lambda name: True))["psnr"]
+        assert score.value == pytest.approx(np.mean(values))
+        assert (score.low is None) == np.isinf(values).any()
+
+
 @pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
 def test_text_that_the_engine_cannot_write_is_refused_wherever_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

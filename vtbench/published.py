@@ -210,11 +210,14 @@ class Published(measures.Measure):
             except DataError as error:  # the other metrics stand
                 for name in self.rule.text_metrics:
                     found[name] = Score(value=None, reason=str(error), scored=0, expected=table.expected)
+        # How many pictures are behind what no column of single values says.
+        behind = {"inception_score": len(columns.get(LOGITS, ()))}
         if table.has(FEATURES[0]) and "rfid" in self.names:
             sums = FrechetSums()
             for pair in zip(*(table.arrays(key) for key in FEATURES), strict=True):
                 sums.add(*pair)
             averages["rfid"] = sums.distance() if sums.count > 1 else math.nan
+            behind["rfid"] = sums.count
         for name, value in averages.items():
             if math.isnan(value):
                 reason = EMPTY_BIN if WORDS in columns else f"{name} is not a number under {self.rule.name}"
@@ -222,7 +225,7 @@ class Published(measures.Measure):
                 continue
             own = found.get(name)
             if own is None or own.value is None:
-                scored = len(next(iter(columns.values())))
+                scored = behind[name] if name in behind else len(columns.get(Key(name), ()))
                 found[name] = Score(value=value, scored=scored, expected=table.expected)
             elif math.isclose(own.value, value, rel_tol=1e-12):
                 found[name] = own.model_copy(update={"value": value})
