@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -649,6 +650,30 @@ def test_text_that_the_engine_cannot_write_is_refused_wherever_it_stands(
     assert "港口的墙" in task.known_text()
     monkeypatch.setattr(type(task.source), "known_text", None)  # as of a source that doesn't say it by itself
     assert "港口的墙" in task.known_text()
+
+
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_heights_of_a_metadata_csv_give_the_legibility(tmp_path: Path) -> None:
+    """All its cells are text, the lines and their boxes as JSON."""
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    rows = [["file_name", "lines", "cap_height"]]
+    for index, size in enumerate((12, 12, 32, 32)):
+        picture = Image.new("RGB", (160, 64), "white")
+        font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), size)
+        ImageDraw.Draw(picture).text((8, 8), "harbour", fill="black", font=font)
+        picture.save(folder / f"{index}.png")
+        left, top, right, bottom = font.getbbox("harbour")
+        line = {"text": "harbour", "box": [8 + left - 2, 8 + top - 2, 8 + right + 2, 8 + bottom + 2]}
+        rows.append([f"{index}.png", json.dumps([line]), f"{round(0.73 * size)}"])
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    metrics = ("cer", "cer_micro", "legibility")
+    task = small_task(folder, native=True, family="text", metrics=metrics, primary="cer", group_by=("cap_height",))
+    run = evaluate(load_tokenizer("control-identity"), task, out=None)
+    assert set(run.groups["cap_height"]) == {"9", "23"}
+    assert run.groups["cap_height"]["23"]["cer"].value == 0.0
+    assert 9.0 <= (run.scores["legibility"].value or 0) < 23.0
 
 
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
