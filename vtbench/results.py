@@ -255,8 +255,13 @@ def clusters_of(documents: Iterable[object]) -> list[Hashable]:
 
 
 def capped(value: float, cap: float | None) -> float:
-    """Give what a value counts in a mean beside others: an infinite one counts the cap, where that has its sign."""
-    return cap if cap is not None and value == math.copysign(math.inf, cap) else value
+    """Give what a value counts in a mean beside others: no more than the cap, or no less than a negative one.
+
+    Finite values too: one level of one pixel at 256 px is 101 dB, and equal pictures may not count less than that.
+    """
+    if cap is None:
+        return value
+    return min(value, cap) if cap >= 0 else max(value, cap)
 
 
 def summarise(
@@ -270,14 +275,14 @@ def summarise(
 ) -> Score:
     """Average the values of single pictures; `reason` is said where none was scored.
 
-    Infinite values count `cap` beside others; a mean of infinite values alone is infinite, and so is one with an
-    infinite value that has no cap. Of both signs together there is none.
+    Values count up to `cap`; a mean of infinite values alone is infinite, and so is one with an infinite value that has
+    no cap. Of both signs together there is none.
 
     Args:
         values: one a picture; None where it was not scored.
         expected: how many there should be.
         reason: why there is none.
-        cap: what an infinite value of its sign counts, as `catalogue.Metric.cap` says.
+        cap: what a value beyond it counts, as `catalogue.Metric.cap` says.
         clusters: of each picture, where several show one document (`clusters_of`).
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
@@ -286,7 +291,8 @@ def summarise(
     if not scored:
         return Score(value=None, reason=reason, scored=0, expected=expected)
     infinite = sum(math.isinf(value) for value in scored)
-    finite = scored if len(set(scored)) == 1 else [capped(value, cap) for value in scored]
+    alone = infinite == len(scored) and len(set(scored)) == 1
+    finite = scored if alone else [capped(value, cap) for value in scored]
     endless = {value for value in finite if math.isinf(value)}
     if len(endless) > 1:
         return Score(value=None, reason=BOTH_SIGNS, scored=0, expected=expected, infinite=infinite)
