@@ -417,7 +417,7 @@ _BUILT_IN = (
         grouped=False,
     ),
     Metric(
-        *("kid", "KID", "lower", 5, "kernel distance of the same features, unbiased at any number"),
+        *("kid", "KID", "lower", 5, "kernel distance of the same features over all pairs; equal sets are below 0"),
         measure="sets",
         needs=("inception",),
         function=f"{_FID}:kernel_distance",
