@@ -364,5 +364,10 @@ def test_a_run_in_the_work_folder_is_found_by_task_and_name(tmp_path: Path, monk
     ours, table = saved(tmp_path / "work" / "reconstruction" / "mine", BASE)
     monkeypatch.chdir(tmp_path)
     assert results.find_run(Path("reconstruction/mine"), tmp_path / "work") == (ours, table)
+    with pytest.raises(ResultError, match=r"aaa: can't be read \(.*\); expected the JSON of a run"):
+        results.find_run(Path("reconstruction") / ("a" * 300), tmp_path / "work")  # a name that no file can have
+    results.write(ours.model_copy(update={"tokenizer": "a" * 300}), tmp_path / "long.json")
+    with pytest.raises(ResultError, match="its per-image table is not in"):
+        results.find_run(tmp_path / "long.json", tmp_path / "work")
     with pytest.raises(ResultError, match=r"reconstruction: a folder without run\.json; expected the JSON of a run"):
         results.find_run(tmp_path / "work" / "reconstruction", tmp_path / "work")

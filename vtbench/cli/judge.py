@@ -241,13 +241,17 @@ def _append(path: Path, text: str) -> None:
 
 
 def _allowed(pairs: list[str]) -> dict[str, float]:
-    allowed = {}
+    allowed: dict[str, float] = {}
     for pair in pairs:
         name, equals, amount = pair.partition("=")
         try:
-            allowed[catalogue.find_metric(name).name] = float(amount)
+            limit = float(amount)
         except ValueError:
             equals = ""
         if not equals:
             raise ResultError(f"--max-drop {pair}: expected METRIC=AMOUNT, such as psnr=0.1")
+        name = catalogue.find_metric(name).name
+        if name in allowed:
+            raise ResultError(f"--max-drop {pair}: {name} is there twice; expected one amount a metric, leave one out")
+        allowed[name] = limit
     return allowed
