@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,9 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from builders import make_run
+from typer.testing import CliRunner
 
 from vtbench import comparison, gate, results
 from vtbench.catalogue import find_metric
+from vtbench.cli import app
 from vtbench.errors import ResultError
 from vtbench.measures import Table, means
 from vtbench.results import Run, Score, summarise
@@ -28,7 +31,7 @@ def saved(folder: Path, values: np.ndarray, metric: str = "psnr", **change: obje
 
 
 def saved_table(folder: Path, table: pd.DataFrame, **change: object) -> tuple[Run, Path]:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     table.to_parquet(folder / results.IMAGES)
     run = make_run(**change)
     digests = {**run.digests, "table": results.table_digest((folder / results.IMAGES).read_bytes())}
@@ -198,6 +201,56 @@ def test_pictures_without_a_document_are_no_document(tmp_path: Path) -> None:
     assert mean != summarise(list(BASE[:8]), 8, "no")
 
 
+def two_runs(folder: Path, first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> list[tuple[Run, Path]]:
+    ids = [f"{index}.png" for index in range(8)]
+    tables = {"run": pd.DataFrame({"id": ids, **first}), "baseline": pd.DataFrame({"id": ids, **second})}
+    return [saved_table(folder / name, table) for name, table in tables.items()]
+
+
+def test_pictures_left_out_for_being_infinite_are_counted(tmp_path: Path) -> None:
+    place, endless = np.arange(8), np.full(8, np.inf)
+    first = {"psnr": BASE[:8], "smallest_line": np.where(place < 3, np.inf, 0.5), "flat_noise": endless}
+    second = {"psnr": BASE[:8], "smallest_line": np.where(place == 2, np.inf, 1.0), "flat_noise": BASE[:8]}
+    found = {one.metric: one for one in comparison.contrast(*two_runs(tmp_path, first, second))}
+    assert set(found) == {"psnr", "smallest_line", "flat_noise"}
+    line = found["smallest_line"]
+    assert (line.left_out, line.infinite, line.first, line.second) == (3, (3, 1), 0.5, 1.0)
+    assert line.comparison is not None and line.comparison.difference.pairs == 5
+    noise = found["flat_noise"]
+    assert (noise.comparison, noise.first, noise.left_out, noise.infinite) == (None, None, 8, (8, 0))
+    assert noise.reason == "every picture is infinite in one of the runs"
+    assert (found["psnr"].left_out, found["psnr"].reason) == (0, None)
+    # One that no picture has in both is there with its reason too; one that no picture has at all is not.
+    lacking = np.full(8, np.nan)
+    first = {"psnr": BASE[:8], "lpips": BASE[:8], "ssim": lacking}
+    second = {"psnr": BASE[:8], "lpips": lacking, "ssim": lacking}
+    found = {one.metric: one for one in comparison.contrast(*two_runs(tmp_path / "b", first, second))}
+    assert {name: one.reason for name, one in found.items()} == {
+        "psnr": None,
+        "lpips": "no picture has it in both runs",
+    }
+
+
+def test_compare_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = {"psnr": BASE[:8], "smallest_line": np.where(np.arange(8) < 3, np.inf, 0.5), "lpips": np.full(8, np.inf)}
+    second = {"psnr": BASE[:8], "smallest_line": np.full(8, 1.0), "lpips": BASE[:8]}
+    two_runs(tmp_path, first, second)
+    said = CliRunner().invoke(app, ["compare", "run", "baseline"])
+    assert said.exit_code == 0, said.output
+    assert (
+        "smallest_line: 3 pictures are infinite and left out; 3 are so in the first run, 0 in the second."
+        in said.stdout
+    )
+    assert "lpips is not compared: every picture is infinite in one of the runs." in said.stdout
+    assert "scored in one of the runs alone" not in said.stdout
+    done = CliRunner().invoke(app, ["compare", "run", "baseline", "--json"])
+    rows = {row["metric"]: row for row in json.loads(done.stdout, parse_constant=pytest.fail)["metrics"]}
+    assert (rows["smallest_line"]["left_out"], rows["smallest_line"]["infinite"]) == (3, [3, 0])
+    assert (rows["lpips"]["difference"], rows["lpips"]["pictures"], rows["psnr"]["reason"]) == (None, 0, None)
+    assert rows["lpips"]["reason"] == "every picture is infinite in one of the runs"
+
+
 # --- what the gate must not overlook ----------------------------------------------------------------------------------
 
 
@@ -227,6 +280,25 @@ def test_the_gate_caps_as_a_mean_does(tmp_path: Path) -> None:
     best, worst = (saved(tmp_path / f"{end}", np.where(np.arange(40) < 1, end, BASE)) for end in (np.inf, -np.inf))
     assert not comparison.check(best, [theirs], {"psnr": 0.1})[0].failed
     assert comparison.check(worst, [theirs], {"psnr": 0.1})[0].reason == "1 pictures became infinite"
+
+
+def test_equal_pictures_are_no_drop_from_one_level_of_one_pixel(tmp_path: Path) -> None:
+    """That is 101 dB at 256 px, and an infinite PSNR counts 100: the finite one may not count more."""
+    better = saved(tmp_path / "run", np.where(np.arange(40) < 4, np.inf, BASE))
+    theirs = saved(tmp_path / "baseline", np.where(np.arange(40) < 4, 101.07, BASE))
+    (found,) = comparison.check(better, [theirs], {"psnr": 0.0})
+    assert (found.drop.mean, found.failed) == (0.0, False)
+
+
+def test_pictures_that_are_infinite_everywhere_were_scored(tmp_path: Path) -> None:
+    """Where one side lacks some besides, it is these that it fails for."""
+    endless = np.full(8, np.inf)
+    ours = saved(tmp_path / "run", np.where(np.arange(8) < 2, np.nan, endless), "smallest_line")
+    theirs = saved(tmp_path / "baseline", endless, "smallest_line")
+    assert (
+        comparison.check(ours, [theirs], {"smallest_line": 0.0})[0].reason == "2 pictures are scored on one side alone"
+    )
+    assert not comparison.check(ours, [theirs], {"smallest_line": 0.0}, allow_missing=2)[0].failed
 
 
 def test_nan_as_an_amount_is_refused(tmp_path: Path) -> None:
@@ -292,5 +364,10 @@ def test_a_run_in_the_work_folder_is_found_by_task_and_name(tmp_path: Path, monk
     ours, table = saved(tmp_path / "work" / "reconstruction" / "mine", BASE)
     monkeypatch.chdir(tmp_path)
     assert results.find_run(Path("reconstruction/mine"), tmp_path / "work") == (ours, table)
+    with pytest.raises(ResultError, match=r"aaa: can't be read \(.*\); expected the JSON of a run"):
+        results.find_run(Path("reconstruction") / ("a" * 300), tmp_path / "work")  # a name that no file can have
+    results.write(ours.model_copy(update={"tokenizer": "a" * 300}), tmp_path / "long.json")
+    with pytest.raises(ResultError, match="its per-image table is not in"):
+        results.find_run(tmp_path / "long.json", tmp_path / "work")
     with pytest.raises(ResultError, match=r"reconstruction: a folder without run\.json; expected the JSON of a run"):
         results.find_run(tmp_path / "work" / "reconstruction", tmp_path / "work")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -641,6 +642,31 @@ def test_words_of_unknown_size_leave_tokbenchs_other_metrics(folder: Path) -> No
         assert "need the size of each word" in (scores[name].reason or "")
 
 
+def test_sets_under_a_protocol_count_the_pictures_that_they_are_of(folder: Path) -> None:
+    """Two of six pictures failed: neither the distance nor the Inception score is of them."""
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    metrics = [find_metric(name) for name in ("psnr", "rfid", "inception_score")]
+    measure = published.Published(metrics, replace(context, protocol=PROTOCOLS["titok"]))
+    generator = np.random.default_rng(0)
+    columns: dict[str, list[object]] = {"index": list(range(6)), "psnr": [30.0, 31.0, 32.0, 33.0, None, None]}
+    for key in (*published.FEATURES, published.LOGITS):
+        columns[str(key)] = [*generator.normal(size=(4, 5)), None, None]
+    scores = measure.scores(Table(pa.table(columns), intervals=lambda name: False))
+    assert {name: (score.scored, score.expected) for name, score in scores.items()} == dict.fromkeys(
+        ("psnr", "rfid", "inception_score"), (4, 6)
+    )
+    assert all(score.value is not None for score in scores.values())
+
+
+def test_published_code_caps_nothing(folder: Path) -> None:
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    measure = published.Published([find_metric("psnr")], replace(context, protocol=PROTOCOLS["cosmos"]))
+    for values in ([101.0, 107.0, 30.0], [float("inf"), 107.0, 30.0]):
+        score = measure.scores(Table(pa.table({"psnr": values}), intervals=lambda name: True))["psnr"]
+        assert score.value == pytest.approx(np.mean(values))
+        assert (score.low is None) == np.isinf(values).any()
+
+
 @pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
 def test_text_that_the_engine_cannot_write_is_refused_wherever_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -654,6 +680,30 @@ def test_text_that_the_engine_cannot_write_is_refused_wherever_it_stands(
     assert "港口的墙" in task.known_text()
     monkeypatch.setattr(type(task.source), "known_text", None)  # as of a source that doesn't say it by itself
     assert "港口的墙" in task.known_text()
+
+
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+def test_heights_of_a_metadata_csv_give_the_legibility(tmp_path: Path) -> None:
+    """All its cells are text, the lines and their boxes as JSON."""
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    rows = [["file_name", "lines", "cap_height"]]
+    for index, size in enumerate((12, 12, 32, 32)):
+        picture = Image.new("RGB", (160, 64), "white")
+        font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), size)
+        ImageDraw.Draw(picture).text((8, 8), "harbour", fill="black", font=font)
+        picture.save(folder / f"{index}.png")
+        left, top, right, bottom = font.getbbox("harbour")
+        line = {"text": "harbour", "box": [8 + left - 2, 8 + top - 2, 8 + right + 2, 8 + bottom + 2]}
+        rows.append([f"{index}.png", json.dumps([line]), f"{round(0.73 * size)}"])
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    metrics = ("cer", "cer_micro", "legibility")
+    task = small_task(folder, native=True, family="text", metrics=metrics, primary="cer", group_by=("cap_height",))
+    run = evaluate(load_tokenizer("control-identity"), task, out=None)
+    assert set(run.groups["cap_height"]) == {"9", "23"}
+    assert run.groups["cap_height"]["23"]["cer"].value == 0.0
+    assert 9.0 <= (run.scores["legibility"].value or 0) < 23.0
 
 
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:

@@ -150,6 +150,7 @@ def test_what_is_wrong_with_the_section_is_one_line(here: Path, old: str, new: s
         (["--baseline", "x"], "belong to a RUN"),
         (["--allow-missing", 3], "belong to a RUN"),
         (["x"], "needs --baseline and --max-drop"),
+        (["x", "--baseline", "x", "--max-drop", "psnr=0.1", "--max-drop", "psnr=9"], "psnr is there twice"),
         (["x", "--config", "pyproject.toml"], "leave RUN or --config out"),
     ],
 )

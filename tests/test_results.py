@@ -56,6 +56,18 @@ def test_infinite_psnr_counts_the_cap_beside_finite_values() -> None:
     assert (uncapped.value, uncapped.low, uncapped.infinite) == (math.inf, None, 1)
 
 
+def test_a_finite_value_counts_no_more_than_an_infinite_one() -> None:
+    """One level of one pixel is 101 dB at 256 px: the order of equal, nearly equal and other pictures holds."""
+    perfect, nearly, other = (
+        summarise(values, 2, "no", cap=100.0).value or 0.0
+        for values in ([math.inf, math.inf], [math.inf, 101.07], [101.07, 60.0])
+    )
+    assert perfect > nearly > other == 80.0
+    assert summarise([101.07, 101.07], 2, "no", cap=100.0).value == nearly == 100.0
+    assert summarise([101.07, 60.0], 2, "no").value == pytest.approx(80.535)  # a metric without a cap
+    assert summarise([-101.0, -60.0], 2, "no", cap=-100.0).value == -80.0
+
+
 def test_the_cap_is_for_infinite_values_of_its_sign() -> None:
     for cap in (None, 100.0):
         broken = summarise([-math.inf, 20.0], 2, "no", cap=cap)

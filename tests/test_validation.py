@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -302,6 +303,51 @@ def test_means_are_computed_again_from_the_tables(folder: Path, tmp_path_factory
     assert "changed since" in problem.problem
 
 
+def test_a_claim_of_more_pictures_than_the_table_has_is_named(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Ranks and gates ask how many pictures are behind a value."""
+    work = tmp_path_factory.mktemp("work")
+    table = work / "reconstruction" / "jpeg-q5" / results.IMAGES
+    table.parent.mkdir(parents=True)
+    pandas.DataFrame({"id": list("abc"), "lpips": [0.2, 0.4, None]}).to_parquet(table)
+    digests = make_run().digests | {"table": files.sha256(table)}
+
+    def problems(scored: int) -> list[str]:
+        scores = {"lpips": Score(value=0.3, scored=scored, expected=3)}
+        counts = {"found": 3, "scored": 3, "failed": 0}
+        placed(folder, make_run("jpeg-q5", scores=scores, images=3, pictures=counts, digests=digests))
+        return [one.problem for one in validation.validate(folder, work).problems]
+
+    assert problems(2) == []
+    assert problems(3) == ["lpips: says 3 pictures scored, its per-image table has 2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no table", "its per-image table can't be read: .*not a whole per-image table"),
+        (None, "psnr: its per-image table has no numbers"),
+    ],
+)
+def test_a_table_that_is_none_ends_no_validation(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, content: bytes | None, said: str
+) -> None:
+    """Nor does a name that no file can have: the other files are looked at all the same."""
+    work = tmp_path_factory.mktemp("work")
+    table = work / "reconstruction" / "jpeg-q5" / results.IMAGES
+    table.parent.mkdir(parents=True)
+    pandas.DataFrame({"id": ["a"], "psnr": ["high"]}).to_parquet(table)
+    if content is not None:
+        table.write_bytes(content)
+    placed(folder, make_run("jpeg-q5", digests=make_run().digests | {"table": files.sha256(table)}))
+    results.write(make_run("a" * 300), folder / "reconstruction" / "long.json")
+    found = {one.file: one.problem for one in validation.validate(folder, work).problems}
+    assert set(found) == {"reconstruction/jpeg-q5.json", "reconstruction/long.json"}
+    assert re.search(said, found["reconstruction/jpeg-q5.json"])
+    assert "belongs at" in found["reconstruction/long.json"]
+
+
 @pytest.mark.parametrize(
     ("protocol", "last", "plain"),
     [
@@ -326,7 +372,7 @@ def test_means_are_those_of_the_protocol(protocol: str, last: float, plain: list
     digests = make_run().digests | {"table": files.sha256(table)}
 
     def problems(said: dict[str, float]) -> list[str]:
-        scores = {name: Score(value=value, scored=32, expected=32) for name, value in said.items()}
+        scores = {name: Score(value=value, scored=9, expected=32) for name, value in said.items()}
         placed(tmp_path / "r", make_run("jpeg-q5", protocol=protocol, scores=scores, digests=digests))
         found = validation.validate(tmp_path / "r", tmp_path / "work").problems
         return [one.problem.partition(":")[0] for one in found]

@@ -53,7 +53,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     """Backbones without which it can't be scored (`vtbench.backbones`), and OCR for the task's OCR engine."""
     cap: float | None = None
-    """What an infinite value of its sign counts in a mean with others; one without a cap makes the mean infinite."""
+    """What a value beyond it, infinite or not, counts in a mean; an infinite one without a cap makes the mean so."""
     function: str | None = None
     """`package.module:name` of what computes it, where its measure calls one function a metric."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Metric:
 
 
 PSNR_CAP = 100.0
-"""dB that an infinite PSNR counts for in a mean with finite ones; a mean of infinite values alone stays infinite."""
+"""dB that a PSNR counts for at most in a mean, infinite or not; a mean of infinite values alone stays infinite."""
 
 RFID_MINIMUM = 2048
 """rFID is refused under this many pictures: the covariance of 2048 features would be singular."""
@@ -417,7 +417,7 @@ _BUILT_IN = (
         grouped=False,
     ),
     Metric(
-        *("kid", "KID", "lower", 5, "kernel distance of the same features, unbiased at any number"),
+        *("kid", "KID", "lower", 5, "kernel distance of the same features over all pairs; equal sets are below 0"),
         measure="sets",
         needs=("inception",),
         function=f"{_FID}:kernel_distance",

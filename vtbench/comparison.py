@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,14 +77,21 @@ class Contrast:
     """How two runs differ in one metric over the same pictures."""
 
     metric: str
-    first: float
-    second: float
-    comparison: Comparison
-    """First minus second."""
+    first: float | None
+    """Means over the pictures that are compared; None where there are none."""
+    second: float | None
+    comparison: Comparison | None
+    """First minus second; None where no picture can be compared."""
     adjusted: float | None
     """The sign-flip p-value after Holm's correction over all metrics compared."""
     missing: int
     """Pictures that one run scored and the other did not."""
+    left_out: int = 0
+    """Pictures that both runs scored and that are infinite in one or both, so that there is no difference."""
+    infinite: tuple[int, int] = (0, 0)
+    """How many of these are infinite in the first run, and how many in the second."""
+    reason: str | None = None
+    """Why there is no comparison."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,21 @@ class _Pairs:
     second: list[float]
     clusters: list[Hashable] | None
     missing: int
-    infinite: int
-    """Pictures that are infinite in the first alone, less those in the second alone; without the capped ones."""
+    endless: tuple[int, int]
+    """Of the pictures that both runs scored, those that are infinite in the first and in the second; without the
+    capped ones."""
+    left_out: int
+    """Pictures that are infinite in either."""
+
+    @property
+    def infinite(self) -> int:
+        """Pictures that are infinite in the first alone, less those in the second alone."""
+        return self.endless[0] - self.endless[1]
+
+    @property
+    def scored(self) -> bool:
+        """Tell whether a picture has a value in either run."""
+        return bool(self.first or self.left_out or self.missing)
 
 
 def check(
@@ -211,7 +231,7 @@ def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: p
         return _Against(values[0], values[1], Difference(drop, None, None, 0), None, missing, 0)
     pairs = _pairs(name, own, other)
     if not pairs.first:
-        if pairs.infinite or not pairs.missing:
+        if pairs.left_out or not pairs.missing:
             return _Against(values[0], values[1], Difference(0.0, None, None, 0), None, pairs.missing, pairs.infinite)
         raise ResultError(f"{name}: no picture was scored in both runs; run both again on the same task")
     worse = [[metric.badness(value) for value in side] for side in (pairs.first, pairs.second)]
@@ -224,27 +244,30 @@ def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: p
 def contrast(first: Found, second: Found) -> list[Contrast]:
     """Compare two runs over the same pictures in every metric that both have for single pictures.
 
+    A metric that no picture can be compared in is there with its reason.
+
     Raises:
         ResultError: if the two are not of the same task, version, protocol, pictures and backbones, or share no metric.
     """
     tables = read_images(first[1]), read_images(second[1])
     names = [name for name in metrics() if all(name in table.columns for table in tables)]
     _same_question(first[0], second[0], names)
-    found = []
-    for name in names:
-        pairs = _pairs(name, *tables)
-        if not pairs.first:
-            continue
-        means = [math.fsum(values) / len(values) for values in (pairs.first, pairs.second)]
-        found.append((name, means, compare(pairs.first, pairs.second, pairs.clusters), pairs.missing))
+    found = [_contrast(name, pairs) for name in names if (pairs := _pairs(name, *tables)).scored]
     if not found:
         raise ResultError(f"the two runs of {first[0].task} share no metric of single pictures; run both again")
-    pvalues = [comparison.sign_flip for _, _, comparison, _ in found]
+    pvalues = [None if one.comparison is None else one.comparison.sign_flip for one in found]
     adjusted = iter(holm([p for p in pvalues if p is not None]))
-    return [
-        Contrast(name, means[0], means[1], comparison, None if p is None else next(adjusted), missing)
-        for (name, means, comparison, missing), p in zip(found, pvalues, strict=True)
-    ]
+    return [replace(one, adjusted=None if p is None else next(adjusted)) for one, p in zip(found, pvalues, strict=True)]
+
+
+def _contrast(name: str, pairs: _Pairs) -> Contrast:
+    """Compare two runs in one metric, before the correction for the others."""
+    if not pairs.first:
+        reason = "every picture is infinite in one of the runs" if pairs.left_out else "no picture has it in both runs"
+        return Contrast(name, None, None, None, None, pairs.missing, pairs.left_out, pairs.endless, reason)
+    means = [math.fsum(values) / len(values) for values in (pairs.first, pairs.second)]
+    compared = compare(pairs.first, pairs.second, pairs.clusters)
+    return Contrast(name, means[0], means[1], compared, None, pairs.missing, pairs.left_out, pairs.endless)
 
 
 def _scored(run: Run) -> set[str]:
@@ -252,7 +275,7 @@ def _scored(run: Run) -> set[str]:
 
 
 def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
-    """Pair one metric's values by the pictures' ids, infinite ones capped as in a mean."""
+    """Pair one metric's values by the pictures' ids, capped as in a mean."""
     cap = find_metric(name).cap
     sides = []
     for table in (own, other):
@@ -262,13 +285,20 @@ def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
     first, second = sides
     both = [picture for picture in first if picture in second]
     finite = [p for p in both if math.isfinite(first[p]) and math.isfinite(second[p])]
-    infinite = sum(math.isinf(first[p]) for p in both) - sum(math.isinf(second[p]) for p in both)
+    endless = sum(math.isinf(first[p]) for p in both), sum(math.isinf(second[p]) for p in both)
     clusters = None
     if CLUSTER in own.columns:
         of = dict(zip(own["id"], clusters_of(own[CLUSTER]), strict=True))
         clusters = [of[picture] for picture in finite]
     missing = len(first) + len(second) - 2 * len(both)
-    return _Pairs([first[p] for p in finite], [second[p] for p in finite], clusters, missing, infinite)
+    return _Pairs(
+        first=[first[picture] for picture in finite],
+        second=[second[picture] for picture in finite],
+        clusters=clusters,
+        missing=missing,
+        endless=endless,
+        left_out=len(both) - len(finite),
+    )
 
 
 def _same_question(run: Run, baseline: Run, names: Iterable[str]) -> None:

@@ -190,7 +190,7 @@ PROTOCOLS: dict[str, Protocol] = {
             title="vtbench's own: the same pixels for everybody",
             source=OWN,
             notes=(
-                f"An infinite PSNR counts {PSNR_CAP:.0f} dB in a mean with finite ones.",
+                f"A PSNR counts {PSNR_CAP:.0f} dB at most in a mean; one of infinite values alone is infinite.",
                 "The task says the size, and pictures are scored at it.",
                 f"rFID is refused under {RFID_MINIMUM} pictures.",
             ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -200,7 +200,9 @@ class Published(measures.Measure):
 
     def scores(self, table: Table) -> dict[str, Score]:
         """Average as the protocol does; an interval stands only where that is the plain mean."""
-        found = super().scores(table)
+        found: dict[str, Score] = {}
+        for metric in self.metrics:
+            found |= measures.means(replace(metric, cap=None), table)  # published code caps nothing
         # Codes and features are many numbers a picture, and averages are of other columns.
         wanted = [key for key in table.keys if key.metric != "codes" and key not in FEATURES]
         columns = {key: values for key in wanted if (values := _known(table, key))}
@@ -212,11 +214,14 @@ class Published(measures.Measure):
             except DataError as error:  # the other metrics stand
                 for name in self.rule.text_metrics:
                     found[name] = Score(value=None, reason=str(error), scored=0, expected=table.expected)
+        # How many pictures are behind what no column of single values says.
+        behind = {"inception_score": len(columns.get(LOGITS, ()))}
         if table.has(FEATURES[0]) and "rfid" in self.names:
             sums = FrechetSums()
             for pair in zip(*(table.arrays(key) for key in FEATURES), strict=True):
                 sums.add(*pair)
             averages["rfid"] = sums.distance() if sums.count > 1 else math.nan
+            behind["rfid"] = sums.count
         for name, value in averages.items():
             if math.isnan(value):
                 reason = EMPTY_BIN if WORDS in columns else f"{name} is not a number under {self.rule.name}"
@@ -224,7 +229,7 @@ class Published(measures.Measure):
                 continue
             own = found.get(name)
             if own is None or own.value is None:
-                scored = len(next(iter(columns.values())))
+                scored = behind[name] if name in behind else len(columns.get(Key(name), ()))
                 found[name] = Score(value=value, scored=scored, expected=table.expected)
             elif math.isclose(own.value, value, rel_tol=1e-12):
                 found[name] = own.model_copy(update={"value": value})

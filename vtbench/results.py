@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
@@ -255,8 +256,13 @@ def clusters_of(documents: Iterable[object]) -> list[Hashable]:
 
 
 def capped(value: float, cap: float | None) -> float:
-    """Give what a value counts in a mean beside others: an infinite one counts the cap, where that has its sign."""
-    return cap if cap is not None and value == math.copysign(math.inf, cap) else value
+    """Give what a value counts in a mean beside others: no more than the cap, or no less than a negative one.
+
+    Finite values too: one level of one pixel at 256 px is 101 dB, and equal pictures may not count less than that.
+    """
+    if cap is None:
+        return value
+    return min(value, cap) if cap >= 0 else max(value, cap)
 
 
 def summarise(
@@ -270,14 +276,14 @@ def summarise(
 ) -> Score:
     """Average the values of single pictures; `reason` is said where none was scored.
 
-    Infinite values count `cap` beside others; a mean of infinite values alone is infinite, and so is one with an
-    infinite value that has no cap. Of both signs together there is none.
+    Values count up to `cap`; a mean of infinite values alone is infinite, and so is one with an infinite value that has
+    no cap. Of both signs together there is none.
 
     Args:
         values: one a picture; None where it was not scored.
         expected: how many there should be.
         reason: why there is none.
-        cap: what an infinite value of its sign counts, as `catalogue.Metric.cap` says.
+        cap: what a value beyond it counts, as `catalogue.Metric.cap` says.
         clusters: of each picture, where several show one document (`clusters_of`).
         interval: whether to compute the 95% interval (`statistics.mean_interval`).
     """
@@ -286,7 +292,8 @@ def summarise(
     if not scored:
         return Score(value=None, reason=reason, scored=0, expected=expected)
     infinite = sum(math.isinf(value) for value in scored)
-    finite = scored if len(set(scored)) == 1 else [capped(value, cap) for value in scored]
+    alone = infinite == len(scored) and len(set(scored)) == 1
+    finite = scored if alone else [capped(value, cap) for value in scored]
     endless = {value for value in finite if math.isinf(value)}
     if len(endless) > 1:
         return Score(value=None, reason=BOTH_SIGNS, scored=0, expected=expected, infinite=infinite)
@@ -319,9 +326,9 @@ def read_run(path: Path) -> Run:
     Raises:
         ResultError: if it is missing, truncated, no regular file or of another schema.
     """
-    if (path / RUN).is_file():
-        path = path / RUN
     try:
+        if (path / RUN).is_file():
+            path = path / RUN
         if path.exists() and not path.is_file():
             what = f"a folder without {RUN}" if path.is_dir() else "not a regular file"
             raise ResultError(f"{path}: {what}; expected the JSON of a run, or the folder that it left")
@@ -373,15 +380,16 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     Raises:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
-    if not place.exists() and (work / place / RUN).is_file():
-        place = work / place
+    with contextlib.suppress(OSError, ValueError):  # of what can't be looked at, read_run says why
+        if not place.exists() and (work / place / RUN).is_file():
+            place = work / place
     run = read_run(place)
-    candidates = [_beside(place), work / run.task / run.name]
-    for folder in candidates:
-        if (folder / IMAGES).is_file() and files.sha256(folder / IMAGES) == run.digests.get("table"):
+    candidates = {folder: _table_digest_in(folder) for folder in (_beside(place), work / run.task / run.name)}
+    for folder, digest in candidates.items():
+        if digest is not None and digest == run.digests.get("table"):
             return run, folder / IMAGES
-    changed = any((folder / IMAGES).is_file() for folder in candidates)
-    what = "is of another run, or was changed since" if changed else f"is not in {candidates[-1]}"
+    changed = any(digest is not None for digest in candidates.values())
+    what = "is of another run, or was changed since" if changed else f"is not in {work / run.task / run.name}"
     raise ResultError(
         f"{place}: its per-image table {what}; keep the work folder's {run.task}/{run.name}/ ({RUN} and {IMAGES}) "
         "and name that folder, or run it again"
@@ -406,6 +414,14 @@ def find_table(run: Run, work: Path, place: Path | None = None) -> Path | None:
         except (OSError, ValueError):  # a name that no file can have
             continue
     return None
+
+
+def _table_digest_in(folder: Path) -> str | None:
+    """sha256 of the per-image table in a folder; None where none can be read, as by a name that no file can have."""
+    try:
+        return files.sha256(folder / IMAGES) if (folder / IMAGES).is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _beside(place: Path) -> Path:

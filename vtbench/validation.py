@@ -84,7 +84,7 @@ def validate(folder: Path, work: Path | None = None) -> Report:
         problems += [Problem(shown, what) for what in _of_one(run)]
         problems += [Problem(shown, what, void=True) for what in _changed(run)]
         if work is not None:
-            held += (work / run.task / run.name / results.IMAGES).is_file()
+            held += _table_of(run, work) is not None
             problems += [Problem(shown, what, void=True) for what in _unlike_its_table(run, work)]
     problems += _of_all(found)
     void = {one.file for one in problems if one.void}
@@ -171,16 +171,27 @@ def _averaged(name: str) -> catalogue.Metric | None:
     return None if of_all else metric
 
 
+def _table_of(run: Run, work: Path) -> Path | None:
+    """Find what lies where a run's per-image table belongs in the work folder."""
+    path = work / run.task / run.name / results.IMAGES
+    try:
+        return path if path.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+
+
 def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
     """Compute the means over pictures again, where the per-image table is there and the protocol takes such."""
-    path = work / run.task / run.name / results.IMAGES
-    if not path.is_file():
+    path = _table_of(run, work)
+    if path is None:
         return
-    if files.sha256(path) != run.digests.get("table"):
-        yield f"its per-image table {path} is of another run, or was changed since"
-        return
-    table, rule = results.read_images(path), PROTOCOLS.get(run.protocol)
-    if rule is None:
+    try:
+        if files.sha256(path) != run.digests.get("table"):
+            yield f"its per-image table {path} is of another run, or was changed since"
+            return
+        table, rule = results.read_images(path), PROTOCOLS.get(run.protocol)
+    except (OSError, ResultError) as error:  # the other runs are looked at all the same
+        yield f"its per-image table can't be read: {error}"
         return
     yield from _unlike(run.scores, table, rule)
     for attribute, groups in run.groups.items():
@@ -193,14 +204,23 @@ def _unlike_its_table(run: Run, work: Path) -> Iterator[str]:
             yield from (f"{attribute} {value}: {what}" for what in _unlike(scores, part, rule))
 
 
-def _unlike(scores: Mapping[str, Score], table: pandas.DataFrame, rule: Protocol) -> Iterator[str]:
-    """Name the means, and the means of the originals, that are not those of a table's pictures."""
+def _unlike(scores: Mapping[str, Score], table: pandas.DataFrame, rule: Protocol | None) -> Iterator[str]:
+    """Name the counts, the means, and the means of the originals, that are not those of a table's pictures."""
     for name, score in scores.items():
         metric = _averaged(name)
-        if metric is None or name not in table or not rule.is_plain_mean(name):
+        if metric is None or name not in table:
+            continue
+        values = table[name].tolist()
+        if not all(value is None or isinstance(value, int | float) for value in values):
+            yield f"{name}: its per-image table has no numbers"
+            continue
+        scored = sum(value is not None and not math.isnan(value) for value in values)
+        if score.value is not None and score.scored != scored:
+            yield f"{name}: says {score.scored} pictures scored, its per-image table has {scored}"
+        if rule is None or not rule.is_plain_mean(name):
             continue
         cap = None if rule.published else metric.cap  # published code caps nothing
-        own = results.summarise(table[name].tolist(), score.expected, "not scored", cap=cap, interval=False).value
+        own = results.summarise(values, score.expected, "not scored", cap=cap, interval=False).value
         if not _same(score.value, own):
             yield f"{name}: says {score.value}, its per-image table gives {own}"
         floor = str(Key.parse(name)._replace(role="floor"))

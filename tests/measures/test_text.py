@@ -13,7 +13,9 @@ from vtbench.results import Score
 NAMES = ("cer_micro", "legibility")
 
 
-def row(height: float, rates: list[float], sizes: list[float], strings: str = "language") -> dict[str, Any]:
+def row(
+    height: float | str | None, rates: list[float], sizes: list[float], strings: str = "language"
+) -> dict[str, Any]:
     texts = {str(LINE_RATES): np.array(rates), str(LINE_SIZES): np.array(sizes)}
     return {**texts, "attribute/cap_height": height, "attribute/strings": strings}
 
@@ -56,6 +58,24 @@ def test_pages_that_differ_in_height_alone_decide_the_threshold() -> None:
     assert text_totals([plain[1], pale], NAMES)["legibility"].value == 16.0
     without = [{key: value for key, value in one.items() if "plain" not in key} for one in plain]
     assert text_totals([*without, pale], NAMES)["legibility"].value is None
+
+
+def test_heights_that_are_text_count_as_numbers_and_others_as_none() -> None:
+    """Every cell of a metadata.csv is text; a column of a .jsonl may be mixed, which makes it text."""
+    numbers = text_totals([row(8, [0.5], [10]), row(16, [0.02], [10])], NAMES)
+    assert text_totals([row("8", [0.5], [10]), row("16.0", [0.02], [10])], NAMES) == numbers
+    plain = [row(None, [0.5], [10]) | {"attribute/plain_height": "8"}, row(None, [0.02], [10])]
+    assert text_totals([*plain, row(None, [0.02], [10]) | {"attribute/plain_height": "16"}], NAMES)[
+        "legibility"
+    ].value == pytest.approx(numbers["legibility"].value)
+    for wrong in ("", "tall", "12 px", "nan", "inf", "0", "-8"):
+        found = text_totals([row(wrong, [0.02], [10])], NAMES)
+        assert found["cer_micro"].value == 0.02
+        assert found["legibility"].value is None
+        assert "states how high its letters are" in (found["legibility"].reason or "")
+    assert text_totals([row(0, [0.02], [10])], NAMES)["legibility"].value is None
+    mixed = text_totals([row("tall", [0.5], [10]), row("16", [0.02], [10])], NAMES)
+    assert mixed["legibility"].value == 16.0
 
 
 def test_text_that_is_never_legible_has_a_reason() -> None:

@@ -14,6 +14,7 @@ from vtbench.cli._terminal import JsonOption, ResultsOption, WorkOption, app, co
 from vtbench.errors import ResultError, VtbenchError
 
 if TYPE_CHECKING:
+    from vtbench.comparison import Contrast
     from vtbench.gate import Verdict
     from vtbench.results import Run
 
@@ -91,33 +92,22 @@ def compare(
     ours, theirs = results.find_run(first, work), results.find_run(second, work)
     found = comparison.contrast(ours, theirs)
     if json:
-        rows = [
-            {
-                "metric": one.metric,
-                "first": one.first,
-                "second": one.second,
-                "difference": one.comparison.difference.mean,
-                "low": one.comparison.difference.low,
-                "high": one.comparison.difference.high,
-                "pictures": one.comparison.difference.pairs,
-                "missing": one.missing,
-                "wilcoxon": one.comparison.wilcoxon,
-                "sign_flip": one.comparison.sign_flip,
-                "adjusted": one.adjusted,
-            }
-            for one in found
-        ]
-        typer.echo(encoder.dumps({"first": ours[0].name, "second": theirs[0].name, "metrics": rows}, indent=2))
+        said = {"first": ours[0].name, "second": theirs[0].name, "metrics": [_contrast(one) for one in found]}
+        typer.echo(encoder.dumps(said, indent=2, allow_nan=False))
         return
     heads = ("metric", "first", "second", "difference", "95% interval", "pictures", "Wilcoxon p", "flip p", "Holm p")
     lines = []
     for one in found:
         metric = catalogue.find_metric(one.metric)
-        digits, change = metric.digits + 1, one.comparison.difference
+        name, digits = f"{one.metric} {metric.arrow}", metric.digits + 1
+        if one.comparison is None:
+            lines.append((name, *["-"] * 4, "0", *["-"] * 3))
+            continue
+        change = one.comparison.difference
         lines.append(
             (
-                f"{one.metric} {metric.arrow}",
-                *(f"{number:.{digits}f}" for number in (one.first, one.second)),
+                name,
+                *("-" if number is None else f"{number:.{digits}f}" for number in (one.first, one.second)),
                 f"{change.mean:+.{digits}f}",
                 gate.interval(change, digits),
                 str(change.pairs),
@@ -125,9 +115,40 @@ def compare(
             )
         )
     table(heads, lines, title=f"{gate.shown(ours)} minus {gate.shown(theirs)} on {ours[0].task}")
-    if missing := max(one.missing for one in found):
+    for one in found:
+        if one.reason:
+            console.print(f"{one.metric} is not compared: {one.reason}.", soft_wrap=True)
+        if one.left_out:
+            console.print(
+                f"{one.metric}: {one.left_out} pictures are infinite and left out; "
+                f"{one.infinite[0]} are so in the first run, {one.infinite[1]} in the second.",
+                soft_wrap=True,
+            )
+    if missing := max((one.missing for one in found if one.comparison), default=0):
         console.print(f"{missing} pictures are scored in one of the runs alone and left out.")
     console.print("Intervals: BCa bootstrap of the paired differences. Holm: the flip p-value, corrected for all rows.")
+
+
+def _contrast(one: Contrast) -> dict[str, object]:
+    """Give a contrast as JSON has it."""
+    compared = one.comparison
+    difference = None if compared is None else compared.difference
+    return {
+        "metric": one.metric,
+        "first": one.first,
+        "second": one.second,
+        "difference": None if difference is None else difference.mean,
+        "low": None if difference is None else difference.low,
+        "high": None if difference is None else difference.high,
+        "pictures": 0 if difference is None else difference.pairs,
+        "missing": one.missing,
+        "left_out": one.left_out,
+        "infinite": list(one.infinite),
+        "wilcoxon": None if compared is None else compared.wilcoxon,
+        "sign_flip": None if compared is None else compared.sign_flip,
+        "adjusted": one.adjusted,
+        "reason": one.reason,
+    }
 
 
 def _p(value: float | None) -> str:
@@ -220,13 +241,17 @@ def _append(path: Path, text: str) -> None:
 
 
 def _allowed(pairs: list[str]) -> dict[str, float]:
-    allowed = {}
+    allowed: dict[str, float] = {}
     for pair in pairs:
         name, equals, amount = pair.partition("=")
         try:
-            allowed[catalogue.find_metric(name).name] = float(amount)
+            limit = float(amount)
         except ValueError:
             equals = ""
         if not equals:
             raise ResultError(f"--max-drop {pair}: expected METRIC=AMOUNT, such as psnr=0.1")
+        name = catalogue.find_metric(name).name
+        if name in allowed:
+            raise ResultError(f"--max-drop {pair}: {name} is there twice; expected one amount a metric, leave one out")
+        allowed[name] = limit
     return allowed

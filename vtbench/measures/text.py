@@ -169,7 +169,8 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
     """
     count = table.expected
     rates, sizes = (table.values(key) or [None] * count for key in (LINE_RATES, LINE_SIZES))
-    plain, cap, strings = (table.attribute(name) or [None] * count for name in (PLAIN, CAP, STRINGS))
+    plain, cap = ([_height(said) for said in table.attribute(name)] or [None] * count for name in (PLAIN, CAP))
+    strings = table.attribute(STRINGS) or [None] * count
     read = [index for index in range(count) if rates[index] is not None]
     like = any(plain[index] is not None for index in read)
     lines: list[tuple[float | None, float | None, float]] = []  # height, rate and size
@@ -192,11 +193,20 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
         )
         reason = threshold.reason if threshold.value is None else None
         if lines and not known:
-            reason = f"no picture states how high its letters are (an attribute {CAP})"
+            reason = f"no picture states how high its letters are (an attribute {CAP}, a number of pixels above 0)"
         found["legibility"] = Score(
             value=threshold.value, reason=reason, low=threshold.low, high=threshold.high, **counts
         )
     return found
+
+
+def _height(said: str | float | None) -> float | None:
+    """Read a height in pixels, which tables of one's own may write as text; None where it is none."""
+    try:
+        height = float(said) if said is not None else math.nan
+    except ValueError:
+        return None
+    return height if math.isfinite(height) and height > 0 else None
 
 
 class _Reader:

@@ -332,11 +332,15 @@ class FrechetSums:
 
 
 def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> float:
-    """Kernel Inception Distance: unbiased squared MMD under the kernel (x.y / d + 1)^3; symmetric.
+    """Kernel Inception Distance: squared MMD under the kernel (x.y / d + 1)^3, the usual estimate; symmetric.
 
     Binkowski et al. 2018. Over all pairs at once, where other programs average over random subsets: no seed is
-    involved. Its mean does not depend on the number of pictures, so it stands beside FID where they are few; for sets
-    of one distribution it scatters around 0, so it can be negative.
+    involved. Of two independent sets it is unbiased at any number, and scatters around 0 where they have one
+    distribution.
+
+    Of pictures and their own reconstructions it is not: the mean across the sets also counts each picture with its
+    reconstruction, which are more alike than two others. That lowers the value by 2 / n of what their kernel is higher
+    by: equal sets have a value below 0 that goes as 1 / n, and so may a good tokenizer. Compare sets of one size.
 
     Args:
         real_features: (n, d).
@@ -352,7 +356,8 @@ def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
 def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> tuple[float, float]:
     """95% interval of `kernel_distance` over the choice of pictures, by the jackknife of `frechet_interval`.
 
-    The value is unbiased, so the interval is one for the true distance; like the value it may lie under 0.
+    Like the value it may lie under 0. It is an interval for the true distance where the sets are independent; where one
+    is the other's reconstruction, what lowers the value (`kernel_distance`) is neither removed nor covered.
 
     Args:
         real_features: (n, d).
