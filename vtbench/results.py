@@ -175,7 +175,7 @@ class Run(Strict):
     pictures: Pictures
     """What became of the pictures that were found."""
     limit: int | None = None
-    """Only the first so many pictures were asked for."""
+    """Only the first so many pictures were asked for, and the task has more."""
     weights: WeightsOrigin
     """Where the weights came from: published, packaged, local, synthetic or none."""
     ema: int = 0

@@ -123,7 +123,9 @@ def run(
     batch_size: Annotated[
         str, typer.Option(metavar="N|auto", help="Pictures a forward pass; auto takes the fastest that fits.")
     ] = "8",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures; such a run is not ranked.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first pictures; a run that leaves any out is not ranked.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
