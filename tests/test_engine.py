@@ -656,6 +656,12 @@ def test_text_under_vtbench_takes_the_reading_of_the_original_for_the_truth(tmp_
     assert changed.scores["cer_page"].value != table["cer_page"].mean()
 
 
+def test_a_text_task_is_ranked_by_text_under_protocols_that_score_it() -> None:
+    tokenizer, task = load_tokenizer("jpeg-q5"), load_task("text", native=True)
+    ranked = {rule: made(tokenizer, task, protocol=rule).primary for rule in ("vtbench-2025", "tokbench", "seed-voken")}
+    assert ranked == {"vtbench-2025": "cer_page", "tokbench": "word_accuracy", "seed-voken": "psnr"}
+
+
 @pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
 def test_originals_are_read_once_and_give_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_task("text")

@@ -74,7 +74,10 @@ class Plan:
     def primary(self) -> str:
         """The metric that ranks."""
         primary = self.task.card.primary
-        return primary if primary in self.metrics else self.metrics[0]
+        if primary in self.metrics:
+            return primary
+        text = self.protocol.text_metrics if self.task.card.family == "text" else ()
+        return text[0] if text else self.metrics[0]
 
     @property
     def trial(self) -> str | None:
