@@ -17,6 +17,9 @@ from builders import make_run, write_pictures
 
 from vtbench import __version__, cards, files, results
 
+LONG = "x" * 300
+"""Longer than a file's name may be."""
+
 VTBENCH = [sys.executable, "-m", "vtbench"]
 
 
@@ -128,6 +131,17 @@ def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) ->
         (["run", "-t", "jpeg", "--task", "text", "--name", "x"], "--name says which weights these are"),
         (["validate", "/nonexistent"], "no such folder"),
         (["fetch", "nothing"], "no tokenizer is called 'nothing'"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", LONG], "does not exist; expected a folder"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", f"{LONG}.tar"], "File name too long"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", f"{LONG}.parquet"], "expected a parquet file"),
+        (["run", "-t", "jpeg", "--task", "text-tokbench", "--data", LONG], "/images: does not exist"),
+        (["run", "-t", "jpeg", "--task", "text", "--cards", LONG], "no such folder"),
+        (["run", "-t", "jpeg", "--task", "latents", "--features", LONG], "no folder of a foundation model"),
+        (["run", "-t", "jpeg", "--task", "latents", "--features", f"{LONG}.npz"], "no such file of features"),
+        (["run", "--diffusers", LONG, "--task", "text"], "no such folder, and not OWNER/NAME"),
+        (["compare", LONG, LONG], "File name too long"),
+        (["report", LONG, "--results", LONG], "no such folder"),
+        (["validate", LONG], "no such folder"),
         (["check", "/nonexistent", "--baseline", "/nonexistent", "--max-drop", "psnr=1"], "can't be read"),
     ],
 )

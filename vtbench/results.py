@@ -319,7 +319,7 @@ def read_run(path: Path) -> Run:
     Raises:
         ResultError: if it is missing, truncated, no regular file or of another schema.
     """
-    if (path / RUN).is_file():
+    if files.is_file(path / RUN):
         path = path / RUN
     try:
         if path.exists() and not path.is_file():
@@ -354,7 +354,7 @@ def read_runs(folder: str | Path) -> list[Run]:
         ResultError: if there is no such folder, or a file of it can't be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not files.is_dir(folder):
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one, --results names another")
     return sorted(map(read_run, folder.glob("*/*.json")), key=lambda run: (run.task, run.protocol, run.name))
 
@@ -373,14 +373,14 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     Raises:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
-    if not place.exists() and (work / place / RUN).is_file():
+    if not files.exists(place) and files.is_file(work / place / RUN):
         place = work / place
     run = read_run(place)
     candidates = [_beside(place), work / run.task / run.name]
     for folder in candidates:
-        if (folder / IMAGES).is_file() and files.sha256(folder / IMAGES) == run.digests.get("table"):
+        if files.is_file(folder / IMAGES) and files.sha256(folder / IMAGES) == run.digests.get("table"):
             return run, folder / IMAGES
-    changed = any((folder / IMAGES).is_file() for folder in candidates)
+    changed = any(files.is_file(folder / IMAGES) for folder in candidates)
     what = "is of another run, or was changed since" if changed else f"is not in {candidates[-1]}"
     raise ResultError(
         f"{place}: its per-image table {what}; keep the work folder's {run.task}/{run.name}/ ({RUN} and {IMAGES}) "
@@ -409,7 +409,7 @@ def find_table(run: Run, work: Path, place: Path | None = None) -> Path | None:
 
 
 def _beside(place: Path) -> Path:
-    return place if place.is_dir() else place.parent
+    return place if files.is_dir(place) else place.parent
 
 
 def read_images(path: Path) -> pandas.DataFrame:

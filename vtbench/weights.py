@@ -229,8 +229,9 @@ def find_state(
     notes: list[str] = []
     if not paths:
         raise WeightsError(f"{card.name}: an empty list of weight files; expected a path, or None for the card's own")
-    if parts and len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
-        paths = [paths[0] / part.file for part in parts]
+    folder = paths[0] if len(paths) == 1 and files.is_dir(paths[0]) else None
+    if parts and folder and all(files.is_file(folder / part.file) for part in parts):
+        paths = [folder / part.file for part in parts]
     elif len(parts) > 1 and len(paths) == len(parts):
         paths = _in_order(paths, parts, notes)
     elif len(parts) > 1 and len(paths) == 1:

@@ -197,7 +197,7 @@ def card_for(place: str) -> TokenizerCard:
     downsampling, codes = facts.downsampling(entries), facts.codes(entries)
     side = facts.side(entries) if facts.side else None
     drop = tuple(getattr(library_class(class_name), "_keys_to_ignore_on_load_unexpected", None) or ())
-    if Path(place).is_dir():
+    if files.is_dir(place):
         source = WeightsSource(drop=drop)
         title = f"diffusers-{Path(place).resolve().name}"  # a folder's name may be a card's
     else:
@@ -232,7 +232,7 @@ def load_folder(folder: str | Path) -> dict[str, Tensor]:
     """
     folder = Path(folder)
     for name in FILES:
-        if (path := folder / name).is_file():
+        if files.is_file(path := folder / name):
             shards = _shards(path) if path.suffix == ".json" else [path]
             return Network.renamed({key: tensor for shard in shards for key, tensor in weights.read(shard).items()})
     raise WeightsError(f"{folder}: none of {', '.join(FILES)} is here; expected a folder that save_pretrained wrote")
@@ -250,7 +250,7 @@ def _shards(index: Path) -> list[Path]:
 
 def _configuration(place: str, expected: ClassName | None = None) -> tuple[ClassName, dict[str, Any]]:
     """Read the class's name and configuration from a place's config.json."""
-    path = Path(place) / "config.json" if Path(place).is_dir() else _from_hub(*_split(place), "config.json")
+    path = Path(place) / "config.json" if files.is_dir(place) else _from_hub(*_split(place), "config.json")
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         name = said["_class_name"]
