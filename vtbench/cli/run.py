@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vtbench import cards, catalogue, files, finished, kept, protocols
-from vtbench.cards import TaskCard, TokenizerCard
+from vtbench.cards import Card, TaskCard, TokenizerCard
 from vtbench.cli._terminal import (
     CardsOption,
     WorkOption,
@@ -437,23 +437,33 @@ def _chosen(command: Command, *, speaks: bool) -> _Chosen:
         CardError: if something of it does not exist, or does not fit the rest.
     """
     weights, extra = command.weights, command.cards_folder
+    check_weights([*command.tokenizer, *command.diffusers], weights)
+    if weights and (held := next(filter(files.is_dir, command.diffusers), None)):
+        raise CardError(f"--weights: the folder --diffusers {held} holds weights of its own; leave one of both out")
     tasks = [_adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)]
     tokenizers = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
     if command.tokenizer == ["all"]:
         tokenizers = _fitting(tokenizers, tasks, speaks=speaks)
     folders: dict[str, str] = {}
     named = {card.name: {"tokenizer": [card.name]} for card in tokenizers}
-    for one in command.diffusers:
+    described: list[tuple[str, TokenizerCard]] = [(card.name, card) for card in tokenizers]
+    for one in dict.fromkeys(command.diffusers):
         from vtbench.networks.diffusers import card_for
 
-        tokenizers.append(card_for(one))
-        named[tokenizers[-1].name] = {"diffusers": [one]}
-        if Path(one).is_dir():
-            folders[tokenizers[-1].name] = one
+        card = card_for(one)
+        described.append((one, card))
+        named[card.name] = {"diffusers": [one]}
+        # Cards of two folders may be equal, and their weights not.
+        if files.is_dir(one) and not Path(folders.setdefault(card.name, one)).samefile(one):
+            raise _clash(folders[card.name], one, card.name)
+    tokenizers = _once(described)
     if not tokenizers:
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
-    if command.name is not None and (len(tokenizers) > 1 or not weights):
-        raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
+    if command.name is not None and (len(tokenizers) > 1 or not (weights or folders)):
+        raise CardError(
+            "--name says which weights these are; give it with --weights and just one --tokenizer, or with just one "
+            "folder for --diffusers"
+        )
     if command.name is not None and not LABEL.fullmatch(command.name):
         raise CardError(f"--name {command.name!r}: {LABEL_FORM}")
     rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
@@ -762,7 +772,7 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
         from vtbench.task import is_here
 
         return [card for card in cards.tasks(extra).values() if is_here(card)]
-    return [cards.find_task(name, extra) for name in dict.fromkeys(names)]
+    return _once((name, cards.find_task(name, extra)) for name in names)
 
 
 def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str | None) -> TaskCard:
@@ -785,21 +795,44 @@ def tokenizers_of(names: list[str], weights: Sequence[str], extra: Path | None) 
     """Find the cards, and the weights of each, before torch is loaded or anything is computed."""
     from vtbench.weights import cached, locate
 
+    if names == ["all"]:
+        everything = cards.tokenizers(extra).values()
+        return [card for card in everything if weights or card.weights is None or cached(card.weights)]
+    found = _once((name, cards.find_tokenizer(name, extra)) for name in names)
+    if not weights:
+        for card in found:
+            locate(card)
+    return found
+
+
+def check_weights(names: Sequence[str], weights: Sequence[str]) -> None:
+    """Refuse --weights that are not there, or are files for several tokenizers."""
     for place in weights:
-        if place != "synthetic" and not os.path.exists(place):  # noqa: PTH110  as above, in `recorded`
+        if place != "synthetic" and not files.exists(place):
             raise CardError(
                 f"--weights {place}: no such file, or none that may be read; expected a checkpoint or synthetic"
             )
     if weights and list(weights) != ["synthetic"] and (len(names) > 1 or names == ["all"]):
-        raise CardError("--weights FILE belongs to one tokenizer; name just one with --tokenizer")
-    if names == ["all"]:
-        everything = cards.tokenizers(extra).values()
-        return [card for card in everything if weights or card.weights is None or cached(card.weights)]
-    found = {card.name: card for card in (cards.find_tokenizer(name, extra) for name in names)}
-    if not weights:
-        for card in found.values():
-            locate(card)
-    return list(found.values())
+        raise CardError("--weights FILE belongs to one tokenizer; name just one with --tokenizer or --diffusers")
+
+
+def _once(named: Iterable[tuple[str, Card]]) -> list[Card]:
+    """Take each card once, however often it is named.
+
+    Raises:
+        CardError: if two different ones have one name.
+    """
+    first: dict[str, tuple[str, Card]] = {}
+    for place, card in named:
+        before, same = first.setdefault(card.name, (place, card))
+        if same != card:
+            raise _clash(before, place, card.name)
+    return [card for _, card in first.values()]
+
+
+def _clash(one: str, other: str, name: str) -> CardError:
+    """Say of two that results would know them by one name."""
+    return CardError(f"{one} and {other} are both called {name}; run them one at a time, or rename one")
 
 
 def _fitting(chosen: list[TokenizerCard], task_cards: list[TaskCard], *, speaks: bool) -> list[TokenizerCard]:
