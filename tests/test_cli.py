@@ -171,6 +171,30 @@ def test_two_of_one_name_are_refused_naming_both(tmp_path: Path) -> None:
         assert [card.title for card in find(same, *more)] == ["One"]
 
 
+@pytest.mark.parametrize(
+    ("file", "step"),
+    [
+        ("last-step=20000.ckpt", 20000),
+        ("runs/step-3/iter_20.pth.tar", 20),
+        ("epoch=3-step=20000-val=0.25.ckpt", 20000),
+        ("global_step20000", 20000),
+        ("vq_iter_400k.pth", 400_000),
+        ("step-1.5M.safetensors", 1_500_000),
+        ("step-1.5k", 1500),
+        ("step_1e5.pt", 100_000),
+        ("step_20000.0.pt", None),
+        ("step-1.5", None),
+        ("step-20,000.pt", None),
+        ("step-20m.pt", None),
+        ("iter_400x.pth", None),
+        ("step_1e999.pt", None),
+        ("model.ckpt", None),
+    ],
+)
+def test_the_step_is_read_from_a_files_name_where_it_is_a_number(file: str, step: float | None) -> None:
+    assert run._step_of(file) == step
+
+
 def test_unwritable_folder_is_told_before_anything_is_computed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for option in ("--out", "--work"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -759,11 +760,20 @@ def _perform_beside(command: Command, place: Place, team: Team) -> None:
 
 
 def _step_of(path: str) -> float | None:
-    """Read the training step from a checkpoint's name, such as last-step=20000.ckpt; None where none stands there."""
+    """Read the training step from a checkpoint's name, such as last-step=20000.ckpt or iter_400k.pth.
+
+    None where none stands there, or a number goes on as no step does (step-1.5.2.pt, iter_400x.pt).
+    """
     import re
 
-    found = re.findall(r"(?:step|steps|iter|iteration|global_step)[-_=]?(\d+)", Path(path).stem, re.IGNORECASE)
-    return float(found[-1]) if found else None
+    name = re.sub(r"\.[^.\d][^.]*$", "", Path(path).name)  # no ending begins with a digit
+    number = r"(\d+(?:\.\d+(?=[eEkKM]))?)([eE]\d+|[kKM])?(?![A-Za-z0-9]|[.,]\d)"
+    found = re.findall(f"(?i:step|steps|iter|iteration|global_step)[-_=]?{number}", name)
+    if not found:
+        return None
+    digits, power = found[-1]
+    step = float(digits + {"k": "e3", "K": "e3", "M": "e6"}.get(power, power))
+    return step if math.isfinite(step) else None
 
 
 def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
