@@ -31,6 +31,7 @@ from vtbench.cli._terminal import (
     prepare,
     table,
 )
+from vtbench.data import _shards
 from vtbench.errors import OF_ONE, CardError, VtbenchError, WeightsError
 from vtbench.results import LABEL, LABEL_FORM, UNRANKED
 from vtbench.types import Strict
@@ -607,15 +608,20 @@ def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:
     """Lay out what one run was made of as JSON that says the same in any folder."""
 
     def whole(place: str) -> str:
-        # Path.exists() raises, up to Python 3.13, where it may not look; what opens the place says so in one line.
-        return str(Path(place).absolute()) if os.path.exists(place) else place  # noqa: PTH110
+        return str(Path(place).absolute()) if files.exists(place) else place
 
     said: dict[str, Any] = command.model_dump(mode="json") | change
+    for name, given_names in (("task", command.task), ("tokenizer", command.tokenizer)):
+        # A card that was named by its file is known by that name here, and nowhere else.
+        by_file = {Path(one).stem: str(Path(one).absolute()) for one in given_names if one.endswith(".toml")}
+        said[name] = [by_file.get(one, one) for one in said[name]]
     said["diffusers"] = [whole(one) for one in said["diffusers"]]
     said["weights"] = [whole(one) for one in said["weights"]]
     for name in ("data", "features", "cards_folder"):
         if said[name] is not None:
             said[name] = whole(said[name])
+    if command.data is not None and not command.data.startswith("hub:") and _shards.is_pattern(command.data):
+        said["data"] = _shards.anchored(command.data)
     return said
 
 

@@ -28,6 +28,15 @@ def is_pattern(place: str) -> bool:
     return not files.exists(place) and _has_signs(place)
 
 
+def anchored(place: str) -> str:
+    """Make a pattern one that stands for the same files in any folder.
+
+    It stays as it is where this folder's own name would be read as a pattern, or one of its alternatives begins at the
+    root.
+    """
+    return place if _has_signs(str(Path.cwd())) or re.search("[{,]/", place) else str(Path(place).absolute())
+
+
 def _has_signs(path: str) -> bool:
     return bool(_BRACES.search(path) or glob.has_magic(path))
 
