@@ -18,6 +18,10 @@ import pytest
 from builders import make_run, write_pictures
 
 from vtbench import __version__, cards, files, results
+from vtbench.cli import run
+
+LONG = "x" * 300
+"""Longer than a file's name may be."""
 
 VTBENCH = [sys.executable, "-m", "vtbench"]
 
@@ -130,13 +134,67 @@ def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) ->
         (["run", "-t", "jpeg", "--task", "text", "--name", "x"], "--name says which weights these are"),
         (["validate", "/nonexistent"], "no such folder"),
         (["fetch", "nothing"], "no tokenizer is called 'nothing'"),
+        (["run", "-t", "jpeg", "--task", "text", "--diffusers", "a/b", "--weights", "w.pt"], "belongs to one"),
+        (["run", "--diffusers", ".", "--task", "text", "--weights", "synthetic"], "holds weights of its own"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", LONG], "does not exist; expected a folder"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", f"{LONG}.tar"], "File name too long"),
+        (["run", "-t", "jpeg", "--task", "text", "--data", f"{LONG}.parquet"], "expected a parquet file"),
+        (["run", "-t", "jpeg", "--task", "text-tokbench", "--data", LONG], "/images: does not exist"),
+        (["run", "-t", "jpeg", "--task", "text", "--cards", LONG], "no such folder"),
+        (["run", "-t", "jpeg", "--task", "latents", "--features", LONG], "no folder of a foundation model"),
+        (["run", "-t", "jpeg", "--task", "latents", "--features", f"{LONG}.npz"], "no such file of features"),
+        (["run", "--diffusers", LONG, "--task", "text"], "no such folder, and not OWNER/NAME"),
+        (["compare", LONG, LONG], "File name too long"),
+        (["report", LONG, "--results", LONG], "no such folder"),
+        (["validate", LONG], "no such folder"),
         (["check", "/nonexistent", "--baseline", "/nonexistent", "--max-drop", "psnr=1"], "can't be read"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "broken.toml").write_text('name = "broken"\nnetwork = "codec"\nkind = "codec"\ntitle = "x"\n')
+    (tmp_path / "w.pt").write_bytes(b"not looked at")
     said = one_line(vtbench(*arguments, cwd=tmp_path, TORCH_HOME=str(tmp_path)))
     assert message in said
+
+
+def test_two_of_one_name_are_refused_naming_both(tmp_path: Path) -> None:
+    cards_of = {"tokenizers": ("-t", "jpeg-q5"), "tasks": ("--task", "reconstruction")}
+    for kind, (option, name) in cards_of.items():
+        said = Path(cards.folder(kind) / f"{name}.toml").read_text().replace(f'name = "{name}"', 'name = "own"')
+        for folder, title in (("a", "One"), ("b", "Another")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / "own.toml").write_text(re.sub('title = ".*"', f'title = "{title}"', said))
+        rest = ("--task", "reconstruction") if option == "-t" else ("-t", "jpeg")
+        told = one_line(vtbench("run", option, "a/own.toml", option, "b/own.toml", *rest, cwd=tmp_path))
+        assert told == "vtbench: a/own.toml and b/own.toml are both called own; run them one at a time, or rename one\n"
+        find = run.tokenizers_of if option == "-t" else run.tasks_of
+        more = ([], None) if option == "-t" else (None,)
+        same = [str(tmp_path / "a" / "own.toml"), str(tmp_path / "b" / ".." / "a" / "own.toml")]
+        assert [card.title for card in find(same, *more)] == ["One"]
+
+
+@pytest.mark.parametrize(
+    ("file", "step"),
+    [
+        ("last-step=20000.ckpt", 20000),
+        ("runs/step-3/iter_20.pth.tar", 20),
+        ("epoch=3-step=20000-val=0.25.ckpt", 20000),
+        ("global_step20000", 20000),
+        ("vq_iter_400k.pth", 400_000),
+        ("step-1.5M.safetensors", 1_500_000),
+        ("step-1.5k", 1500),
+        ("step_1e5.pt", 100_000),
+        ("step_20000.0.pt", None),
+        ("step-1.5", None),
+        ("step-20,000.pt", None),
+        ("step-20m.pt", None),
+        ("iter_400x.pth", None),
+        ("step_1e999.pt", None),
+        ("model.ckpt", None),
+    ],
+)
+def test_the_step_is_read_from_a_files_name_where_it_is_a_number(file: str, step: float | None) -> None:
+    assert run._step_of(file) == step
 
 
 def test_unwritable_folder_is_told_before_anything_is_computed(tmp_path: Path) -> None:

@@ -434,7 +434,8 @@ def made(tokenizer: Tokenizer, task: Task, **change: object) -> plan.Plan:
 
 def test_what_decides_the_numbers_decides_the_plan(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "other" / "a.png")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "other" / name)
     plans = {
         made(tokenizer, task, limit=limit).digest
         for tokenizer in (load_tokenizer("jpeg-q5"), load_tokenizer("jpeg-q10"))
@@ -442,6 +443,15 @@ def test_what_decides_the_numbers_decides_the_plan(folder: Path, tmp_path: Path)
         for limit in (None, 1)
     }
     assert len(plans) == 12
+
+
+def test_a_limit_that_leaves_no_picture_out_is_none(folder: Path) -> None:
+    tokenizer, task = load_tokenizer("jpeg-q5"), small_task(folder)
+    whole = made(tokenizer, task)
+    for limit in (len(task), 1000):
+        plan = made(tokenizer, task, limit=limit)
+        assert (plan.digest, plan.count, plan.limit, plan.trial) == (whole.digest, len(task), None, None)
+    assert made(tokenizer, task, limit=len(task) - 1).trial == f"{len(task) - 1} pictures"
 
 
 def test_metric_without_backbone_is_not_scored_with_the_reason(
@@ -724,6 +734,12 @@ def test_text_under_vtbench_takes_the_reading_of_the_original_for_the_truth(tmp_
     # Characters count over words: its WER is a multiple of its CER.
     assert (changed.scores["wer_page"].value or 0) > 2 * (changed.scores["cer_page"].value or 0)
     assert changed.scores["cer_page"].value != table["cer_page"].mean()
+
+
+def test_a_text_task_is_ranked_by_text_under_protocols_that_score_it() -> None:
+    tokenizer, task = load_tokenizer("jpeg-q5"), load_task("text", native=True)
+    ranked = {rule: made(tokenizer, task, protocol=rule).primary for rule in ("vtbench-2025", "tokbench", "seed-voken")}
+    assert ranked == {"vtbench-2025": "cer_page", "tokbench": "word_accuracy", "seed-voken": "psnr"}
 
 
 @pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")

@@ -121,6 +121,11 @@ def test_tasks_of_one_data_set_are_entries_of_their_own() -> None:
         ([make_run(limit=2)], MODEL, "first 32 pictures alone"),
         ([make_run(), make_run()], MODEL, "there twice"),
         ([make_run("jpeg-q5"), make_run("jpeg-q10")], MODEL, "several models"),
+        (
+            [make_run(task=one, digests={"weights": one[0] * 64}) for one in TASKS[:2]],
+            MODEL,
+            "weights differ .*, of reconstruction/jpeg-q5 rrrrrrrr.; a file is of one",
+        ),
         ([make_run()], None, "--model OWNER/NAME"),
         ([make_run()], "no-owner", "--model OWNER/NAME"),
         ([], MODEL, "no runs"),

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -343,9 +344,9 @@ def torchrun(*options: object) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *map(str, options)]
 
 
-def finish(said: list[str], **change: str) -> subprocess.CompletedProcess[str]:
+def finish(said: list[str], cwd: Path | None = None, **change: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200", **change}
-    return subprocess.run(said, capture_output=True, text=True, check=False, env=environment, timeout=240)
+    return subprocess.run(said, capture_output=True, text=True, check=False, env=environment, timeout=240, cwd=cwd)
 
 
 def bytes_of(place: Path) -> tuple[bytes, dict[str, object], dict[str, object]]:
@@ -646,6 +647,30 @@ def test_merge_says_what_lacks_and_then_merges_without_computing(data: Path, who
     (tmp_path / f"r/{NAME}.json").unlink()
     assert merge(tmp_path).returncode == 0  # merged before, and written to another --out
     assert bytes_of(tmp_path) == whole
+
+
+def test_what_was_named_by_its_place_is_merged_from_another_folder(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write_pictures(home, 4)
+    for number in range(2):
+        with tarfile.open(home / f"x-{number}.tar", "w") as archive:
+            for picture in sorted(home.glob("*.png"))[number::2]:
+                archive.add(picture, picture.name)
+    (home / "small.toml").write_text(CARD)
+    codec = (ROOT / "tokenizers" / "jpeg-q10.toml").read_text()
+    (home / "mine.toml").write_text(codec.replace('"jpeg-q10"', '"mine"'))
+    for place, pattern in ((tmp_path / "1", "x-{0..1}.tar"), (tmp_path / "2", "./x-*.tar")):
+        said = ("run", "-t", "mine.toml", "--task", "./small.toml", "--data", pattern, "--data-name", "x")
+        places = map(str, ("--out", place / "r", "--work", place / "w"))
+        done = finish([sys.executable, "-m", "vtbench", *said, *places], cwd=home, PYTHONPATH=str(ROOT))
+        assert done.returncode == 0, done.stderr
+        summary = place / "r" / "small@x" / "mine.json"
+        before = results.read_run(summary).digests
+        summary.unlink()
+        (place / "w" / "small@x" / "mine" / "run.json").unlink()
+        done = merge(place)
+        assert done.returncode == 0, done.stderr
+        assert results.read_run(summary).digests == before
 
 
 def test_a_run_of_python_stops_no_other_merge(data: Path, whole: Whole, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from vtbench import files
 from vtbench.errors import CardError, unknown
 from vtbench.types import Strict
 
@@ -416,7 +417,7 @@ def _shortened(value: object) -> str:
 
 
 def _all(kind: Kind, model: type[Card], extra: Path | None) -> dict[str, Card]:
-    if extra is not None and not extra.is_dir():
+    if extra is not None and not files.is_dir(extra):
         raise CardError(f"{extra}: no such folder; --cards expects a folder of .toml cards")
     cards: dict[str, Card] = {}
     owner: dict[str, str] = {}

@@ -297,6 +297,12 @@ def _one_model(runs: Sequence[Run], model: str | None, extra: Path | None) -> tu
         if (run.task, run.name) in seen:
             raise ResultError(f"{run.task}/{run.name} is there twice; name every run once")
         seen[run.task, run.name] = run
+        if run.digests.get("weights") != runs[0].digests.get("weights"):
+            told = [f"{one.task}/{one.name} {str(one.digests.get('weights'))[:8]}" for one in (runs[0], run)]
+            raise ResultError(
+                f"the runs are of several models, for their weights differ (sha256 of {', of '.join(told)}); "
+                "a file is of one, export each"
+            )
     name = model or _repository(runs[0], extra)
     if name is None or not REPOSITORY.fullmatch(name):
         what = f"--model {name}" if name else f"{names[0]} is in no repository of the hub that its card names"

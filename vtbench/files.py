@@ -31,6 +31,11 @@ PATIENCE = 10.0
 """Seconds of waiting after which it is said what is waited for, and for whom."""
 
 
+exists, is_file, is_dir = os.path.exists, os.path.isfile, os.path.isdir
+"""Whether there is something at a place of the user's. Path's own methods raise, up to Python 3.13, where they may not
+look or a name is too long; these say no, and what opens the place says in one line what is wrong."""
+
+
 def cache_folder() -> Path:
     """Where vtbench keeps what it fetched: $VTBENCH_CACHE, or vtbench/ in the user's cache folder."""
     if chosen := os.environ.get("VTBENCH_CACHE"):

@@ -43,6 +43,7 @@ class Plan:
     """Metrics that can't be scored here, each with the reason."""
     count: int
     limit: int | None
+    """Only the first so many pictures are taken; None where that is all of them."""
     batch_size: int
     """Pictures that are read and go through the tokenizer together: 1 where each has a size of its own."""
     label: str | None
@@ -73,7 +74,10 @@ class Plan:
     def primary(self) -> str:
         """The metric that ranks."""
         primary = self.task.card.primary
-        return primary if primary in self.metrics else self.metrics[0]
+        if primary in self.metrics:
+            return primary
+        text = self.protocol.text_metrics if self.task.card.family == "text" else ()
+        return text[0] if text else self.metrics[0]
 
     @property
     def trial(self) -> str | None:
@@ -145,7 +149,9 @@ def make(
         )
     if not rule.published and task.size is not None:
         tokenizer.check_size(task.size)
-    count = len(task) if limit is None else min(limit, len(task))
+    if limit is not None and limit >= len(task):
+        limit = None  # it leaves nothing out: the run is that of the whole task
+    count = len(task) if limit is None else limit
     if (rule.size if rule.published else task.size) is None:
         batch_size = 1  # pictures of their own sizes go one by one
     metrics = _metrics(task, rule)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import re
@@ -176,7 +175,7 @@ class Run(Strict):
     pictures: Pictures
     """What became of the pictures that were found."""
     limit: int | None = None
-    """Only the first so many pictures were asked for."""
+    """Only the first so many pictures were asked for, and the task has more."""
     weights: WeightsOrigin
     """Where the weights came from: published, packaged, local, synthetic or none."""
     ema: int = 0
@@ -327,7 +326,7 @@ def read_run(path: Path) -> Run:
         ResultError: if it is missing, truncated, no regular file or of another schema.
     """
     try:
-        if (path / RUN).is_file():
+        if files.is_file(path / RUN):
             path = path / RUN
         if path.exists() and not path.is_file():
             what = f"a folder without {RUN}" if path.is_dir() else "not a regular file"
@@ -361,7 +360,7 @@ def read_runs(folder: str | Path) -> list[Run]:
         ResultError: if there is no such folder, or a file of it can't be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not files.is_dir(folder):
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one, --results names another")
     return sorted(map(read_run, folder.glob("*/*.json")), key=lambda run: (run.task, run.protocol, run.name))
 
@@ -380,9 +379,8 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     Raises:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
-    with contextlib.suppress(OSError, ValueError):  # of what can't be looked at, read_run says why
-        if not place.exists() and (work / place / RUN).is_file():
-            place = work / place
+    if not files.exists(place) and files.is_file(work / place / RUN):
+        place = work / place
     run = read_run(place)
     candidates = {folder: _table_digest_in(folder) for folder in (_beside(place), work / run.task / run.name)}
     for folder, digest in candidates.items():
@@ -425,7 +423,7 @@ def _table_digest_in(folder: Path) -> str | None:
 
 
 def _beside(place: Path) -> Path:
-    return place if place.is_dir() else place.parent
+    return place if files.is_dir(place) else place.parent
 
 
 def read_images(path: Path) -> pandas.DataFrame:

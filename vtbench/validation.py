@@ -58,9 +58,9 @@ def validate(folder: Path, work: Path | None = None) -> Report:
     Raises:
         ResultError: if there is no such folder, or `work` is none.
     """
-    if not folder.is_dir():
+    if not files.is_dir(folder):
         raise ResultError(f"{folder}: no such folder; `vtbench run` makes one of summaries")
-    if work is not None and not work.is_dir():
+    if work is not None and not files.is_dir(work):
         raise ResultError(f"--work {work}: no such folder; expected the work folder that the runs were made in")
     found: dict[str, Run] = {}
     held = 0
@@ -68,7 +68,7 @@ def validate(folder: Path, work: Path | None = None) -> Report:
     for path in sorted(path for path in folder.rglob("*") if not _hidden(path, folder)):
         shown = path.relative_to(folder).as_posix()
         if path.suffix != ".json":
-            if "/" in shown and path.is_file():
+            if "/" in shown and files.is_file(path):
                 problems.append(Problem(shown, "is no summary of a run; leave such files above the tasks' folders"))
             continue
         try:

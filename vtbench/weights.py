@@ -250,7 +250,7 @@ def locate_config(place: str) -> Path:
         CardError: if there is no such place, or the hub has no such file.
         WeightsError: if the hub can't be reached, or the repository is gated.
     """
-    if Path(place).is_dir():
+    if files.is_dir(Path(place)):
         return Path(place) / CONFIG
     if path := cached_config(place):
         return path
@@ -319,8 +319,9 @@ def find_state(
     notes: list[str] = []
     if not paths:
         raise WeightsError(f"{card.name}: an empty list of weight files; expected a path, or None for the card's own")
-    if parts and len(paths) == 1 and paths[0].is_dir() and all((paths[0] / part.file).is_file() for part in parts):
-        paths = [paths[0] / part.file for part in parts]
+    folder = paths[0] if len(paths) == 1 and files.is_dir(paths[0]) else None
+    if parts and folder and all(files.is_file(folder / part.file) for part in parts):
+        paths = [folder / part.file for part in parts]
     elif len(parts) > 1 and len(paths) == len(parts):
         paths = _in_order(paths, parts, notes)
     elif len(parts) > 1 and len(paths) == 1:

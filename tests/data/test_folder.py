@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vtbench import geometry, images, load_task
-from vtbench.cli import run
+from vtbench import cards, geometry, images, load_task, results
+from vtbench.backbones import foundation
+from vtbench.cli import report, run
 from vtbench.data._shards import below
 from vtbench.data.folder import Source, printable
-from vtbench.errors import CardError, DataError
+from vtbench.errors import CardError, DataError, ResultError, WeightsError
+from vtbench.networks.diffusers import card_for, load_folder
 
 
 def picture(width=40, height=30, seed=0):
@@ -327,6 +329,31 @@ def test_folder_that_may_not_be_searched_is_one_line(as_somebody, locked):
                 run.run(**said, work=as_somebody / "w", weights=[str(as_somebody / "a" / "0.png")])
     finally:
         (as_somebody / locked).chmod(0o755)
+
+
+def test_other_places_that_may_not_be_looked_at_are_one_line(as_somebody):
+    locked = as_somebody / "a"
+    (locked / "b").mkdir(parents=True)
+    locked.chmod(0o644)
+    place = locked / "b"
+    for reads in (results.read_run, lambda place: results.find_run(place, as_somebody)):
+        with pytest.raises(ResultError, match=r"b: can't be read \(Permission denied\)"):
+            reads(place)
+    with pytest.raises(ResultError, match="no such folder"):
+        results.read_runs(place)
+    with pytest.raises(ResultError, match="holds no runs"):
+        report.chosen([str(place)], as_somebody)
+    with pytest.raises(CardError, match="no such folder"):
+        cards.tasks(place)
+    with pytest.raises(CardError, match="no such folder, and not OWNER/NAME"):
+        card_for(str(place))
+    with pytest.raises(CardError, match=r"no config\.json of an autoencoder"):
+        card_for(str(locked))
+    with pytest.raises(WeightsError, match="none of"):
+        load_folder(locked)
+    for name in ("b", "b.npz"):
+        assert "no " in foundation.lacking(str(locked / name)) and not foundation.is_users(str(locked / name))
+        assert foundation.digests(str(locked / name)) == {}
 
 
 def test_digest_follows_names_contents_and_size_only(tmp_path):

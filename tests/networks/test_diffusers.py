@@ -15,7 +15,8 @@ import torch
 from builders import small_task, write_pictures
 from safetensors.torch import load_file, save_file
 
-from vtbench import cards, finished, plan
+from vtbench import cards, finished, plan, results
+from vtbench.cli import run
 from vtbench.errors import CardError, DataError, WeightsError
 from vtbench.networks._diffusers import FACTS, complete
 from vtbench.networks.diffusers import Config, Network, card_for, load_folder
@@ -392,6 +393,24 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path):
         load_folder(tmp_path)
 
 
+def test_two_folders_of_one_name_are_refused_and_one_may_be_named(tmp_path):
+    for step in ("1000", "2000"):
+        save(tmp_path / step / "vae", "kl")
+    first, second = (str(tmp_path / step / "vae") for step in ("1000", "2000"))
+    write_pictures(tmp_path / "in", 1)
+    said = {"task": ["reconstruction"], "data": str(tmp_path / "in"), "out": tmp_path / "r", "work": tmp_path / "w"}
+    with pytest.raises(CardError, match=r"1000/vae and .*2000/vae are both called diffusers-vae; run them one at"):
+        run.run(**said, diffusers=[first, second])
+    (tmp_path / "w.pt").write_bytes(b"not looked at")
+    for given in ("synthetic", str(tmp_path / "w.pt")):
+        with pytest.raises(CardError, match="holds weights of its own"):
+            run.run(**said, diffusers=[first], weights=[given])
+    with pytest.raises(CardError, match="--name says which weights"):
+        run.run(**said, diffusers=[first], tokenizer=["jpeg"], name="mine")
+    run.run(**said, diffusers=[first, f"{first}/../vae"], name="step-1000")
+    assert [one.name for one in results.read_runs(tmp_path / "r")] == ["diffusers-vae~step-1000"]
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """Answers as the hub does: two repositories have a config.json, one of them gated; no file is ever sent twice."""
 
@@ -408,7 +427,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif self.path.startswith("/gated/"):
             self.send_response(401)
             self.send_header("X-Error-Code", "GatedRepo")
-        elif self.path == "/open/vae/resolve/main/sub/config.json":
+        elif self.path in ("/open/vae/resolve/main/sub/config.json", "/open-vae/sub/resolve/main/config.json"):
             content = json.dumps({"_class_name": "AutoencoderKL", **TWO_BLOCKS}).encode()
             self.send_response(200)
             self.send_header("X-Repo-Commit", "0" * 40)
@@ -454,6 +473,8 @@ def test_a_repository_is_described_by_its_configuration(monkeypatch):
     assert (card.weights.hub, card.weights.file) == ("open/vae", "sub/diffusion_pytorch_model.bin")
     assert card.config == {"class": "AutoencoderKL", "values": TWO_BLOCKS}
     assert card.input.multiple_of == card.code.downsampling == 2
+    with pytest.raises(CardError, match="open/vae/sub and open-vae/sub are both called open-vae-sub"):
+        run.run(task=["reconstruction"], diffusers=["open/vae/sub", "open-vae/sub"])
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -57,7 +57,7 @@ class Features(NamedTuple):
 def lacking(place: str) -> str | None:
     """Say in one line why features can't be had here and what mends it; None where they can."""
     if place.endswith(".npz"):
-        return None if Path(place).is_file() else f"{place}: no such file of features"
+        return None if files.is_file(place) else f"{place}: no such file of features"
     folder = _folder(place)
     if folder is None:
         if place not in MODELS:
@@ -70,13 +70,13 @@ def lacking(place: str) -> str | None:
 
 def is_users(place: str) -> bool:
     """Tell whether a place is a folder or file of the user's; a known name is none, whatever lies beside the user."""
-    return place not in MODELS and Path(place).exists()
+    return place not in MODELS and files.exists(place)
 
 
 def digests(place: str) -> dict[str, str]:
     """Say which files are used, for the record of a run: file name to sha256; empty where they are missing."""
     if place.endswith(".npz"):
-        return {"features": files.sha256(Path(place))} if Path(place).is_file() else {}
+        return {"features": files.sha256(Path(place))} if files.is_file(place) else {}
     folder = _folder(place)
     return {} if folder is None else {name: files.sha256(folder / name) for name in FILES}
 
@@ -192,4 +192,4 @@ def _folder(place: str) -> Path | None:
         found = [try_to_load_from_cache(MODELS[place], name) for name in FILES]
         return Path(str(found[0])).parent if all(isinstance(one, str) for one in found) else None
     folder = Path(place)
-    return folder if all((folder / name).is_file() for name in FILES) else None
+    return folder if all(files.is_file(folder / name) for name in FILES) else None

@@ -108,7 +108,7 @@ def chosen(names: Sequence[str], results_folder: Path) -> list[tuple[Run, Path |
     """
     from vtbench import results
 
-    places = {name: (results.read_run(Path(name)), Path(name)) for name in names if Path(name).exists()}
+    places = {name: (results.read_run(Path(name)), Path(name)) for name in names if files.exists(name)}
     known = accepted(results_folder) if len(places) < len(set(names)) or not names else []
     found: list[tuple[Run, Path | None]] = [] if names else [(run, None) for run in known]
     for name in names:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vtbench import cards, catalogue, files, finished, kept, protocols
-from vtbench.cards import TaskCard, TokenizerCard
+from vtbench.cards import Card, TaskCard, TokenizerCard
 from vtbench.cli._terminal import (
     CardsOption,
     WorkOption,
@@ -30,6 +31,7 @@ from vtbench.cli._terminal import (
     prepare,
     table,
 )
+from vtbench.data import _shards
 from vtbench.errors import OF_ONE, CardError, VtbenchError, WeightsError
 from vtbench.results import LABEL, LABEL_FORM, UNRANKED
 from vtbench.types import Strict
@@ -123,7 +125,9 @@ def run(
     batch_size: Annotated[
         str, typer.Option(metavar="N|auto", help="Pictures a forward pass; auto takes the fastest that fits.")
     ] = "8",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures; such a run is not ranked.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first pictures; a run that leaves any out is not ranked.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -436,23 +440,33 @@ def _chosen(command: Command, *, speaks: bool) -> _Chosen:
         CardError: if something of it does not exist, or does not fit the rest.
     """
     weights, extra = command.weights, command.cards_folder
+    check_weights([*command.tokenizer, *command.diffusers], weights)
+    if weights and (held := next(filter(files.is_dir, command.diffusers), None)):
+        raise CardError(f"--weights: the folder --diffusers {held} holds weights of its own; leave one of both out")
     tasks = [_adapted(card, command.metric, command.ocr, command.features) for card in tasks_of(command.task, extra)]
     tokenizers = tokenizers_of(command.tokenizer, weights, extra) if command.tokenizer else []
     if command.tokenizer == ["all"]:
         tokenizers = _fitting(tokenizers, tasks, speaks=speaks)
     folders: dict[str, str] = {}
     named = {card.name: {"tokenizer": [card.name]} for card in tokenizers}
-    for one in command.diffusers:
+    described: list[tuple[str, TokenizerCard]] = [(card.name, card) for card in tokenizers]
+    for one in dict.fromkeys(command.diffusers):
         from vtbench.networks.diffusers import card_for
 
-        tokenizers.append(card_for(one))
-        named[tokenizers[-1].name] = {"diffusers": [one]}
-        if Path(one).is_dir():
-            folders[tokenizers[-1].name] = one
+        card = card_for(one)
+        described.append((one, card))
+        named[card.name] = {"diffusers": [one]}
+        # Cards of two folders may be equal, and their weights not.
+        if files.is_dir(one) and not Path(folders.setdefault(card.name, one)).samefile(one):
+            raise _clash(folders[card.name], one, card.name)
+    tokenizers = _once(described)
     if not tokenizers:
         raise CardError("no tokenizer is named; give --tokenizer NAME (`vtbench list`) or --diffusers PLACE")
-    if command.name is not None and (len(tokenizers) > 1 or not weights):
-        raise CardError("--name says which weights these are; give it with --weights and just one --tokenizer")
+    if command.name is not None and (len(tokenizers) > 1 or not (weights or folders)):
+        raise CardError(
+            "--name says which weights these are; give it with --weights and just one --tokenizer, or with just one "
+            "folder for --diffusers"
+        )
     if command.name is not None and not LABEL.fullmatch(command.name):
         raise CardError(f"--name {command.name!r}: {LABEL_FORM}")
     rules = [protocols.find_protocol(one).name for one in dict.fromkeys(command.protocol)]
@@ -595,15 +609,20 @@ def recorded(command: Command, change: dict[str, Any]) -> dict[str, Any]:
     """Lay out what one run was made of as JSON that says the same in any folder."""
 
     def whole(place: str) -> str:
-        # Path.exists() raises, up to Python 3.13, where it may not look; what opens the place says so in one line.
-        return str(Path(place).absolute()) if os.path.exists(place) else place  # noqa: PTH110
+        return str(Path(place).absolute()) if files.exists(place) else place
 
     said: dict[str, Any] = command.model_dump(mode="json") | change
+    for name, given_names in (("task", command.task), ("tokenizer", command.tokenizer)):
+        # A card that was named by its file is known by that name here, and nowhere else.
+        by_file = {Path(one).stem: str(Path(one).absolute()) for one in given_names if one.endswith(".toml")}
+        said[name] = [by_file.get(one, one) for one in said[name]]
     said["diffusers"] = [whole(one) for one in said["diffusers"]]
     said["weights"] = [whole(one) for one in said["weights"]]
     for name in ("data", "features", "cards_folder"):
         if said[name] is not None:
             said[name] = whole(said[name])
+    if command.data is not None and not command.data.startswith("hub:") and _shards.is_pattern(command.data):
+        said["data"] = _shards.anchored(command.data)
     return said
 
 
@@ -748,11 +767,20 @@ def _perform_beside(command: Command, place: Place, team: Team) -> None:
 
 
 def _step_of(path: str) -> float | None:
-    """Read the training step from a checkpoint's name, such as last-step=20000.ckpt; None where none stands there."""
+    """Read the training step from a checkpoint's name, such as last-step=20000.ckpt or iter_400k.pth.
+
+    None where none stands there, or a number goes on as no step does (step-1.5.2.pt, iter_400x.pt).
+    """
     import re
 
-    found = re.findall(r"(?:step|steps|iter|iteration|global_step)[-_=]?(\d+)", Path(path).stem, re.IGNORECASE)
-    return float(found[-1]) if found else None
+    name = re.sub(r"\.[^.\d][^.]*$", "", Path(path).name)  # no ending begins with a digit
+    number = r"(\d+(?:\.\d+(?=[eEkKM]))?)([eE]\d+|[kKM])?(?![A-Za-z0-9]|[.,]\d)"
+    found = re.findall(f"(?i:step|steps|iter|iteration|global_step)[-_=]?{number}", name)
+    if not found:
+        return None
+    digits, power = found[-1]
+    step = float(digits + {"k": "e3", "K": "e3", "M": "e6"}.get(power, power))
+    return step if math.isfinite(step) else None
 
 
 def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
@@ -761,7 +789,7 @@ def tasks_of(names: list[str], extra: Path | None) -> list[TaskCard]:
         from vtbench.task import is_here
 
         return [card for card in cards.tasks(extra).values() if is_here(card)]
-    return [cards.find_task(name, extra) for name in dict.fromkeys(names)]
+    return _once((name, cards.find_task(name, extra)) for name in names)
 
 
 def _adapted(card: TaskCard, names: list[str], engine: str | None, features: str | None) -> TaskCard:
@@ -784,21 +812,44 @@ def tokenizers_of(names: list[str], weights: Sequence[str], extra: Path | None) 
     """Find the cards, and the weights of each, before torch is loaded or anything is computed."""
     from vtbench.weights import cached, locate
 
+    if names == ["all"]:
+        everything = cards.tokenizers(extra).values()
+        return [card for card in everything if weights or card.weights is None or cached(card)]
+    found = _once((name, cards.find_tokenizer(name, extra)) for name in names)
+    if not weights:
+        for card in found:
+            locate(card)
+    return found
+
+
+def check_weights(names: Sequence[str], weights: Sequence[str]) -> None:
+    """Refuse --weights that are not there, or are files for several tokenizers."""
     for place in weights:
-        if place != "synthetic" and not os.path.exists(place):  # noqa: PTH110  as above, in `recorded`
+        if place != "synthetic" and not files.exists(place):
             raise CardError(
                 f"--weights {place}: no such file, or none that may be read; expected a checkpoint or synthetic"
             )
     if weights and list(weights) != ["synthetic"] and (len(names) > 1 or names == ["all"]):
-        raise CardError("--weights FILE belongs to one tokenizer; name just one with --tokenizer")
-    if names == ["all"]:
-        everything = cards.tokenizers(extra).values()
-        return [card for card in everything if weights or card.weights is None or cached(card)]
-    found = {card.name: card for card in (cards.find_tokenizer(name, extra) for name in names)}
-    if not weights:
-        for card in found.values():
-            locate(card)
-    return list(found.values())
+        raise CardError("--weights FILE belongs to one tokenizer; name just one with --tokenizer or --diffusers")
+
+
+def _once(named: Iterable[tuple[str, Card]]) -> list[Card]:
+    """Take each card once, however often it is named.
+
+    Raises:
+        CardError: if two different ones have one name.
+    """
+    first: dict[str, tuple[str, Card]] = {}
+    for place, card in named:
+        before, same = first.setdefault(card.name, (place, card))
+        if same != card:
+            raise _clash(before, place, card.name)
+    return [card for _, card in first.values()]
+
+
+def _clash(one: str, other: str, name: str) -> CardError:
+    """Say of two that results would know them by one name."""
+    return CardError(f"{one} and {other} are both called {name}; run them one at a time, or rename one")
 
 
 def _fitting(chosen: list[TokenizerCard], task_cards: list[TaskCard], *, speaks: bool) -> list[TokenizerCard]:

@@ -11,7 +11,7 @@ import typer
 from vtbench import files
 from vtbench.cli._terminal import CardsOption, ResultsOption, WorkOption, app, complaints, console, one_line
 from vtbench.cli.report import chosen
-from vtbench.cli.run import check_sizes, given, tasks_of, tokenizers_of
+from vtbench.cli.run import check_sizes, check_weights, given, tasks_of, tokenizers_of
 from vtbench.errors import CardError, ResultError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def sheet(
         task_cards = tasks_of(task, cards_folder)
         if not task_cards:
             raise CardError("--task is missing; `vtbench list tasks` shows the names")
+        check_weights(tokenizer, weights)
         cards = tokenizers_of(tokenizer, weights, cards_folder)
         check_sizes(cards, task_cards)
         from vtbench import load_task, load_tokenizer

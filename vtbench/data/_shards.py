@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
+from vtbench import files
 from vtbench.data._names import BEGIN, NOBODYS, is_hidden, printable, sort_out, was_meant
 from vtbench.errors import DataError
 
@@ -24,7 +25,20 @@ MOST = 100_000
 
 def is_pattern(place: str) -> bool:
     """Tell whether a place stands for several files."""
-    return not Path(place).exists() and bool(_BRACES.search(place) or glob.has_magic(place))
+    return not files.exists(place) and _has_signs(place)
+
+
+def anchored(place: str) -> str:
+    """Make a pattern one that stands for the same files in any folder.
+
+    It stays as it is where this folder's own name would be read as a pattern, or one of its alternatives begins at the
+    root.
+    """
+    return place if _has_signs(str(Path.cwd())) or re.search("[{,]/", place) else str(Path(place).absolute())
+
+
+def _has_signs(path: str) -> bool:
+    return bool(_BRACES.search(path) or glob.has_magic(path))
 
 
 def expand(place: str) -> list[Path]:
@@ -46,7 +60,7 @@ def expand(place: str) -> list[Path]:
         raise DataError(f"{place}: stands for {count} files; expected at most {MOST}")
     found: list[Path] = []
     for name in map("".join, product(*choices)):
-        some = [Path(name)] if Path(name).is_file() else [Path(one) for one in glob.glob(name)]  # noqa: PTH207
+        some = [Path(name)] if files.is_file(name) else [Path(one) for one in glob.glob(name)]  # noqa: PTH207
         if not some:
             of = f", one of the {count} that {place} stands for" if count > 1 else ""
             raise DataError(f"{name}: does not exist{of}")

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple, TypeVar
 
+from vtbench import files
 from vtbench.cards import Data
 from vtbench.data import _shards, folder
 from vtbench.data._names import BEGIN, printable, short, was_meant
@@ -66,23 +67,23 @@ class Source(Pictures):
     ) -> None:
         if path is None:
             raise DataError(f"archive: no path given; name a {', '.join(SUFFIXES)} file with --data PATH")
-        files: Files
-        if path.is_dir():
-            files = _of_folder(path)
+        held: Files
+        if files.is_dir(path):
+            held = _of_folder(path)
         elif _shards.is_pattern(str(path)):
             parts = _shards.expand(str(path))
             _shards.check_whole(parts)
-            files = Shards((_stem(part.name), part) for part in parts)
+            held = Shards((_stem(part.name), part) for part in parts)
         else:
-            files = open_archive(path)
-        super().__init__(files, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
+            held = open_archive(path)
+        super().__init__(held, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
 
 
 def takes(place: str, data: Data) -> bool:
     """Take what is called like an archive, patterns of such names, and a folder of archives without a picture."""
     del data
     path = Path(place)
-    if not path.is_dir():
+    if not files.is_dir(path):
         return is_archive(path) and "://" not in place
     if not _shards.named_so(path, SUFFIXES):
         return False

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from vtbench import files
 from vtbench.cards import Data
 from vtbench.data import _shards
 from vtbench.data._names import SUFFIXES, printable, was_meant
@@ -41,14 +42,14 @@ class Source(Pictures):
         if path is None:
             raise DataError(_to_obtain(data))
         self.folder = path
-        files = Folder(path, follow_links=follow_links)
-        super().__init__(files, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
+        held = Folder(path, follow_links=follow_links)
+        super().__init__(held, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
 
 
 def takes(place: str, data: Data) -> bool:
     """Take every place that is no file and no address: what is not there is told as a folder that is missing."""
     del data
-    return not Path(place).is_file() and "://" not in place
+    return not files.is_file(place) and "://" not in place
 
 
 def is_here(data: Data) -> bool:
@@ -84,8 +85,8 @@ class Folder:
     hint = ""
 
     def __init__(self, path: Path, *, follow_links: bool = False) -> None:
-        if not path.is_dir():
-            what = "is a file" if path.exists() else "does not exist"
+        if not files.is_dir(path):
+            what = "is a file" if files.exists(path) else "does not exist"
             raise DataError(f"{printable(path)}: {what}; expected a folder of pictures")
         self.path = path
         self._follow = follow_links

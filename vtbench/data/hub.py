@@ -78,14 +78,14 @@ class Source(_rows.Pictures):
 def _of_user(path: Path, data: Data, text: bool) -> _rows.Table:
     """Open a table of the user's; what the card says of its own data holds where the table has such."""
     shown = printable(path)
-    if path.is_dir():
+    if files.is_dir(path):
         splits = _splits(path, data) if _head(path) else {}
         table = _rows.Table(path, splits, data.split, shown, lenient=not splits, text=text)
         if splits:  # tables of other splits and configurations are no slip
             listed = _shards.below(path)
             table.left_out = listed.beside({*table.opened, *listed.parts((".parquet",))}, "the tables")
         return table
-    if path.exists():
+    if files.exists(path):
         return _rows.Table(path, {"train": [path]}, None, shown, text=text)
     if not _shards.is_pattern(str(path)):
         raise DataError(f"{shown}: does not exist; expected a parquet file or a folder of them")
@@ -121,7 +121,7 @@ def takes(place: str, data: Data) -> bool:
     path = Path(place)
     if place.startswith("hub:") or (place.lower().endswith(".parquet") and "://" not in place):
         return True
-    if not path.is_dir():
+    if not files.is_dir(path):
         return False
     if any((path / name).is_file() for name in _rows.SAVED):
         return True

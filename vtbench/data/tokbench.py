@@ -13,6 +13,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vtbench import files
 from vtbench.cards import Data
 from vtbench.data import hub, links_of
 from vtbench.data._known import Box, Known
@@ -58,11 +59,11 @@ class Source(Pictures):
             path, revision = hub.snapshot(data, patterns=FILES)
         shown = printable(path)
         packed = path / "images.zip"
-        if packed.is_file() and follow_links:
+        if files.is_file(packed) and follow_links:
             raise DataError(links_of(f"{printable(packed)} is"))
-        files: Files
-        files = open_archive(packed) if packed.is_file() else Folder(path / "images", follow_links=follow_links)
-        places = {name.parts[-3:]: name for name in files.names if "text_data" in name.parts[-3:-2]}
+        held: Files
+        held = open_archive(packed) if files.is_file(packed) else Folder(path / "images", follow_links=follow_links)
+        places = {name.parts[-3:]: name for name in held.names if "text_data" in name.parts[-3:-2]}
         known: dict[PurePosixPath, Known] = {}
         for name in SETS:
             for file, said in _annotations(path / "annotations" / f"text_{name}.json", name):
@@ -70,7 +71,7 @@ class Source(Pictures):
                 if place is None:
                     raise DataError(f"{shown}: has no picture text_data/{name}/{file}, which is annotated")
                 known[place] = said
-        super().__init__(files, size=size, crop=crop, text=text, shown=shown, known=known)
+        super().__init__(held, size=size, crop=crop, text=text, shown=shown, known=known)
         self.ids = [printable(PurePosixPath(*name.parts[-2:])) for name in self.names]
         self.revision = revision
 

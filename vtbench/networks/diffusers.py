@@ -199,7 +199,7 @@ def card_for(place: str) -> TokenizerCard:
     downsampling, codes = facts.downsampling(entries), facts.codes(entries)
     side = facts.side(entries) if facts.side else None
     drop = tuple(getattr(library_class(class_name), "_keys_to_ignore_on_load_unexpected", None) or ())
-    if Path(place).is_dir():
+    if files.is_dir(place):
         source = WeightsSource(drop=drop)
         title = f"diffusers-{Path(place).resolve().name}"  # a folder's name may be a card's
     else:
@@ -234,7 +234,7 @@ def load_folder(folder: str | Path) -> dict[str, Tensor]:
     """
     folder = Path(folder)
     for name in FILES:
-        if (path := folder / name).is_file():
+        if files.is_file(path := folder / name):
             shards = _shards(path) if path.suffix == ".json" else [path]
             return Network.renamed({key: tensor for shard in shards for key, tensor in weights.read(shard).items()})
     raise WeightsError(f"{folder}: none of {', '.join(FILES)} is here; expected a folder that save_pretrained wrote")
