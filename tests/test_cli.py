@@ -18,7 +18,7 @@ import pytest
 from builders import make_run, write_pictures
 
 from vtbench import __version__, cards, files, results
-from vtbench.cli import run
+from vtbench.cli import _chosen
 
 LONG = "x" * 300
 """Longer than a file's name may be."""
@@ -167,7 +167,7 @@ def test_two_of_one_name_are_refused_naming_both(tmp_path: Path) -> None:
         rest = ("--task", "reconstruction") if option == "-t" else ("-t", "jpeg")
         told = one_line(vtbench("run", option, "a/own.toml", option, "b/own.toml", *rest, cwd=tmp_path))
         assert told == "vtbench: a/own.toml and b/own.toml are both called own; run them one at a time, or rename one\n"
-        find = run.tokenizers_of if option == "-t" else run.tasks_of
+        find = _chosen.tokenizers_of if option == "-t" else _chosen.tasks_of
         more = ([], None) if option == "-t" else (None,)
         same = [str(tmp_path / "a" / "own.toml"), str(tmp_path / "b" / ".." / "a" / "own.toml")]
         assert [card.title for card in find(same, *more)] == ["One"]
@@ -194,7 +194,7 @@ def test_two_of_one_name_are_refused_naming_both(tmp_path: Path) -> None:
     ],
 )
 def test_the_step_is_read_from_a_files_name_where_it_is_a_number(file: str, step: float | None) -> None:
-    assert run._step_of(file) == step
+    assert _chosen.step_of(file) == step
 
 
 def test_unwritable_folder_is_told_before_anything_is_computed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_cli import one_line, vtbench
 
 from vtbench import leaderboard, results, validation
-from vtbench.cli.run import print_runs
+from vtbench.cli._work import print_runs
 from vtbench.errors import ResultError
 
 CONTENTS = {

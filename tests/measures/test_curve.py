@@ -11,7 +11,7 @@ from builders import SIDE, small_task
 from PIL import Image
 
 from vtbench import cards, evaluate, load_tokenizer, wrap
-from vtbench.cli.run import _adapted
+from vtbench.cli._chosen import adapted
 from vtbench.errors import CardError, DataError
 from vtbench.metrics import psnr
 from vtbench.tokenizer import Tokenizer
@@ -118,10 +118,10 @@ def test_the_pictures_of_a_step_are_those_of_the_network() -> None:
 
 def test_any_task_takes_it_on_the_command_line() -> None:
     own = cards.find_task("stability")
-    adapted = _adapted(own, ["curve_psnr", "curve_bpp", "homogeneity"], None, None)
-    assert adapted.metrics == (*own.metrics, "curve_psnr", "curve_bpp", "homogeneity")
+    own_and_more = adapted(own, ["curve_psnr", "curve_bpp", "homogeneity"], None, None)
+    assert own_and_more.metrics == (*own.metrics, "curve_psnr", "curve_bpp", "homogeneity")
     with pytest.raises(CardError, match="mtf belongs to certain tasks"):
-        _adapted(own, ["mtf"], None, None)
+        adapted(own, ["mtf"], None, None)
 
 
 def test_a_tokenizer_without_steps_says_so() -> None:

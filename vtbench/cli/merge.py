@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from vtbench import results
 from vtbench.cards import explain
+from vtbench.cli._chosen import Command
 from vtbench.cli._terminal import WorkOption, app, complaints, console, one_line
-from vtbench.cli.run import Command, Place, perform
+from vtbench.cli._work import Place, perform
 from vtbench.errors import ResultError, VtbenchError
 
 RECORD = "plan.json"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vtbench import files
+from vtbench.cli._chosen import check_sizes, check_weights, given, tasks_of, tokenizers_of
 from vtbench.cli._terminal import CardsOption, ResultsOption, WorkOption, app, complaints, console, one_line
 from vtbench.cli.report import chosen
-from vtbench.cli.run import check_sizes, check_weights, given, tasks_of, tokenizers_of
 from vtbench.errors import CardError, ResultError
 
 if TYPE_CHECKING:

@@ -1,0 +1,526 @@
+"""Performing a command: its runs found, made, alone or with other processes, and shown."""
+
+from __future__ import annotations
+
+import shlex
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from vtbench import catalogue, files, finished, kept, protocols
+from vtbench.cards import TaskCard, TokenizerCard
+from vtbench.cli._chosen import Chosen, Command, check_required, check_sizes, choose, recorded, step_of, weights_of
+from vtbench.cli._terminal import (
+    complaints,
+    console,
+    one_line,
+    table,
+)
+from vtbench.errors import OF_ONE, VtbenchError
+from vtbench.results import UNRANKED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtbench.results import Run
+    from vtbench.task import Task
+    from vtbench.team import Team
+    from vtbench.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is made, and by whom."""
+
+    out: Path
+    work: Path
+    overwrite: bool = False
+    rank: int = 0
+    world: int = 1
+    team: Team | None = None
+    wait: float = 600
+    workers: int | None = None
+    compute: bool = True
+    keep: kept.Wish | None = None
+    """Which pictures are kept beside the per-image tables."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process says what was done: of a team rank 0 alone."""
+        return self.team is None or self.team.rank == 0
+
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
+
+
+def perform(command: Command, place: Place) -> int:
+    """Run tokenizers through tasks, print their tables and write their summaries.
+
+    Returns:
+        The exit code: 0, 2 where a tokenizer or a task of it was refused, 3 where one ended by an exception.
+
+    Raises:
+        VtbenchError: if the user can mend something.
+    """
+    team = place.team
+    files.recall_hashes(place.work / finished.HASHES)
+    chosen = choose(command, speaks=place.speaks)
+    check_sizes(chosen.tokenizers, chosen.tasks)
+    files.check_writable(place.out)
+    files.check_writable(place.work)
+    required = tuple(one.strip() for one in command.require.split(",") if one.strip())
+    check_required(required, chosen.tasks)
+    step = command.step
+    if step is None and command.weights:
+        step = step_of(command.weights[0])
+
+    how_many = _count(command.batch_size)
+    if team is not None:
+        team.agree(
+            "what they are to run",
+            [[card.name for card in chosen.tokenizers], [card.name for card in chosen.tasks], chosen.rules],
+        )
+    work = _Work(command, place, chosen, how_many, step, required)
+    try:
+        work.do()
+    except KeyboardInterrupt:
+        if place.speaks:
+            complaints.print(
+                f"vtbench: interrupted; finished shards are in {place.work}: the same command resumes there"
+            )
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        if place.speaks:
+            print_runs(work.came.done)
+    if work.came.broken:
+        if place.speaks:
+            complaints.print(f"vtbench: ended by an exception, see above: {', '.join(work.came.broken)}")
+        return 3
+    if work.came.refused:
+        if place.speaks:
+            complaints.print(f"vtbench: without a result, see above: {', '.join(work.came.refused)}")
+        return 2
+    if place.speaks and work.came.done:
+        elsewhere = "" if place.out == Path("results") else f" --results {shlex.quote(str(place.out))}"
+        console.print(
+            f"\nSummaries are in {place.out}, per-image tables in {place.work}; "
+            f"`vtbench leaderboard{elsewhere}` makes the tables.",
+            soft_wrap=True,
+        )
+    return 0
+
+
+SMALL = 128
+"""Pictures a process up to which a task is small: eight shards, of which the last may leave others idle."""
+
+
+@dataclass
+class _Came:
+    """What came of the runs of a command."""
+
+    done: list[Run]
+    refused: list[str]
+    """Tokenizers, or such on one task, without a result for something that the user can mend."""
+    broken: list[str]
+    """Those that an exception ended."""
+
+
+class _Work:
+    """The runs that a command asks for: finds those that are there, and makes the others."""
+
+    def __init__(
+        self,
+        command: Command,
+        place: Place,
+        chosen: Chosen,
+        batch_size: int | Literal["auto"],
+        step: float | None,
+        required: Sequence[str],
+    ) -> None:
+        self._command, self._place, self._chosen = command, place, chosen
+        self._batch_size, self._step, self._required = batch_size, step, required
+        self._asked = _Asked(command, place, chosen.named, chosen.rules)
+        ended = self._asked.ended(chosen)
+        self._alone = len(ended) == 1
+        self._left = {
+            card.name: [task for task in chosen.tasks if ended[card.name, task.name] is None]
+            for card in chosen.tokenizers
+        }
+        self._opened = {
+            task.name: _opened(task, chosen.rules or [task.protocol], command)
+            for task in chosen.tasks
+            if any(task in tasks for tasks in self._left.values())
+        }
+        self.came = _Came([run for runs in ended.values() for run in runs or []], [], [])
+
+    def do(self) -> None:
+        """Make all that is left, with the other processes of a team."""
+        if self._place.team is not None and self._place.team.alike:
+            self._deal(self._place.team)
+        for card in self._chosen.tokenizers:
+            if tasks := self._left[card.name]:
+                self._make(card, tasks, self._place, self._bar)
+
+    def _deal(self, team: Team) -> None:
+        """Give each process whole runs of small tasks, whose shards are too few to keep all of them busy.
+
+        Tokenizers that are no full round more are left to all processes together.
+        """
+        sizes = {name: _pictures(pairs, self._command.limit) for name, pairs in self._opened.items()}
+        small = {name for name, pictures in sizes.items() if pictures <= SMALL * team.world}
+        pieces = [
+            (card, own)
+            for card in self._chosen.tokenizers
+            if (own := [task for task in self._left[card.name] if task.name in small])
+        ]
+        pieces = pieces[: len(pieces) // team.world * team.world]
+        if not pieces:
+            return
+        for card, own in pieces:
+            self._left[card.name] = [task for task in self._left[card.name] if task not in own]
+        in_all = sum(sizes[task.name] for _, own in pieces for task in own)
+        place = replace(self._place, team=None)
+        with (
+            _Bar(f"{len(pieces)} tokenizers", shown=team.rank == 0) as bar,
+            team.counting(lambda done: bar.update(done, in_all)),
+        ):
+            for number in team.deal(len(pieces)):
+                card, own = pieces[number]
+                turn = team.rank % len(own)  # each begins with another task, so no two compute the same originals
+                self._make(card, own[turn:] + own[:turn], place, lambda _, task: _Share(team, sizes[task.name]))
+            found = team.gather(self.came)
+        self.came = team.announce(lambda: _together(found or []))
+
+    def _make(self, card: TokenizerCard, tasks: Sequence[TaskCard], place: Place, shown: _Shown) -> None:
+        """Make the runs of a tokenizer; what is wrong with it on one task keeps nobody from the others."""
+        computed = None
+        with self._apart(card.name, place):
+            computed = _Computed(
+                *(card, self._command, place, self._batch_size, self._step, self._required),
+                self._chosen.named[card.name],
+                weights_of(card, self._chosen, self._command.weights),
+            )
+            if place.team is not None:
+                place.team.meet()  # where one process can't load it, none goes on to its tasks
+        for task in tasks if computed else ():
+            with self._apart(f"{card.name} on {task.name}", place), shown(card, task) as progress:
+                runs = computed.runs(task.name, self._opened[task.name], progress)
+                if place.speaks:
+                    self._asked.remember(card, task, runs)
+                self.came.done += runs
+
+    @contextmanager
+    def _apart(self, name: str, place: Place) -> Iterator[None]:
+        """Keep what is wrong with one tokenizer, or with it on one task, from the others of the command."""
+        try:
+            with place.team.section(name) if place.team else nullcontext():
+                yield
+        except OF_ONE as error:
+            if self._alone:
+                raise
+            self.came.refused.append(name)
+            if place.speaks:
+                said = one_line(error)
+                whose = "" if said.startswith(name.partition(" ")[0]) else f"{name}: "  # many say it themselves
+                complaints.print(f"vtbench: {whose}{said}")
+        except VtbenchError:
+            raise
+        except Exception as error:
+            if self._alone:
+                raise
+            self.came.broken.append(name)
+            complaints.print(traceback.format_exc())
+            complaints.print(f"vtbench: {name}: {type(error).__name__}: {one_line(error)}")
+
+    def _bar(self, card: TokenizerCard, task: TaskCard) -> _Bar:
+        return _Bar(_title(card, self._opened[task.name]), shown=self._place.speaks)
+
+
+def _together(parts: Sequence[object]) -> _Came:
+    """Put together what came of the runs of each process."""
+    came = _Came([], [], [])
+    for part in parts:
+        assert isinstance(part, _Came)
+        came.done += part.done
+        came.refused += part.refused
+        came.broken += part.broken
+    return came
+
+
+def is_finished(command: Command, place: Place) -> bool:
+    """Tell, without torch, whether all that a command asks for is there."""
+    files.recall_hashes(place.work / finished.HASHES)
+    chosen = choose(command, speaks=False)
+    return None not in _Asked(command, place, chosen.named, chosen.rules).ended(chosen).values()
+
+
+class _Asked:
+    """Knows what each run of a command was asked for when the command began."""
+
+    def __init__(
+        self, command: Command, place: Place, named: Mapping[str, Mapping[str, list[str]]], rules: Sequence[str]
+    ) -> None:
+        self._command, self._place, self._named, self._rules = command, place, named, rules
+        # A team computes together or not at all; what is overwritten or only merged is not asked for again.
+        self._may_find = place.team is None and place.compute and not place.overwrite
+        self._surroundings: dict[tuple[str, str], finished.Surroundings | None] = {}
+        self._begun: dict[tuple[str, str, str], str | None] = {}
+
+    def ended(self, chosen: Chosen) -> dict[tuple[str, str], list[Run] | None]:
+        """Give the finished runs of each tokenizer on each task."""
+        return {(card.name, task.name): self._found(card, task) for card in chosen.tokenizers for task in chosen.tasks}
+
+    def _found(self, card: TokenizerCard, task: TaskCard) -> list[Run] | None:
+        """Give the runs of a tokenizer on a task, where all are finished and nothing that is asked lacks."""
+        place, found = self._place, []
+        for rule in self._rules_of(task):
+            if (task.name, rule) not in self._surroundings:
+                self._surroundings[task.name, rule] = self._around(card, task, rule)
+            asked = self._asked(card, task, rule, self._surroundings[task.name, rule])
+            self._begun[card.name, task.name, rule] = asked
+            run = finished.find(asked, card, task, place.out, place.work) if asked and self._may_find else None
+            if run and (place.keep is None or kept.are_kept(run, place.work / run.task / run.name, place.keep)):
+                found.append(run)
+        return found if len(found) == len(self._rules_of(task)) else None
+
+    def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
+        """Leave beside finished runs what they were asked for."""
+        if not self._place.compute:
+            return
+        by_rule = {run.protocol: run for run in runs}
+        for rule in self._rules_of(task):
+            if (run := by_rule.get(rule)) is not None:
+                now = self._asked(card, task, rule, self._around(card, task, rule))
+                finished.remember(self._begun[card.name, task.name, rule], now, run, self._place.work)
+        files.keep_hashes(self._place.work / finished.HASHES)
+
+    def _rules_of(self, task: TaskCard) -> Sequence[str]:
+        return self._rules or [protocols.find_protocol(task.protocol).name]
+
+    def _around(self, card: TokenizerCard, task: TaskCard, rule: str) -> finished.Surroundings | None:
+        said = self._said(card, task, rule)
+        return finished.surroundings(said, task, protocols.find_protocol(rule), self._place.work)
+
+    def _asked(
+        self, card: TokenizerCard, task: TaskCard, rule: str, around: finished.Surroundings | None
+    ) -> str | None:
+        return finished.asked(self._said(card, task, rule), card, around)
+
+    def _said(self, card: TokenizerCard, task: TaskCard, rule: str) -> dict[str, Any]:
+        change = {"task": [task.name], "tokenizer": [], "diffusers": [], "protocol": [rule], **self._named[card.name]}
+        return recorded(self._command, change)
+
+
+class _Computed:
+    """Runs of one tokenizer that are not finished, or not known to be."""
+
+    def __init__(
+        self,
+        card: TokenizerCard,
+        command: Command,
+        place: Place,
+        batch_size: int | Literal["auto"],
+        step: float | None,
+        required: Sequence[str],
+        named: Mapping[str, list[str]],
+        weights: str | list[str] | Mapping[str, Tensor] | None,
+    ) -> None:
+        from vtbench import load_tokenizer
+
+        self._card, self._command, self._place = card, command, place
+        self._batch_size, self._step, self._required, self._named = batch_size, step, required, named
+        self._loaded: Tokenizer = load_tokenizer(
+            card,
+            weights=weights,
+            device=command.device,
+            precision=command.precision.value,
+            compiled=command.compile,
+        )
+
+    def runs(self, task: str, pairs: Sequence[tuple[Task | str, str | None]], shown: _Bar | _Share) -> list[Run]:
+        """Evaluate on the task of a card, under all of its protocols, and keep the pictures that are wanted."""
+        from vtbench.engine import Settings, evaluate_together
+
+        command, place = self._command, self._place
+        how = Settings(
+            out=place.out,
+            work=place.work,
+            batch_size=self._batch_size,
+            limit=command.limit,
+            label=command.name,
+            step=self._step,
+            require=self._required,
+            overwrite=place.overwrite,
+            rank=place.rank,
+            world=place.world,
+            wait=place.wait,
+            workers=place.workers,
+            team=place.team,
+            compute=place.compute,
+            command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
+            merging=shown.merge,
+        )
+        runs = evaluate_together(self._loaded, pairs, how, shown.update)
+        for (its_task, _), ended in zip(pairs, runs, strict=True):
+            if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
+                folder = place.work / ended.task / ended.name
+                kept.keep(self._loaded, its_task, ended, folder, place.keep, wait=place.wait)
+        return [one for one in runs if one is not None]
+
+
+def _count(said: str) -> int | Literal["auto"]:
+    """Read --batch-size."""
+    if said == "auto":
+        return "auto"
+    if not (said.isdecimal() and int(said) > 0):
+        raise VtbenchError(f"--batch-size {said}: expected a whole number from 1 up, or auto")
+    return int(said)
+
+
+def _opened(card: TaskCard, rules: Sequence[str], command: Command) -> list[tuple[Task | str, str | None]]:
+    """Open one task for some protocols, once for all that take its pictures as they are."""
+    from vtbench import load_task
+
+    native = [protocols.find_protocol(rule).published for rule in rules]
+    tasks = {
+        one: load_task(card, data=command.data, label=command.data_name, follow_links=command.follow_links, native=one)
+        for one in dict.fromkeys(native)
+    }
+    return [(tasks[one], rule) for one, rule in zip(native, rules, strict=True)]
+
+
+def _pictures(pairs: Sequence[tuple[Task | str, str | None]], limit: int | None) -> int:
+    """Count the pictures of a task that was opened."""
+    count = max(len(task) for task, _ in pairs if not isinstance(task, str))
+    return count if limit is None else min(count, limit)
+
+
+def _title(card: TokenizerCard, pairs: Sequence[tuple[Task | str, str | None]]) -> str:
+    """Name what a progress bar is of."""
+    names = [task if isinstance(task, str) else task.card.name for task, _ in pairs]
+    rules = [rule for _, rule in pairs if rule not in (None, "canonical")]
+    return f"{card.name} on {names[0]}" + (f" under {', '.join(map(str, rules))}" if rules else "")
+
+
+LONG_MERGE = 2.0
+"""Seconds after which the progress bar says that it is merging."""
+
+
+class _Bar:
+    """A progress bar with rate and remaining time; silent where the output is not a terminal."""
+
+    def __init__(self, title: str, *, shown: bool) -> None:
+        from rich.markup import escape
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not shown,
+        )
+        self._title = escape(one_line(title))
+        self._task = self._progress.add_task(self._title, total=None, rate="")
+        self._merge_began: float | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        speed = self._progress.tasks[self._task].speed
+        rate = f"{speed:.1f} images/s" if speed else ""
+        self._progress.update(self._task, completed=done, total=total, rate=rate)
+
+    def merge(self, shard: int, shards: int) -> None:
+        """Show which shard is merged, where merging takes so long that one would ask."""
+        now = time.monotonic()
+        self._merge_began = self._merge_began or now
+        if now - self._merge_began > LONG_MERGE:
+            said = f"{self._title}, merging shards"
+            self._progress.update(self._task, description=said, completed=shard, total=shards, rate="")
+
+
+class _Share:
+    """Reports to a team what is done of a run that this process makes by itself."""
+
+    def __init__(self, team: Team, pictures: int) -> None:
+        self._team, self._pictures, self._done = team, pictures, 0
+
+    def __enter__(self) -> _Share:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.update(1, 1)  # whatever became of it, nothing of it is left
+
+    def update(self, done: int, total: int) -> None:
+        """Report the pictures that came in since the last call; several protocols count them one after the other."""
+        now = self._pictures * done // max(1, total)
+        self._team.add(max(0, now - self._done))
+        self._done = max(self._done, now)
+
+    def merge(self, shard: int, shards: int) -> None:
+        """Say nothing: small runs are merged at once."""
+
+
+_Shown = Callable[[TokenizerCard, TaskCard], "_Bar | _Share"]
+
+
+def print_runs(runs: Sequence[Run]) -> None:
+    """Print a table a task and protocol, what was not scored, and what became of the pictures."""
+    from vtbench import leaderboard
+
+    codes = catalogue.of_measure("codes")
+    for (task, protocol), standings in leaderboard.tables(runs).items():
+        group = [standing.run for standing in standings]
+        names = [name for name in leaderboard.measured(group) if name not in codes[1:]]
+        floors = [name for name in names if any((s := one.scores.get(name)) and s.floor is not None for one in group)]
+        rows = []
+        for one, _, why, _ in standings:
+            cells = [leaderboard.shown(one.scores.get(name), name) for name in names]
+            cells += [leaderboard.shown_floor(one.scores.get(name), name) for name in floors]
+            label = leaderboard.shown_name(one)
+            of_one = why not in (None, UNRANKED)  # what is said of all stands under the table
+            rows.append([f"{label} ({why})" if of_one else label, *cells, leaderboard.behind(one)])
+        heads = [f"{name} {catalogue.find_metric(name).arrow}" for name in names]
+        table(
+            ["tokenizer", *heads, *(f"{name} floor" for name in floors), "scored"],
+            rows,
+            title=f"\n{task}, protocol {protocol}",
+        )
+        if any(one.why == UNRANKED for one in standings):
+            console.print(UNRANKED)
+        for one in group:
+            _print_curve(one)
+        for reason in leaderboard.missing(group):
+            console.print(f"not scored: {one_line(reason)}", soft_wrap=True)
+        for line in leaderboard.pictures(group):
+            console.print(one_line(line), soft_wrap=True)
+
+
+def _print_curve(run: Run) -> None:
+    """Print what a run says of each depth or scale, a row a step."""
+    from vtbench import leaderboard
+    from vtbench.types import Key
+
+    known = {Key.parse(key): score for key, score in run.scores.items() if score.value is not None}
+    names = [name for name in catalogue.of_measure("curve") if Key(name) in known]
+    steps = dict.fromkeys(key.level for key in known if key.level and key.metric in names)
+    if steps:
+        rows = [[step, *(leaderboard.shown(known.get(Key(name, step)), name) for name in names)] for step in steps]
+        heads = [f"{name.removeprefix('curve_')} {catalogue.find_metric(name).arrow}" for name in names]
+        table(["coded", *heads], rows, title=f"\n{leaderboard.shown_name(run)} on {run.task}, from the first codes")
