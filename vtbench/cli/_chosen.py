@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtbench import cards, catalogue, files, protocols
 from vtbench.cards import Card, TaskCard, TokenizerCard
-from vtbench.cli._terminal import (
-    complaints,
-    one_line,
-)
+from vtbench.cli._terminal import complaints, one_line
 from vtbench.data import _shards
 from vtbench.errors import CardError, VtbenchError
 from vtbench.results import LABEL, LABEL_FORM

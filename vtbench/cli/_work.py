@@ -16,12 +16,7 @@ import typer
 from vtbench import catalogue, files, finished, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._chosen import Chosen, Command, check_required, check_sizes, choose, recorded, step_of, weights_of
-from vtbench.cli._terminal import (
-    complaints,
-    console,
-    one_line,
-    table,
-)
+from vtbench.cli._terminal import complaints, console, one_line, table
 from vtbench.errors import OF_ONE, VtbenchError
 from vtbench.results import UNRANKED
 

@@ -14,15 +14,7 @@ import typer
 
 from vtbench import cards, kept
 from vtbench.cli._chosen import Command, Precision
-from vtbench.cli._terminal import (
-    CardsOption,
-    WorkOption,
-    app,
-    complaints,
-    in_one_line,
-    one_line,
-    prepare,
-)
+from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, in_one_line, one_line, prepare
 from vtbench.cli._work import INTERRUPTED, Place, is_finished, perform
 from vtbench.errors import VtbenchError, WeightsError
 
