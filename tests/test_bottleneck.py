@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from discrete import SMALL, small
@@ -38,6 +40,19 @@ def test_vectors_decode_as_their_codes_do(name: str, pictures: torch.Tensor) -> 
     assert reasons == again == [None, None]
     assert torch.equal(own, made)
     assert not torch.equal(own, bottleneck.decode(z.flip(0), SIZE)[0])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_no_code_is_looked_up_nowhere_and_told_afterwards(name: str, pictures: torch.Tensor) -> None:
+    """A GPU that looks it up can't be used any more, and what stands on one may be asked for before it is looked at."""
+    tokenizer = small(name)
+    codes = tokenizer.encode(pictures)
+    beyond = [part + size for part, size in zip(codes.indices, codes.codebook_sizes, strict=True)]
+    codes = replace(codes, indices=tuple(beyond))
+    Bottleneck(tokenizer).latent(codes)
+    list(tokenizer.curve(codes, SIZE))
+    _, reasons = tokenizer.attempt(codes, SIZE)
+    assert all(reason is not None and "gives indices from" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("name", SMALL)

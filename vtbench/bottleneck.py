@@ -14,7 +14,7 @@ from torch import Tensor
 from vtbench import device as compute
 from vtbench import images
 from vtbench.errors import DataError
-from vtbench.tokenizer import DTYPES, Tokenizer
+from vtbench.tokenizer import DTYPES, Tokenizer, clamped
 from vtbench.types import Codes
 
 CLOSED = "its network does not show what its codes stand for (`vectors`, see CONTRIBUTING.md)"
@@ -89,7 +89,7 @@ class Bottleneck:
         if codes.latent is not None:
             return codes.latent.to(self.tokenizer.device)
         network: Open = self.tokenizer.network  # type: ignore[assignment]
-        return network.vectors(codes)
+        return network.vectors(clamped(codes))
 
     def decode(self, z: Tensor | Codes, size: tuple[int, int]) -> tuple[Tensor, list[str | None]]:
         """Decode a latent, or changed codes, to uint8 pictures (B, 3, height, width); say of each why it can't be used.

@@ -100,6 +100,13 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def constant(values: float | Sequence[Any], device: torch.device) -> Tensor:
+    """Put numbers, or rows of them, on a device as float64; filled in there, since a GPU is waited for at each copy."""
+    if isinstance(values, Sequence):
+        return torch.stack([constant(value, device) for value in values])
+    return torch.full((), values, dtype=torch.float64, device=device)
+
+
 def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Bring tensors of any devices to the CPU; a GPU is waited for once, whatever their number."""
     found = []

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtbench.device import constant
+
 Range = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -26,7 +28,7 @@ def value_range(low: float, high: float, mean: Sequence[float] | None, std: Sequ
 
 
 def _ends(span: Range, device: torch.device) -> tuple[Tensor, Tensor]:
-    low, high = (torch.as_tensor(end, dtype=torch.float64, device=device).reshape(-1, 1, 1) for end in span)
+    low, high = (constant(end, device).reshape(-1, 1, 1) for end in span)
     return low, high
 
 

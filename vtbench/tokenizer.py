@@ -264,6 +264,8 @@ class Tokenizer:
         """
         decoded, checks = self.decoded(codes, size)
         reasons = [flaw.reason if flaw else None for flaw in self.flaws(codes, checks)]
+        if any(reasons) and decoded.is_floating_point():
+            decoded = decoded.nan_to_num()
         return (self.floats(decoded) if floats else self.levels(decoded)), reasons
 
     @torch.no_grad()
@@ -284,7 +286,7 @@ class Tokenizer:
         else:
             with compute.exact():
                 # A GPU that looks up what is in no codebook can't be used any more.
-                decoded = self.network.decode(_clamped(on_device)).to(self.device)
+                decoded = self.network.decode(clamped(on_device)).to(self.device)
             if decoded.dtype != torch.uint8:
                 decoded = decoded.float()
             decoded = self._fitted(decoded, size, len(codes))
@@ -315,16 +317,14 @@ class Tokenizer:
         return codes
 
     def levels(self, decoded: Tensor) -> Tensor:
-        """Round what `decoded` gave to uint8; what is not finite becomes some level."""
-        if not decoded.is_floating_point():
-            return decoded
-        return images.to_uint8(decoded.nan_to_num(), self._decoded_span)
+        """Round what `decoded` gave to uint8; what is not a number becomes some level."""
+        return images.to_uint8(decoded, self._decoded_span) if decoded.is_floating_point() else decoded
 
     def floats(self, decoded: Tensor) -> Tensor:
-        """Bring what `decoded` gave to floats within `span`, neither clamped nor rounded; all of them finite."""
+        """Bring what `decoded` gave to floats within `span`, neither clamped nor rounded."""
         if not decoded.is_floating_point():
             return images.to_float(decoded, self.span)
-        return images.from_unit(images.to_unit(decoded.nan_to_num(), self._decoded_span), self.span)
+        return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
     def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
         """Crop what padding added; any other size than the input's is refused."""
@@ -363,7 +363,7 @@ class Tokenizer:
         if own is None:
             return
         with compute.exact():
-            for label, bits, decoded in own(_on(codes, self.device)):
+            for label, bits, decoded in own(clamped(_on(codes, self.device))):
                 pictures = self._fitted(decoded.to(self.device).float(), size, len(codes))
                 if not torch.isfinite(pictures).all():
                     raise DataError(f"{self.card.name}, {label}: {NOT_FINITE}")
@@ -437,8 +437,8 @@ def _on(codes: Codes, device: torch.device) -> Codes:
     )
 
 
-def _clamped(codes: Codes) -> Codes:
-    """Bring indices into their codebooks."""
+def clamped(codes: Codes) -> Codes:
+    """Bring indices into their codebooks: whoever looks them up may not have waited for `Tokenizer.flaws`."""
     sizes = codes.codebook_sizes or (None,) * len(codes.indices)
     clamped = [part.clamp(0, size and size - 1) for part, size in zip(codes.indices, sizes, strict=True)]
     return replace(codes, indices=tuple(clamped))

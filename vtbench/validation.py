@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WANTED = ("tokenizer", "task", "data", "code", "plan", "table")
 """Digests that every run has."""
 
+OF_ALL = ("code_usage", "code_entropy", "code_perplexity", "bpp_entropy")
+"""Metrics of a measure of means that come from all pictures."""
+
 MEANS = ("pairs", "text", "charts", "stability", "tokens", "curve", "latents", "codes")
 """Measures that average what they find in single pictures; what they make of all pictures together has no column."""
 
@@ -167,8 +170,9 @@ def _outside(name: str, score: Score) -> bool:
 def _averaged(name: str) -> catalogue.Metric | None:
     """Find the metric of a score that is a mean over pictures; None where it comes from all of them together."""
     metric = catalogue.metrics().get(Key.parse(name).metric)
-    of_all = metric is None or metric.measure not in MEANS or metric.options.get("read") == "lines"
-    return None if of_all else metric
+    if metric is None or metric.measure not in MEANS or metric.options.get("read") == "lines":
+        return None
+    return None if "total" in metric.options or metric.name in OF_ALL else metric
 
 
 def _table_of(run: Run, work: Path) -> Path | None:
@@ -214,11 +218,11 @@ def _unlike(scores: Mapping[str, Score], table: pandas.DataFrame, rule: Protocol
         if not all(value is None or isinstance(value, int | float) for value in values):
             yield f"{name}: its per-image table has no numbers"
             continue
+        if rule is None or not rule.is_plain_mean(name):
+            continue
         scored = sum(value is not None and not math.isnan(value) for value in values)
         if score.value is not None and score.scored != scored:
             yield f"{name}: says {score.scored} pictures scored, its per-image table has {scored}"
-        if rule is None or not rule.is_plain_mean(name):
-            continue
         cap = None if rule.published else metric.cap  # published code caps nothing
         own = results.summarise(values, score.expected, "not scored", cap=cap, interval=False).value
         if not _same(score.value, own):

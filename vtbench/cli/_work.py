@@ -113,7 +113,7 @@ def perform(command: Command, place: Place) -> int:
 
 
 SMALL = 128
-"""Pictures a process up to which a task is small: eight shards, of which the last may leave others idle."""
+"""Pictures a process from which on a task is large: eight shards, of which the last may leave others idle."""
 
 
 @dataclass
@@ -169,7 +169,7 @@ class _Work:
         Tokenizers that are no full round more are left to all processes together.
         """
         sizes = {name: _pictures(pairs, self._command.limit) for name, pairs in self._opened.items()}
-        small = {name for name, pictures in sizes.items() if pictures <= SMALL * team.world}
+        small = {name for name, pictures in sizes.items() if pictures < SMALL * team.world}
         pieces = [
             (card, own)
             for card in self._chosen.tokenizers
@@ -180,6 +180,7 @@ class _Work:
             return
         for card, own in pieces:
             self._left[card.name] = [task for task in self._left[card.name] if task not in own]
+        _check_alike(team, self._command.device)
         in_all = sum(sizes[task.name] for _, own in pieces for task in own)
         place = replace(self._place, team=None)
         with (
@@ -236,6 +237,19 @@ class _Work:
 
     def _bar(self, card: TokenizerCard, task: TaskCard) -> _Bar:
         return _Bar(_title(card, self._opened[task.name]), shown=self._place.speaks)
+
+
+def _check_alike(team: Team, wanted: str) -> None:
+    """Refuse processes on devices of several kinds: who is given a tokenizer would decide its numbers.
+
+    Raises:
+        VtbenchError: naming a process whose device is another.
+    """
+    import torch
+
+    from vtbench import device
+
+    team.agree("its kind of device", device.model(torch.device(device.pick(wanted))))
 
 
 def _together(parts: Sequence[object]) -> _Came:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vtbench.device import constant
 from vtbench.metrics.pairs import check_pair
 
 _YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
@@ -50,7 +51,7 @@ def linear_rgb(images: Tensor) -> Tensor:
 
 def mix_channels(image: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """Multiply the colour of each pixel with a matrix: float64 (..., 3, H, W) in and out."""
-    mixing = torch.tensor(matrix, dtype=torch.float64, device=image.device)
+    mixing = constant(matrix, image.device)
     return torch.einsum("ij,...jhw->...ihw", mixing, image)
 
 
@@ -61,7 +62,7 @@ def yiq(images: Tensor) -> Tensor:
 
 def _lab(image: Tensor) -> Tensor:
     """CIE L*a*b* of a uint8 sRGB picture (3, H, W), float64, with the constants of skimage's rgb2lab."""
-    white = torch.tensor(_WHITE, dtype=torch.float64, device=image.device)[:, None, None]
+    white = constant(_WHITE, image.device)[:, None, None]
     relative = mix_channels(linear_rgb(image), _XYZ) / white
     x, y, z = torch.where(relative > 0.008856, relative ** (1 / 3), 7.787 * relative + 16 / 116)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])

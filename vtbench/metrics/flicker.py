@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtbench.device import constant
 from vtbench.metrics.colour import linear_rgb, mix_channels
 from vtbench.metrics.filters import filter_axis
 from vtbench.metrics.pairs import check_pair
@@ -79,7 +80,7 @@ def _opponent(light: Tensor) -> Tensor:
 
 
 def _white(like: Tensor) -> Tensor:
-    return torch.tensor([sum(row) for row in _XYZ], dtype=torch.float64, device=like.device)[:, None, None]
+    return constant([sum(row) for row in _XYZ], like.device)[:, None, None]
 
 
 def _seen(opponent: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtbench.device import constant
 from vtbench.metrics.colour import yiq
 from vtbench.metrics.pairs import check_pair, check_side
 
@@ -29,7 +30,7 @@ def gmsd(reference: Tensor, reconstruction: Tensor) -> Tensor:
     """
     check_pair(reference, reconstruction)
     check_side(reference, "GMSD", 2)
-    rows = torch.tensor([[1.0], [0.0], [-1.0]], dtype=torch.float64, device=reference.device).expand(3, 3) / 3.0
+    rows = constant([[1.0], [0.0], [-1.0]], reference.device).expand(3, 3) / 3.0
     kernels = torch.stack([rows, rows.T])[:, None]  # (2, 1, 3, 3)
 
     def gradient(picture: Tensor) -> Tensor:
