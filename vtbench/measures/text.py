@@ -143,7 +143,7 @@ class Measure(measures.Measure):
 
 @functools.cache
 def _warn_once(said: str) -> None:
-    """Warn of the originals, which are the same for all tokenizers of a command."""
+    """Warn of the originals, which are the same for all tokenizers, once a process."""
     log.warning("%s", said)
 
 
