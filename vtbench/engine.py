@@ -35,7 +35,7 @@ from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
 from vtbench.task import Task, load_task
-from vtbench.team import Team
+from vtbench.team import Added, Team
 from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.workfolder import Counted, WorkFolder, alike, compute, pictures_of
 
@@ -412,7 +412,7 @@ def _with_team(
     if left:
         with team.counting(told):
             for group in groups:
-                compute(group, how.workers, _Added(team).set)
+                compute(group, how.workers, Added(team).set)
             team.gather(None)
 
     return team.announce(lambda: _ended(folders, said, lambda folder: folder.merge(how.workers)))
@@ -451,16 +451,3 @@ def _check_same(plans: Sequence[object]) -> None:
                     f"rank {rank} would compute other numbers than rank 0, for these differ: {', '.join(found)}; "
                     "give all processes the same command, versions, files and kind of device"
                 )
-
-
-class _Added:
-    """Reports to a team what a progress bar of this process alone would show."""
-
-    def __init__(self, team: Team) -> None:
-        self._team, self._done = team, 0
-
-    def set(self, done: int, in_all: int) -> None:
-        """Report the pictures that came in since the last call."""
-        del in_all
-        self._team.add(max(0, done - self._done))
-        self._done = max(self._done, done)

@@ -446,6 +446,19 @@ class Team:
         return self._store.get(key).decode() if self._store.check([key]) else None
 
 
+class Added:
+    """Adds to a team's count what a progress bar of this process alone would show."""
+
+    def __init__(self, team: Team) -> None:
+        self._team, self._done = team, 0
+
+    def set(self, done: int, in_all: int) -> None:
+        """Report the pictures that came in since the last call; a count that begins again adds nothing twice."""
+        del in_all
+        self._team.add(max(0, done - self._done))
+        self._done = max(self._done, done)
+
+
 def cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -468,7 +468,9 @@ class _Share:
     """Reports to a team what is done of a run that this process makes by itself."""
 
     def __init__(self, team: Team, pictures: int) -> None:
-        self._team, self._pictures, self._done = team, pictures, 0
+        from vtbench.team import Added
+
+        self._added, self._pictures = Added(team), pictures
 
     def __enter__(self) -> _Share:
         return self
@@ -477,10 +479,8 @@ class _Share:
         self.update(1, 1)  # whatever became of it, nothing of it is left
 
     def update(self, done: int, total: int) -> None:
-        """Report the pictures that came in since the last call; several protocols count them one after the other."""
-        now = self._pictures * done // max(1, total)
-        self._team.add(max(0, now - self._done))
-        self._done = max(self._done, now)
+        """Report how far it is; several protocols count the pictures one after the other."""
+        self._added.set(self._pictures * done // max(1, total), self._pictures)
 
     def merge(self, shard: int, shards: int) -> None:
         """Say nothing: small runs are merged at once."""
