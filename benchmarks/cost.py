@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from builders import inception_state
 
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench import load_task, load_tokenizer, metrics
 from vtbench.metrics.frechet import FrechetDistance
 
@@ -34,10 +34,10 @@ def seconds(work: Callable[[], object], device: torch.device, pictures: int) -> 
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     found = []
     for _ in range(TURNS + 1):
-        compute.synchronise(device)
+        devices.synchronise(device)
         began = clock()
         work()
-        compute.synchronise(device)
+        devices.synchronise(device)
         found.append((clock() - began) / pictures)
     return statistics.median(found[1:])
 
@@ -68,7 +68,7 @@ def main() -> None:
     for name in said.tokenizer:
         tokenizer = load_tokenizer(name, weights="synthetic" if name.startswith("ibq") else None, device=said.device)
         parts[name] = seconds(lambda tokenizer=tokenizer: tokenizer.reconstruct(pictures), device, said.batch)
-    print(f"{compute.name(device)}, batch {said.batch}, 256 px")
+    print(f"{devices.name(device)}, batch {said.batch}, 256 px")
     print(f"{'part':<20} {'ms a picture':>13} {'pictures/s':>11}")
     for name, one in parts.items():
         print(f"{name:<20} {1000 * one:>13.2f} {1 / one:>11.1f}")

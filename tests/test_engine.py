@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pyarrow import parquet
 
 from vtbench import cards, engine, ocr, plan, provenance, published, results, scoring, shards, workfolder
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.cards import Geometry
 from vtbench.catalogue import find_metric
 from vtbench.data import tokbench
@@ -404,11 +404,11 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
 def test_two_equal_commands_at_once_write_both_their_summaries(folder: Path, tmp_path: Path) -> None:
     """The second to merge finds the run finished, and its own folder of summaries without it."""
     one = made(load_tokenizer("jpeg-q5"), small_task(folder), limit=2)
-    said = {"wait": 1.0, "overwrite": False, "compute": True, "command": None, "job": None}
+    said = {"wait": 1.0, "overwrite": False, "may_compute": True, "command": None, "job": None}
     places = [WorkFolder(one, tmp_path / out, tmp_path / "w", **said) for out in ("first", "second")]
     with ExitStack() as stack:
         assert [place.begin(0, 1, stack) for place in places] == [None, None]
-        workfolder.compute(places[:1], 1, None)
+        workfolder.compute_missing(places[:1], 1, None)
         runs = [place.end(1, None) for place in places]
     assert runs[0] == runs[1] is not None
     assert [results.read_run(place.summary) for place in places] == runs
@@ -963,10 +963,10 @@ def test_memory_that_ends_is_known_by_what_is_said_and_what_held_it_lets_go(said
         seen.append(weakref.ref(held))
         raise RuntimeError(said)
 
-    with pytest.raises(NoMemoryError) as raised, compute.memory():
+    with pytest.raises(NoMemoryError) as raised, devices.memory():
         fails()
     assert "\n" not in str(raised.value) and seen[0]() is None
-    with pytest.raises(RuntimeError, match="a bug"), compute.memory():
+    with pytest.raises(RuntimeError, match="a bug"), devices.memory():
         raise RuntimeError("a bug")
 
 

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from vtbench import backbones, cards, catalogue, images, load_task, measures, metrics, plan, shards
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.cards import Code, Input, TokenizerCard
 from vtbench.errors import VtbenchError
 from vtbench.metrics import frechet, learned, structure
@@ -201,9 +201,9 @@ def _batch(
             return measures.settle(found, beside)
 
     monkeypatch.setattr(shards, "settle", settle)
-    monkeypatch.setattr(compute, "fetch", fetch)
-    monkeypatch.setattr(compute, "mark", lambda _: 0.0)
-    monkeypatch.setattr(compute, "send", lambda tensor, device: tensor.to(device))  # nothing can be pinned here
+    monkeypatch.setattr(devices, "fetch", fetch)
+    monkeypatch.setattr(devices, "mark", lambda _: 0.0)
+    monkeypatch.setattr(devices, "send", lambda tensor, device: tensor.to(device))  # nothing can be pinned here
     mode = request.getfixturevalue("fake")
     _faked(distance.network, mode)
     tokenizer = Tokenizer(_planted_card(), _faked(network, mode), device="cuda", state="synthetic")

@@ -529,11 +529,11 @@ def test_processes_of_one_machine_make_one_run_and_find_it_finished(data: Path, 
 
 SAYS_DEVICE = """
 import torch
-from vtbench import device
+from vtbench import device as devices
 def say(place, member):
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 8
     with member:
-        (place / str(member.rank)).write_text(" ".join(map(device.pick, ("auto", "cuda", "cpu"))))
+        (place / str(member.rank)).write_text(" ".join(map(devices.pick, ("auto", "cuda", "cpu"))))
 """
 
 
@@ -706,7 +706,7 @@ def test_one_lock_holds_a_block_and_that_of_others_is_let_go_at_once(data: Path,
         protocol=None, limit=None, batch_size=8, label=None, step=None, require=(), originals=None,
     )  # fmt: skip
     folder = WorkFolder(
-        *(made, tmp_path / "r", tmp_path / "w"), wait=5, overwrite=False, compute=True, command=None, job=None
+        *(made, tmp_path / "r", tmp_path / "w"), wait=5, overwrite=False, may_compute=True, command=None, job=None
     )
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
         folder.begin(0, 1, stack)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench import images
 from vtbench.errors import DataError
 from vtbench.tokenizer import DTYPES, Tokenizer, clamped
@@ -123,5 +123,5 @@ class Bottleneck:
         x = images.to_float(pictures.to(tokenizer.device), tokenizer.span)
         x = images.pad_to_multiple(x, tokenizer.card.input.multiple_of)
         network: Open = tokenizer.network  # type: ignore[assignment]
-        with compute.exact():
+        with devices.exact():
             return network.candidates(x.to(DTYPES[tokenizer.precision]), count)

@@ -25,10 +25,12 @@ from typing import Any, Literal, TypeVar, overload
 
 import pyarrow as pa
 
-from vtbench import device, files, passes, plan, provenance, results, shards, summary
+from vtbench import device as devices
+from vtbench import files, passes, provenance, results, shards, summary
 from vtbench.errors import DataError, VtbenchError
 from vtbench.finished import BATCHES
-from vtbench.plan import Plan
+from vtbench.plan import Plan, differences
+from vtbench.plan import make as make_plan
 from vtbench.protocols import find_protocol
 from vtbench.published import fed
 from vtbench.results import Run
@@ -37,7 +39,7 @@ from vtbench.summary import Shard
 from vtbench.task import Task, load_task
 from vtbench.team import Added, Team
 from vtbench.tokenizer import Tokenizer, load_tokenizer
-from vtbench.workfolder import Counted, WorkFolder, alike, compute, pictures_of
+from vtbench.workfolder import Counted, WorkFolder, alike, compute_missing, pictures_of
 
 log = logging.getLogger("vtbench")
 
@@ -65,7 +67,7 @@ class Settings:
     workers: int | None = None
     team: Team | None = None
     """The processes that make the run together, in place of `rank` and `world`."""
-    compute: bool = True
+    may_compute: bool = True
     """Whether pictures may be computed; without, only shards that are there are merged."""
     command: Mapping[str, Any] | None = None
     """What `vtbench run` was asked for, for `vtbench merge`."""
@@ -254,7 +256,7 @@ def evaluate_together(
         _settle(tokenizer, *opened[0])
     batch_size = _batch_size(tokenizer, opened[0][0], how)
     plans = [
-        plan.make(
+        make_plan(
             tokenizer,
             task,
             protocol=protocol,
@@ -271,26 +273,26 @@ def evaluate_together(
         return _in_memory(plans, how.workers, progress)
     folders = [
         WorkFolder(
-            made,
+            plan,
             Path(out),
             work,
             wait=how.wait,
             overwrite=how.overwrite,
-            compute=how.compute,
+            may_compute=how.may_compute,
             command=how.command,
             job=team.job if team else None,
             merging=how.merging,
         )
-        for made in plans
+        for plan in plans
     ]
     with ExitStack() as stack:
         if team is not None:
             return list(_with_team(team, folders, how, progress, stack))
         found = [folder.begin(rank, world, stack) for folder in folders]
         left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
-        if how.compute:
+        if how.may_compute:
             for group in alike(left):
-                compute(group, how.workers, progress)
+                compute_missing(group, how.workers, progress)
         return _ended(folders, found, lambda folder: folder.end(how.workers, progress))
 
 
@@ -322,7 +324,7 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
         return 1
     if how.out is None:
         return passes.best_batch(tokenizer, task.size)
-    said = [tokenizer.card.name, tokenizer.precision, tokenizer.compiled, device.model(tokenizer.device), task.size]
+    said = [tokenizer.card.name, tokenizer.precision, tokenizer.compiled, devices.model(tokenizer.device), task.size]
     key = hashlib.sha256(json.dumps([*said, provenance.versions()], sort_keys=True).encode()).hexdigest()[:16]
     kept = Path(how.work) / BATCHES / f"{key}.json"
     with files.lock(kept.with_suffix(".lock"), wait=how.wait, purpose="finding the best batch size"):
@@ -343,7 +345,7 @@ def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
     rule = find_protocol(protocol or task.card.protocol)
     for index in range(len(task)):
         try:
-            with device.memory():
+            with devices.memory():
                 image = task.read(index).image
                 if rule.published:
                     image = fed(rule, image.permute(1, 2, 0).numpy(), task.card.geometry.side, tokenizer.span)
@@ -359,21 +361,21 @@ def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
 def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | None) -> list[Run | None]:
     """Evaluate without a file."""
     tables: list[dict[int, pa.Table]] = [{} for _ in plans]
-    for size in sorted({made.batch_size for made in plans}):
-        group = [(made, found) for made, found in zip(plans, tables, strict=True) if made.batch_size == size]
+    for size in sorted({plan.batch_size for plan in plans}):
+        group = [(plan, found) for plan, found in zip(plans, tables, strict=True) if plan.batch_size == size]
         first = group[0][0]
         passes.check_bottleneck(first)
 
         def jobs(group: Sequence[tuple[Plan, dict[int, pa.Table]]] = group, first: Plan = first) -> Iterator[Job]:
             for block in range(first.blocks):
                 chosen = first.shards_of(block)
-                wants = [Want(made, chosen, found.__setitem__) for made, found in group]
+                wants = [Want(plan, chosen, found.__setitem__) for plan, found in group]
                 yield Job(pictures_of(first, chosen), wants, lambda: None)
 
         shards.compute_all(jobs(), Counted(progress, 0, first.count).add, workers)
     runs: list[Run | None] = []
-    for made, found in zip(plans, tables, strict=True):
-        run = summary.finish(made, [Shard.of(found[index]) for index in range(made.shards)])[0]
+    for plan, found in zip(plans, tables, strict=True):
+        run = summary.finish(plan, [Shard.of(found[index]) for index in range(plan.shards)])[0]
         summary.check(run)
         runs.append(run)
     return runs
@@ -412,7 +414,7 @@ def _with_team(
     if left:
         with team.counting(told):
             for group in groups:
-                compute(group, how.workers, Added(team).set)
+                compute_missing(group, how.workers, Added(team).set)
             team.gather(None)
 
     return team.announce(lambda: _ended(folders, said, lambda folder: folder.merge(how.workers)))
@@ -446,7 +448,7 @@ def _check_same(plans: Sequence[object]) -> None:
     """
     for rank, own in enumerate(plans):
         for first, other in zip(plans[0], own, strict=True):  # type: ignore[call-overload]
-            if found := plan.differences(first, other):
+            if found := differences(first, other):
                 raise VtbenchError(
                     f"rank {rank} would compute other numbers than rank 0, for these differ: {', '.join(found)}; "
                     "give all processes the same command, versions, files and kind of device"

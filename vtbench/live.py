@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench import fingerprint
 from vtbench.cards import Code, Input, TokenizerCard, explain
 from vtbench.errors import CardError, VtbenchError
@@ -124,7 +124,7 @@ def wrap(
     network = Live(module, ways, codebook_size)
     place, dtype = network.place
     precision_of(dtype, name)
-    if reason := compute.unusable(place):
+    if reason := devices.unusable(place):
         raise VtbenchError(f"{name}: its device, {place}, can't be used here ({reason}); move it to the CPU or a GPU")
     return Tokenizer(card, network, held=network)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.errors import DataError, NoMemoryError
 from vtbench.plan import SHARD, Plan
 from vtbench.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ class Pass:
     """As the network gave it; in what `Passes.through` gives, of the type of what went in."""
     checks: Tensor
     """Whether pictures can be used, as `Tokenizer.flaws` takes it; nobody has waited for it."""
-    marks: Sequence[compute.Mark]
+    marks: Sequence[devices.Mark]
     """Before the encoder, between the two, and after the decoder."""
     most: int
     """Pictures that a forward pass had room for."""
@@ -40,7 +40,7 @@ class Pass:
     def seconds(self) -> tuple[float, float]:
         """Give the seconds of a picture in the encoder and the decoder; waits for the device."""
         before, between, after = self.marks
-        return compute.between(before, between) / self.count, compute.between(between, after) / self.count
+        return devices.between(before, between) / self.count, devices.between(between, after) / self.count
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Refused:
 class Passes:
     """The tokenizer's forward passes: pictures of one window that are fed alike go through once."""
 
-    def __init__(self, made: Plan) -> None:
-        self._tokenizer = made.tokenizer
-        self.most = made.batch_size
+    def __init__(self, plan: Plan) -> None:
+        self._tokenizer = plan.tokenizer
+        self.most = plan.batch_size
         """Pictures that fit into one forward pass."""
         self._shared = False
         self._may_share = True
@@ -81,8 +81,8 @@ class Passes:
         while done < len(pictures):
             part = pictures[done : done + self.most]
             try:
-                with compute.memory():
-                    found = self._finished(part, self._tokenizer.device if len(part) == len(pictures) else compute.CPU)
+                with devices.memory():
+                    found = self._finished(part, self._tokenizer.device if len(part) == len(pictures) else devices.CPU)
             except NoMemoryError:
                 if self._known:
                     self._shared, self._may_share, self._known = False, False, []
@@ -114,14 +114,14 @@ class Passes:
                 latent = one.codes.latent
                 # Indices are few; a latent may be as large as a picture.
                 codes = one.codes if latent is None else replace(one.codes, latent=latent.to(place))
-                went_in = compute.send(pictures[done : done + one.count], place)
+                went_in = devices.send(pictures[done : done + one.count], place)
                 found.append((went_in, replace(one, codes=codes, decoded=finish(one.decoded).to(place))))
             done += one.count
         return found
 
     def _passed(self, pictures: Tensor) -> list[Pass | Refused]:
         """Take one batch through, unless an equal one went through in this window."""
-        fed = self._tokenizer.input_of(compute.send(pictures, self._tokenizer.device))
+        fed = self._tokenizer.input_of(devices.send(pictures, self._tokenizer.device))
         for known, found in self._known:
             if known.shape == fed.shape and known.dtype == fed.dtype and torch.equal(known, fed):
                 return found
@@ -133,12 +133,12 @@ class Passes:
     def _tried(self, fed: Tensor) -> list[Pass | Refused]:
         """Encode and decode one batch; where the network refuses it, each picture alone, to tell which one it was."""
         tokenizer, size = self._tokenizer, (fed.shape[-2], fed.shape[-1])
-        marks = [compute.mark(tokenizer.device)]
+        marks = [devices.mark(tokenizer.device)]
         try:
             codes = tokenizer.encode_input(fed)
-            marks.append(compute.mark(tokenizer.device))
+            marks.append(devices.mark(tokenizer.device))
             decoded, checks = tokenizer.decoded(codes, size)
-            marks.append(compute.mark(tokenizer.device))
+            marks.append(devices.mark(tokenizer.device))
         except DataError as error:
             if len(fed) > 1:
                 return [one for picture in fed[:, None] for one in self._tried(picture)]
@@ -149,7 +149,7 @@ class Passes:
 # --- before the first batch -------------------------------------------------------------------------------------------
 
 
-def check_bottleneck(made: Plan) -> None:
+def check_bottleneck(plan: Plan) -> None:
     """Find out a decoder that uses what its encoder left behind, on the first picture that goes through it.
 
     The picture is decoded once more from a copy of its codes, after an unrelated picture was encoded.
@@ -157,13 +157,13 @@ def check_bottleneck(made: Plan) -> None:
     Raises:
         DataError: if the two reconstructions differ.
     """
-    tokenizer, feeder = made.tokenizer, made.measures[0]
+    tokenizer, feeder = plan.tokenizer, plan.measures[0]
     if tokenizer.card.kind in ("opaque", "understanding"):
         return
-    for index in range(min(made.count, SHARD)):
+    for index in range(min(plan.count, SHARD)):
         try:
-            with compute.memory():
-                sample = made.task.read(index)
+            with devices.memory():
+                sample = plan.task.read(index)
                 picture = feeder.feed(sample)[None].to(tokenizer.device)
                 floats = picture.is_floating_point()
                 encode = tokenizer.encode_floats if floats else tokenizer.encode
@@ -203,14 +203,14 @@ _FLOATS = 0.01
 of those in levels. So much another kernel may round otherwise."""
 
 
-def warm_up(made: Plan) -> None:
+def warm_up(plan: Plan) -> None:
     """Pay for first-call costs (allocation, kernel choice) outside the clock."""
-    if made.task.size is not None and made.tokenizer.parameters and not made.protocol.published:
-        warm = torch.full((min(made.batch_size, made.count), 3, *made.task.size), 128, dtype=torch.uint8)
+    if plan.task.size is not None and plan.tokenizer.parameters and not plan.protocol.published:
+        warm = torch.full((min(plan.batch_size, plan.count), 3, *plan.task.size), 128, dtype=torch.uint8)
         try:
-            with compute.memory():
-                codes = made.tokenizer.encode(warm)
-                made.tokenizer.attempt(codes, made.task.size)
+            with devices.memory():
+                codes = plan.tokenizer.encode(warm)
+                plan.tokenizer.attempt(codes, plan.task.size)
         except DataError:  # said of each picture, where it belongs; memory that ends halves the first batch there
             return
 
@@ -236,12 +236,12 @@ def best_batch(tokenizer: Tokenizer, size: tuple[int, int]) -> int:
     while count <= LARGEST.get(tokenizer.device.type, 32):
         pictures = torch.full((count, 3, *size), 128, dtype=torch.uint8)
         try:
-            with compute.memory():
+            with devices.memory():
                 for _ in range(2):  # the first call of a size chooses kernels
-                    compute.synchronise(tokenizer.device)
+                    devices.synchronise(tokenizer.device)
                     began = time.perf_counter()
                     tokenizer.attempt(tokenizer.encode(pictures), size)
-                    compute.synchronise(tokenizer.device)
+                    devices.synchronise(tokenizer.device)
                     spent = time.perf_counter() - began
         except NoMemoryError:
             break

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vtbench import cards, measures, ocr, provenance, results
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.backbones import foundation
 from vtbench.bottleneck import Bottleneck
 from vtbench.cards import TaskCard
@@ -202,7 +202,7 @@ def make(
             {
                 "digests": {name: value for name, value in digests.items() if name not in apart},
                 "versions": provenance.versions(),
-                "device": compute.model(place),
+                "device": devices.model(place),
             }
         ),
         regions=tokenizer.regions,
@@ -217,7 +217,7 @@ def make(
         "limit": limit,
         "protocol": repr(rule),
         "precision": tokenizer.precision,
-        "device": compute.model(tokenizer.device),
+        "device": devices.model(tokenizer.device),
         "versions": provenance.versions(),
         "origin": origin,
         "ema": tokenizer.ema,
@@ -313,7 +313,7 @@ def changes(old: Run, new: Plan) -> list[str]:
         ("limit", old.limit, new.limit),
         ("batch size", old.batch_size, new.batch_size),
         ("compiled", old.compiled, new.tokenizer.compiled),
-        ("device", old.device.partition(",")[0].strip(), compute.model(new.tokenizer.device).partition(",")[0].strip()),
+        ("device", old.device.partition(",")[0].strip(), devices.model(new.tokenizer.device).partition(",")[0].strip()),
         ("weights", old.weights, new.origin),
     )
     return found + [f"{what} ({before}, now {now})" for what, before, now in compared if before != now]

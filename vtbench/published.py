@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench import geometry, images, measures, ocr
 from vtbench import metrics as metrics_
 from vtbench.catalogue import Metric
@@ -139,7 +139,7 @@ class Published(measures.Measure):
             columns |= _psnr_columns(rule.psnr, pairs)
         if rule.ssim and "ssim" in self.names:
             columns |= _ssim_columns(rule.ssim, pairs)
-        with compute.exact():
+        with devices.exact():
             columns |= self._learned(pairs)
             if self._engine is not None and rule.text == "against-original":
                 columns |= _against_original(self._engine, pairs, self._readings)

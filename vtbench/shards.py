@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.errors import DataError, NoMemoryError
 from vtbench.measures import Columns, Measure, Missing, Outcome, each, settle
 from vtbench.passes import Pass, Passes, Refused
@@ -62,7 +62,7 @@ def workers() -> int:
 class Want:
     """Shards of one block that a plan lacks."""
 
-    made: Plan
+    plan: Plan
     shards: Sequence[int]
     put: Callable[[int, pa.Table], None]
     """Takes a finished shard; called in the thread that writes."""
@@ -96,11 +96,11 @@ def compute_all(jobs: Iterable[Job], told: Callable[[int], None], threads: int |
         try:
             for window in read_ahead(jobs, readers):
                 if passes is None:
-                    passes = Passes(window.sheets[0].made)
+                    passes = Passes(window.sheets[0].plan)
                 passes.begin(shared=len(window.sheets) > 1)
                 reads = {id(task): [read.result() for read in reads] for task, reads in window.reads}
                 for sheet in window.sheets:
-                    sheet.take(passes, reads[id(sheet.made.task)], window.pictures, last=window.last)
+                    sheet.take(passes, reads[id(sheet.plan.task)], window.pictures, last=window.last)
                 now = time.perf_counter()
                 for sheet in window.sheets:
                     sheet.spent((now - last) / len(window.sheets), window.pictures)
@@ -159,9 +159,9 @@ def read_ahead(jobs: Iterable[Job], readers: ThreadPoolExecutor) -> Iterator[Win
     windows = _windows(jobs)
     upcoming = next(windows, None)
     while upcoming is not None or ahead:
-        while upcoming is not None and (not ahead or waiting + len(upcoming[1]) <= _limit(upcoming[0][0].made)):
+        while upcoming is not None and (not ahead or waiting + len(upcoming[1]) <= _limit(upcoming[0][0].plan)):
             sheets, pictures, last, close = upcoming
-            tasks = {id(sheet.made.task): sheet.made.task for sheet in sheets}
+            tasks = {id(sheet.plan.task): sheet.plan.task for sheet in sheets}
             reads = [(task, [readers.submit(_read, task, index) for index in pictures]) for task in tasks.values()]
             ahead.append(Window(pictures, sheets, reads, last, close))
             waiting += len(pictures)
@@ -175,7 +175,7 @@ def _windows(jobs: Iterable[Job]) -> Iterator[tuple[list[_Sheet], range, bool, C
     """Cut blocks into batches, and leave out those that nobody lacks."""
     for job in jobs:
         sheets = [_Sheet(want) for want in job.wants]
-        step = job.wants[0].made.batch_size
+        step = job.wants[0].plan.batch_size
         starts = range(job.pictures.start, job.pictures.stop, step)
         cuts = [range(start, min(start + step, job.pictures.stop)) for start in starts]
         needed = [cut for cut in cuts if any(sheet.lacks(cut) for sheet in sheets)]
@@ -183,15 +183,15 @@ def _windows(jobs: Iterable[Job]) -> Iterator[tuple[list[_Sheet], range, bool, C
             yield sheets, cut, cut == needed[-1], job.close
 
 
-def _limit(made: Plan) -> int:
+def _limit(plan: Plan) -> int:
     """Count the pictures that may wait: two batches beyond the one that is computed, or as many as memory should hold.
 
     At native size nobody knows how large the next picture is.
     """
-    if made.batch_size == 1:
+    if plan.batch_size == 1:
         return workers() + 1
-    height, width = made.task.size or (made.protocol.size or 256,) * 2
-    return max(made.batch_size, min(3 * made.batch_size, AHEAD // (3 * height * width)))
+    height, width = plan.task.size or (plan.protocol.size or 256,) * 2
+    return max(plan.batch_size, min(3 * plan.batch_size, AHEAD // (3 * height * width)))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -220,12 +220,12 @@ class _Sheet:
 
     def __init__(self, want: Want) -> None:
         self.want = want
-        self.made = want.made
-        self._rows = {shard: _Rows(want.made, shard) for shard in want.shards}
+        self.plan = want.plan
+        self._rows = {shard: _Rows(want.plan, shard) for shard in want.shards}
         self._parts: list[_Part] = []
-        self._batch = next((measure.batch for measure in self.made.measures if measure.batch), None)
-        self._again = _again(self.made.tokenizer)
-        self._trusts = self.made.tokenizer.device.type in ASYNCHRONOUS
+        self._batch = next((measure.batch for measure in self.plan.measures if measure.batch), None)
+        self._again = _again(self.plan.tokenizer)
+        self._trusts = self.plan.tokenizer.device.type in ASYNCHRONOUS
 
     def lacks(self, pictures: range) -> bool:
         """Tell whether some of these pictures are of a shard that is lacked."""
@@ -233,7 +233,7 @@ class _Sheet:
 
     def take(self, passes: Passes, reads: Sequence[_Read], pictures: range, *, last: bool) -> None:
         """Take the pictures of one window through the tokenizer and, as far as they are complete, all measures."""
-        feeder = self.made.measures[0]
+        feeder = self.plan.measures[0]
         fed: list[tuple[int, Sample, Tensor]] = []
         for item in reads:
             reason = item.reason
@@ -309,23 +309,23 @@ class _Sheet:
         for index, flaw in zip(indices, flaws, strict=True):
             if flaw is not None:
                 self._put("reason", index, flaw.reason)
-        for measure, found in zip(self.made.measures, columns, strict=True):
+        for measure, found in zip(self.plan.measures, columns, strict=True):
             self._measured(found, [indices[row] for row in (whole if measure.sees == "pictures" else coded)])
         for part in parts:
             self._count(part)
 
     def _found(self, outcome: Outcome, coded: Sequence[int], whole: Sequence[int]) -> list[Columns]:
         """Measure the pictures whose codes can be used, and those that are whole."""
-        chosen = [whole if measure.sees == "pictures" else coded for measure in self.made.measures]
+        chosen = [whole if measure.sees == "pictures" else coded for measure in self.plan.measures]
         return [
             _columns(measure, outcome, rows) if rows else {}
-            for measure, rows in zip(self.made.measures, chosen, strict=True)
+            for measure, rows in zip(self.plan.measures, chosen, strict=True)
         ]
 
     def _flaws(self, parts: Sequence[_Part], checks: Sequence[Tensor]) -> list[Flaw | None]:
         found: list[Flaw | None] = []
         for part, own in zip(parts, checks, strict=True):
-            flaws = self.made.tokenizer.flaws(part.done.codes, own)
+            flaws = self.plan.tokenizer.flaws(part.done.codes, own)
             found += [flaws[row] for row in part.rows]
         return found
 
@@ -340,7 +340,7 @@ class _Sheet:
         """Set what a measure says of pictures; a missing value has its reason in a column beside it."""
         for key, values in columns.items():
             pairs = list(zip(indices, values, strict=True))
-            if key.role == "value" and not self.made.protocol.published:  # published code has its own ways with nan
+            if key.role == "value" and not self.plan.protocol.published:  # published code has its own ways with nan
                 pairs = [(index, _known(key, value)) for index, value in pairs]
             for index, value in pairs:
                 self._put(str(key), index, None if isinstance(value, Missing) else value)
@@ -362,7 +362,7 @@ class _Sheet:
     def finished(self, stop: int, *, last: bool) -> Iterator[tuple[int, pa.Table]]:
         """Hand on the shards whose pictures are done."""
         end = stop if last or self._batch is None else stop - stop % self._batch
-        for shard in [shard for shard in self._rows if last or self.made.indices(shard).stop <= end]:
+        for shard in [shard for shard in self._rows if last or self.plan.indices(shard).stop <= end]:
             yield shard, self._rows.pop(shard).table()
 
 
@@ -370,7 +370,7 @@ def _columns(measure: Measure, outcome: Outcome, chosen: Sequence[int]) -> Colum
     """Measure some pictures of a batch; one that can't be measured, or has no memory for it, has the reason."""
 
     def probe(rows: Sequence[int], found: Columns) -> None:
-        with compute.memory():
+        with devices.memory():
             found.update(measure.columns(outcome.at(rows)))
 
     return each(probe, measure.names, chosen, apart=not measure.batch)
@@ -397,10 +397,10 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
         return outcomes[0]
     places = {outcome.reference.device for outcome in outcomes}
     try:
-        with compute.memory():
-            return _joined_on(places.pop() if len(places) == 1 else compute.CPU, outcomes)
+        with devices.memory():
+            return _joined_on(places.pop() if len(places) == 1 else devices.CPU, outcomes)
     except NoMemoryError:
-        return _joined_on(compute.CPU, outcomes)
+        return _joined_on(devices.CPU, outcomes)
 
 
 def _joined_on(place: torch.device, outcomes: Sequence[Outcome]) -> Outcome:
@@ -429,14 +429,14 @@ def _joined_on(place: torch.device, outcomes: Sequence[Outcome]) -> Outcome:
 class _Rows:
     """The columns of one shard while it grows: a value a picture, None where there is none."""
 
-    def __init__(self, made: Plan, shard: int) -> None:
-        self._made = made
-        self._indices = made.indices(shard)
+    def __init__(self, plan: Plan, shard: int) -> None:
+        self._plan = plan
+        self._indices = plan.indices(shard)
         self._values: dict[str, list[Any]] = {
             "index": list(self._indices),
-            "id": [made.task.sample_id(index) for index in self._indices],
+            "id": [plan.task.sample_id(index) for index in self._indices],
         }
-        self.clock = Clock(started=datetime.now(UTC).isoformat(timespec="seconds"), batch=made.batch_size)
+        self.clock = Clock(started=datetime.now(UTC).isoformat(timespec="seconds"), batch=plan.batch_size)
 
     def put(self, column: str, index: int, value: object) -> None:
         """Set one value."""
@@ -452,7 +452,7 @@ class _Rows:
     def table(self) -> pa.Table:
         """Type the columns; one whose values are all missing is a number's, or a reason's."""
         columns = {name: _column(name, values) for name, values in self._values.items()}
-        said = {"clock": json.dumps(vars(self.clock)), "plan": self._made.digest}
+        said = {"clock": json.dumps(vars(self.clock)), "plan": self._plan.digest}
         return pa.table(columns).replace_schema_metadata(said)
 
 

@@ -246,12 +246,13 @@ def of_tokenizers(tokenizers: Iterable[Tokenizer], samples: Sequence[Sample]) ->
 
 def _measured(original: Tensor, made: Tensor, names: Iterable[str]) -> dict[str, float]:
     """Score one pair of pictures, uint8 (1, 3, H, W), as runs do."""
-    from vtbench import device, measures
+    from vtbench import device as devices
+    from vtbench import measures
 
     found = {}
     for metric in map(find_metric, names):
         found[metric.name] = math.nan
-        with contextlib.suppress(DataError), device.exact():  # a picture may be too small for LPIPS
+        with contextlib.suppress(DataError), devices.exact():  # a picture may be too small for LPIPS
             found[metric.name] = float(measures.function(metric.function or "")(original, made, **metric.options)[0])
     return found
 

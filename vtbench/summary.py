@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from vtbench import __version__, provenance
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.catalogue import find_metric
 from vtbench.errors import DataError
 from vtbench.measures import Measure, RawColumns, Table
@@ -70,42 +70,42 @@ def _raw_columns(shards: Sequence[Shard]) -> RawColumns:
     return {name: partial(column, name) for name in names}
 
 
-def finish(made: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
+def finish(plan: Plan, shards: Sequence[Shard]) -> tuple[Run, pa.Table]:
     """Make the summary and the per-image table of a run out of all its shards, in order."""
     clocks = [Clock(**json.loads(shard.table.schema.metadata[b"clock"])) for shard in shards]
     tables = [shard.table.replace_schema_metadata(None) for shard in shards]
     whole = pa.concat_tables(_alike(tables), promote_options="default")
     raw = _raw_columns(shards)
-    tokenizer, card = made.tokenizer, made.task.card
+    tokenizer, card = plan.tokenizer, plan.task.card
     commit, dirty = provenance.commit()
     run = Run(
         tokenizer=tokenizer.card.name,
-        label=made.label,
-        step=made.step,
+        label=plan.label,
+        step=plan.step,
         family=tokenizer.card.family,
         kind=tokenizer.card.kind,
         task=card.name,
         task_family=card.family,
         task_version=card.version,
-        protocol=made.protocol.name,
-        primary=made.primary,
-        scores=_scores(made, Table(whole, raw=raw, intervals=lambda name: True)),
-        groups=_groups(made, whole, raw),
+        protocol=plan.protocol.name,
+        primary=plan.primary,
+        scores=_scores(plan, Table(whole, raw=raw, intervals=lambda name: True)),
+        groups=_groups(plan, whole, raw),
         tokens_per_image=_tokens(raw, tokenizer.card.code.indices_per_token),
         codebook_sizes=tokenizer.card.code.codebook_sizes,
         parameters=tokenizer.parameters,
-        images=made.count,
-        pictures=_pictures(made, whole),
-        limit=made.limit,
-        weights=made.origin,
+        images=plan.count,
+        pictures=_pictures(plan, whole),
+        limit=plan.limit,
+        weights=plan.origin,
         ema=tokenizer.ema,
-        data_revision=made.task.revision,
-        digests={**made.digests, "plan": made.digest},
+        data_revision=plan.task.revision,
+        digests={**plan.digests, "plan": plan.digest},
         version=__version__,
         commit=commit,
         dirty=dirty,
         versions=provenance.versions(),
-        device=compute.name(tokenizer.device),
+        device=devices.name(tokenizer.device),
         precision=tokenizer.precision,
         compiled=tokenizer.compiled,
         batch_size=min(clock.batch for clock in clocks),
@@ -136,14 +136,14 @@ def check(run: Run) -> None:
         raise DataError(f"{run.name} on {run.task}: all {run.images} pictures failed; the commonest reason: {reason}")
 
 
-def _scores(made: Plan, table: Table) -> dict[str, Score]:
+def _scores(plan: Plan, table: Table) -> dict[str, Score]:
     """Let every measure make scores of its columns, in the order of the plan's metrics."""
     found: dict[str, Score] = {}
-    for measure in made.measures:
+    for measure in plan.measures:
         found |= _scores_of(measure, table)
-    for name, reason in made.unavailable.items():
+    for name, reason in plan.unavailable.items():
         found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
-    place = {name: position for position, name in enumerate(made.metrics)}
+    place = {name: position for position, name in enumerate(plan.metrics)}
     order = sorted(found, key=lambda name: place.get(Key.parse(name).metric, len(place)))
     return {name: found[name] for name in order}
 
@@ -156,13 +156,13 @@ def _scores_of(measure: Measure, table: Table) -> dict[str, Score]:
         return {name: Score(value=None, reason=str(error), scored=0, expected=table.expected) for name in measure.names}
 
 
-def _groups(made: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str, dict[str, Score]]]:
+def _groups(plan: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str, dict[str, Score]]]:
     """Score each value of each attribute of `group_by` by itself, with an interval for the metric that ranks."""
     groups: dict[str, dict[str, dict[str, Score]]] = {}
-    if made.protocol.published:
+    if plan.protocol.published:
         return groups
-    table = Table(whole, raw=raw, intervals=lambda name: name == made.primary)
-    for attribute in made.task.card.group_by:
+    table = Table(whole, raw=raw, intervals=lambda name: name == plan.primary)
+    for attribute in plan.task.card.group_by:
         column = f"attribute/{attribute}"
         if column not in whole.column_names:
             continue
@@ -170,7 +170,7 @@ def _groups(made: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str,
             part = table.where(attribute, value)
             scores = {
                 name: score
-                for measure in made.measures
+                for measure in plan.measures
                 if any(metric.grouped for metric in measure.metrics)
                 for name, score in _scores_of(measure, part).items()
                 if score.value is not None and find_metric(Key.parse(name).metric).grouped
@@ -186,16 +186,16 @@ def _tokens(raw: RawColumns, indices_per_token: int) -> int | None:
     return sum(lengths) // indices_per_token or None
 
 
-def _pictures(made: Plan, whole: pa.Table) -> Pictures:
+def _pictures(plan: Plan, whole: pa.Table) -> Pictures:
     failed = [reason for reason in whole.column("reason").to_pylist() if reason is not None]
-    passed_over = dict(getattr(made.task.source, "passed_over", {}))
+    passed_over = dict(getattr(plan.task.source, "passed_over", {}))
     return Pictures(
-        found=len(made.task) + sum(passed_over.values()),
+        found=len(plan.task) + sum(passed_over.values()),
         scored=whole.num_rows - len(failed),
         failed=len(failed),
         reasons=dict(Counter(failed).most_common(REASONS)),
         passed_over=passed_over,
-        left_out=len(made.task) - made.count,
+        left_out=len(plan.task) - plan.count,
     )
 
 

@@ -466,9 +466,9 @@ def cores() -> int:
 
 def _begin(port: int, rank: int, world: int, wait: float, work: Callable[[Team], None]) -> None:
     """Do a process's part of a team whose rank 0 started it."""
-    from vtbench import device
+    from vtbench import device as devices
 
-    os.environ[device.NUMBER] = str(rank)
+    os.environ[devices.NUMBER] = str(rank)
     work(Team(_local_store(port), rank, world, wait=wait, alike=True))
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vtbench import cards as card_files
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench import fingerprint, images
 from vtbench import weights as weight_files
 from vtbench.cards import Code, TokenizerCard
@@ -146,7 +146,7 @@ class Tokenizer:
         """Whether encode and decode go through torch.compile, which moves the last bits of what they give."""
         if compiled:
             for name in ("encode", "decode"):
-                setattr(network, name, compute.compiled(getattr(network, name), card.name))
+                setattr(network, name, devices.compiled(getattr(network, name), card.name))
         spec = card.input
         self.span = images.value_range(*spec.range, spec.mean, spec.std)
         """What the levels 0 and 255 become on the way in, per channel where the card gives mean and std."""
@@ -225,7 +225,7 @@ class Tokenizer:
         x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
         if x.is_floating_point():
             x = x.to(DTYPES[self.precision])
-        with compute.exact():
+        with devices.exact():
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
@@ -284,7 +284,7 @@ class Tokenizer:
         if self.card.kind == "understanding":
             decoded = torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device)
         else:
-            with compute.exact():
+            with devices.exact():
                 # A GPU that looks up what is in no codebook can't be used any more.
                 decoded = self.network.decode(clamped(on_device)).to(self.device)
             if decoded.dtype != torch.uint8:
@@ -362,7 +362,7 @@ class Tokenizer:
         own = getattr(self.network, "curve", None)
         if own is None:
             return
-        with compute.exact():
+        with devices.exact():
             for label, bits, decoded in own(clamped(_on(codes, self.device))):
                 pictures = self._fitted(decoded.to(self.device).float(), size, len(codes))
                 if not torch.isfinite(pictures).all():
@@ -384,7 +384,7 @@ class Tokenizer:
         x = images.pad_to_multiple(images.to_float(pictures.to(self.device), self.span), self.card.input.multiple_of)
         own = getattr(self.network, "regions", None)
         if own is not None:
-            with compute.exact():
+            with devices.exact():
                 labels: Tensor = own(x.to(DTYPES[self.precision]))
             return Regions(images.crop_to(labels, (pictures.shape[-2], pictures.shape[-1])), codes.tokens or 0)
         grid = _grid(codes)
@@ -548,7 +548,7 @@ def load_tokenizer(
     if not isinstance(name, str | TokenizerCard):
         raise VtbenchError(f"tokenizer: got a {type(name).__name__}; expected a card's name, or a card")
     card = card_files.find_tokenizer(name, cards) if isinstance(name, str) else name
-    where = compute.pick(device)
+    where = devices.pick(device)
     empty = card.weights is not None  # what is loaded afterwards needs no values before
     network = weight_files.build_empty(lambda: build_network(card)) if empty else build_network(card)
     if weights == "synthetic" and card.weights is not None:

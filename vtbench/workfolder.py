@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from vtbench import files, finished, passes, plan, results, shards, summary
+from vtbench import files, finished, passes, results, shards, summary
 from vtbench.errors import ResultError
-from vtbench.plan import Plan
+from vtbench.plan import Plan, changes, differences
 from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
@@ -39,13 +39,13 @@ class WorkFolder:
 
     def __init__(
         self,
-        made: Plan,
+        plan: Plan,
         out: Path,
         work: Path,
         *,
         wait: float,
         overwrite: bool,
-        compute: bool,
+        may_compute: bool,
         command: Mapping[str, Any] | None,
         job: str | None,
         merging: Progress | None = None,
@@ -53,24 +53,24 @@ class WorkFolder:
         """Find the places; a folder for summaries that can't be written is told now.
 
         Args:
-            made: what is computed.
+            plan: what is computed.
             out: folder of the summaries.
             work: folder of all work folders.
             wait: seconds to wait for another process.
             overwrite: compute again what is there, and replace what would be protected.
-            compute: whether pictures may be computed.
+            may_compute: whether pictures may be computed.
             command: what `vtbench run` was asked for, for `vtbench merge`.
             job: of processes that make the run together; None where there is no team.
             merging: told which shard the merge reads, of how many; it reads all of them once for each thing that it
                 makes of them.
         """
-        self.plan = made
-        self.summary = out / made.task.card.name / f"{made.name}.json"
-        self.folder = work / made.task.card.name / made.name
-        self.shards = self.folder / f"shards-{made.digest[:12]}"
+        self.plan = plan
+        self.summary = out / plan.task.card.name / f"{plan.name}.json"
+        self.folder = work / plan.task.card.name / plan.name
+        self.shards = self.folder / f"shards-{plan.digest[:12]}"
         self.wait = wait
         self.overwrite = overwrite
-        self.may_compute = compute
+        self.may_compute = may_compute
         self.mine: Collection[int] = ()
         """The shards that this process computes."""
         self._command = command
@@ -80,8 +80,8 @@ class WorkFolder:
 
     def begin(self, rank: int, world: int, stack: ExitStack) -> Run | None:
         """Make the folder ready; give the finished run, where it is there already."""
-        made = self.plan
-        self.mine = {index for block in range(rank, made.blocks, world) for index in made.shards_of(block)}
+        plan = self.plan
+        self.mine = {index for block in range(rank, plan.blocks, world) for index in plan.shards_of(block)}
         self._protect()
         if not self.may_compute:
             self._check_record()
@@ -192,7 +192,7 @@ class WorkFolder:
             before = json.loads((self.folder / RECORD).read_bytes())["identity"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResultError(f"{self.folder}: no run was begun there, so there is nothing to merge") from error
-        if found := plan.differences(before, self.plan.identity):
+        if found := differences(before, self.plan.identity):
             raise ResultError(
                 f"{self.folder}: its shards were computed otherwise than would be here: {', '.join(found)}; "
                 "merge on a machine like the one that computed them"
@@ -202,7 +202,7 @@ class WorkFolder:
         """Keep a full result from being replaced by a trial, and one on other pictures from sharing the name."""
         if self.overwrite:
             return
-        made = self.plan
+        plan = self.plan
         for path in (self.summary, self.folder / results.RUN):
             if not path.is_file():
                 continue
@@ -210,15 +210,15 @@ class WorkFolder:
                 there = results.read_run(path)
             except ResultError:  # of another version, or damaged: nothing that is worth keeping
                 continue
-            if "@" in made.task.card.name and there.digests.get("data") != made.digests["data"]:
-                other, own = (str(digests.get("data"))[:12] for digests in (there.digests, made.digests))
+            if "@" in plan.task.card.name and there.digests.get("data") != plan.digests["data"]:
+                other, own = (str(digests.get("data"))[:12] for digests in (there.digests, plan.digests))
                 raise ResultError(
                     f"{path} is on other pictures that go by the same name (data {other}, these are {own}); "
                     "name these with --data-name, or give --overwrite"
                 )
-            if made.trial and there.limit is None and there.weights != "synthetic":
+            if plan.trial and there.limit is None and there.weights != "synthetic":
                 raise ResultError(
-                    f"{path} is a full run, and this one would replace it by {made.trial}; "
+                    f"{path} is a full run, and this one would replace it by {plan.trial}; "
                     "choose another --out and --work, or give --overwrite"
                 )
 
@@ -244,7 +244,7 @@ class WorkFolder:
             old = results.read_run(self.folder / results.RUN)
         except ResultError:
             return
-        if found := plan.changes(old, self.plan):
+        if found := changes(old, self.plan):
             log.warning("%s on %s: computed anew, for these differ: %s", old.name, old.task, ", ".join(found))
 
     def _publish(self, run: Run) -> Run:
@@ -291,7 +291,7 @@ class WorkFolder:
                 self._path(index).unlink(missing_ok=True)
                 log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
                 self.mine = [index]
-                compute([self], workers, progress)
+                compute_missing([self], workers, progress)
                 part = self._shard(index)
             if part is None:
                 raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
@@ -334,12 +334,12 @@ def alike(folders: Sequence[WorkFolder]) -> list[list[WorkFolder]]:
     return [[folder for folder in folders if folder.plan.batch_size == size] for size in sizes]
 
 
-def pictures_of(made: Plan, chosen: range) -> range:
+def pictures_of(plan: Plan, chosen: range) -> range:
     """Say which pictures some shards in a row hold."""
-    return range(made.indices(chosen[0]).start, made.indices(chosen[-1]).stop)
+    return range(plan.indices(chosen[0]).start, plan.indices(chosen[-1]).stop)
 
 
-def compute(folders: Sequence[WorkFolder], workers: int | None, progress: Progress | None) -> None:
+def compute_missing(folders: Sequence[WorkFolder], workers: int | None, progress: Progress | None) -> None:
     """Compute and commit the shards of this process that are not there.
 
     Raises:

@@ -163,7 +163,7 @@ class Model:
         import torch
         from torch.nn import functional as F
 
-        from vtbench import device as compute
+        from vtbench import device as devices
         from vtbench import images
 
         mean, deviation = (torch.tensor(one, device=self._device).view(1, 3, 1, 1) for one in self._span)
@@ -171,7 +171,7 @@ class Model:
         x = images.to_float(pictures.to(self._device), (0.0, 1.0))
         x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
         x = F.pad((x - mean) / deviation, (0, -side % self._patch) * 2, mode="reflect")
-        with torch.no_grad(), compute.exact():
+        with torch.no_grad(), devices.exact():
             tokens: Tensor = self._network(pixel_values=x, **self._more).last_hidden_state
         return tokens[:, self._first :].double().mean(1)
 

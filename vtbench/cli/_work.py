@@ -18,7 +18,7 @@ from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._chosen import Chosen, Command, check_required, check_sizes, choose, recorded, step_of, weights_of
 from vtbench.cli._terminal import complaints, console, one_line, table
 from vtbench.errors import OF_ONE, VtbenchError
-from vtbench.results import UNRANKED
+from vtbench.results import CANONICAL, UNRANKED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class Place:
     team: Team | None = None
     wait: float = 600
     workers: int | None = None
-    compute: bool = True
+    may_compute: bool = True
     keep: kept.Wish | None = None
     """Which pictures are kept beside the per-image tables."""
 
@@ -247,9 +247,9 @@ def _check_alike(team: Team, wanted: str) -> None:
     """
     import torch
 
-    from vtbench import device
+    from vtbench import device as devices
 
-    team.agree("its kind of device", device.model(torch.device(device.pick(wanted))))
+    team.agree("its kind of device", devices.model(torch.device(devices.pick(wanted))))
 
 
 def _together(parts: Sequence[object]) -> _Came:
@@ -278,7 +278,7 @@ class _Asked:
     ) -> None:
         self._command, self._place, self._named, self._rules = command, place, named, rules
         # A team computes together or not at all; what is overwritten or only merged is not asked for again.
-        self._may_find = place.team is None and place.compute and not place.overwrite
+        self._may_find = place.team is None and place.may_compute and not place.overwrite
         self._surroundings: dict[tuple[str, str], finished.Surroundings | None] = {}
         self._begun: dict[tuple[str, str, str], str | None] = {}
 
@@ -301,7 +301,7 @@ class _Asked:
 
     def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
         """Leave beside finished runs what they were asked for."""
-        if not self._place.compute:
+        if not self._place.may_compute:
             return
         by_rule = {run.protocol: run for run in runs}
         for rule in self._rules_of(task):
@@ -353,7 +353,7 @@ class _Computed:
             compiled=command.compile,
         )
 
-    def runs(self, task: str, pairs: Sequence[tuple[Task | str, str | None]], shown: _Bar | _Share) -> list[Run]:
+    def runs(self, task: str, pairs: Sequence[tuple[Task, str]], shown: _Bar | _Share) -> list[Run]:
         """Evaluate on the task of a card, under all of its protocols, and keep the pictures that are wanted."""
         from vtbench.engine import Settings, evaluate_together
 
@@ -372,13 +372,13 @@ class _Computed:
             wait=place.wait,
             workers=place.workers,
             team=place.team,
-            compute=place.compute,
+            may_compute=place.may_compute,
             command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
             merging=shown.merge,
         )
         runs = evaluate_together(self._loaded, pairs, how, shown.update)
         for (its_task, _), ended in zip(pairs, runs, strict=True):
-            if place.keep and place.speaks and ended is not None and not isinstance(its_task, str):
+            if place.keep and place.speaks and ended is not None:
                 folder = place.work / ended.task / ended.name
                 kept.keep(self._loaded, its_task, ended, folder, place.keep, wait=place.wait)
         return [one for one in runs if one is not None]
@@ -393,7 +393,7 @@ def _count(said: str) -> int | Literal["auto"]:
     return int(said)
 
 
-def _opened(card: TaskCard, rules: Sequence[str], command: Command) -> list[tuple[Task | str, str | None]]:
+def _opened(card: TaskCard, rules: Sequence[str], command: Command) -> list[tuple[Task, str]]:
     """Open one task for some protocols, once for all that take its pictures as they are."""
     from vtbench import load_task
 
@@ -405,17 +405,16 @@ def _opened(card: TaskCard, rules: Sequence[str], command: Command) -> list[tupl
     return [(tasks[one], rule) for one, rule in zip(native, rules, strict=True)]
 
 
-def _pictures(pairs: Sequence[tuple[Task | str, str | None]], limit: int | None) -> int:
+def _pictures(pairs: Sequence[tuple[Task, str]], limit: int | None) -> int:
     """Count the pictures of a task that was opened."""
-    count = max(len(task) for task, _ in pairs if not isinstance(task, str))
+    count = max(len(task) for task, _ in pairs)
     return count if limit is None else min(count, limit)
 
 
-def _title(card: TokenizerCard, pairs: Sequence[tuple[Task | str, str | None]]) -> str:
+def _title(card: TokenizerCard, pairs: Sequence[tuple[Task, str]]) -> str:
     """Name what a progress bar is of."""
-    names = [task if isinstance(task, str) else task.card.name for task, _ in pairs]
-    rules = [rule for _, rule in pairs if rule not in (None, "canonical")]
-    return f"{card.name} on {names[0]}" + (f" under {', '.join(map(str, rules))}" if rules else "")
+    rules = [rule for _, rule in pairs if rule != CANONICAL]
+    return f"{card.name} on {pairs[0][0].card.name}" + (f" under {', '.join(rules)}" if rules else "")
 
 
 LONG_MERGE = 2.0

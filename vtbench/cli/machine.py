@@ -92,10 +92,10 @@ def doctor() -> None:
     from huggingface_hub import constants
 
     from vtbench import backbones, ocr, provenance, weights
-    from vtbench import device as compute
+    from vtbench import device as devices
 
     said: dict[str, str] = dict(provenance.versions())
-    said["device"] = compute.name(torch.device(compute.pick("auto")))
+    said["device"] = devices.name(torch.device(devices.pick("auto")))
     said["cache"] = str(files.cache_folder())
     said["hub"] = files.unreachable(constants.ENDPOINT) or f"{constants.ENDPOINT} answers"
     for name in backbones.names():

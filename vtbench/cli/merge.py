@@ -58,7 +58,7 @@ def merge(
                     f"{one.name}: {one.lacking} of {one.shards} shards are not there; "
                     "start the jobs again that compute them"
                 )
-            failed |= perform(one.command, Place(out, work, wait=wait, compute=False)) != 0
+            failed |= perform(one.command, Place(out, work, wait=wait, may_compute=False)) != 0
         except VtbenchError as error:
             complaints.print(f"vtbench: {one_line(error)}")
             failed = True

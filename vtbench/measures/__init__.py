@@ -22,7 +22,7 @@ import torch
 from pyarrow import compute as arrow
 from torch import Tensor
 
-from vtbench import device
+from vtbench import device as devices
 from vtbench.bottleneck import Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import CardError, DataError, NoMemoryError
@@ -344,7 +344,7 @@ def settle(found: Sequence[Columns], beside: Sequence[Tensor] = ()) -> list[Tens
     """
     places = [(columns, key, column) for columns in found for key, column in columns.items()]
     held = [(columns, key, column) for columns, key, column in places if isinstance(column, Tensor)]
-    brought = device.fetch([*(column for _, _, column in held), *beside])
+    brought = devices.fetch([*(column for _, _, column in held), *beside])
     for (columns, key, _), tensor in zip(held, brought, strict=False):
         columns[key] = tensor.tolist() if tensor.ndim == 1 else list(tensor.numpy())
     return brought[len(held) :]

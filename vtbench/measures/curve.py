@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from vtbench import device, measures
+from vtbench import device as devices
+from vtbench import measures
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
 from vtbench.measures import Column, Columns, Missing, Outcome, Table, function
@@ -49,7 +50,7 @@ class Measure(measures.Measure):
             return [rate] * len(reference)
         place = self.context.device
         try:
-            with device.exact():
+            with devices.exact():
                 values: list[float] = function(metric.function)(
                     reference.to(place), pictures.to(place), **metric.options
                 ).tolist()

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtbench import device, images, measures
+from vtbench import device as devices
+from vtbench import images, measures
 from vtbench.backbones import foundation
 from vtbench.errors import DataError, NoMemoryError, VtbenchError
 from vtbench.measures import Column, Columns, Outcome, Table, function
@@ -160,7 +161,7 @@ class Measure(measures.Measure):
                 found[metric.name] = _missing(table, closed)
                 continue
             try:
-                with device.exact():
+                with devices.exact():
                     found |= ways[metric.name](table)
             except DataError as error:
                 found[metric.name] = _missing(table, str(error))
@@ -193,7 +194,7 @@ class Measure(measures.Measure):
             pair = z[asked[part.start : part.stop]], z[np.array(drawn)]
             between = latents.slerp(*pair, 0.5).view(len(part), *shapes[0].tolist())
             try:
-                with device.memory():
+                with devices.memory():
                     # Latents are kept as float32, whatever the network's precision.
                     given = between.to(tokenizer.device, DTYPES[tokenizer.precision])
                     pictures, reasons = bottleneck.decode(given, size)  # type: ignore[arg-type]
@@ -287,7 +288,7 @@ class Measure(measures.Measure):
         if clean.scored != moved.scored:
             _, (mine, theirs, _) = table.together(POOLED, SEEN, _sides(MOVED)[0])
             try:
-                with device.exact():
+                with devices.exact():
                     before = self._aligned(mine, theirs, table, "cknna")
             except DataError as error:
                 return _missing(table, str(error))

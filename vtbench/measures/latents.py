@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtbench import device, images, measures
+from vtbench import device as devices
+from vtbench import images, measures
 from vtbench.bottleneck import MUTE, Bottleneck
 from vtbench.catalogue import Metric
 from vtbench.errors import DataError
@@ -141,7 +142,7 @@ class Measure(measures.Measure):
         found: Columns = {}
         for probe in dict.fromkeys(str(metric.options["of"]) for metric in self.metrics if "of" in metric.options):
             names = [metric.name for metric in self.metrics if metric.options.get("of") == probe]
-            with device.exact():
+            with devices.exact():
                 found |= each(_PROBES[probe], names, seen)
         return found
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vtbench import device, measures
+from vtbench import device as devices
+from vtbench import measures
 from vtbench.errors import DataError
 from vtbench.measures import Column, Missing, Outcome, function
 from vtbench.types import Key
@@ -24,7 +25,7 @@ class Measure(measures.Measure):
         for metric in self.metrics:
             call = function(metric.function or "")
             try:
-                with device.exact():
+                with devices.exact():
                     columns[Key(metric.name)] = call(reference, reconstruction, **metric.options).double()
             except DataError as error:  # the pictures of a batch have one size, so none of them can be measured
                 columns[Key(metric.name)] = [Missing(str(error))] * len(outcome.samples)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtbench import device, measures, ocr
+from vtbench import device as devices
+from vtbench import measures, ocr
 from vtbench.catalogue import Metric
 from vtbench.errors import VtbenchError
 from vtbench.measures import Column, Context, Missing, Outcome, Table, function, means
@@ -64,7 +65,7 @@ class Measure(measures.Measure):
         """Give each rate of the reconstruction and, as its floor, of the original; and what was read on both."""
         if self._reader is None:
             engine = ocr.load(self.context.engine, str(self.context.device))
-            place = device.model(self.context.device)
+            place = devices.model(self.context.device)
             # `computed_by` is without the code of other packages, so what their engines read is not kept.
             folder = self.context.originals if ocr.is_own(self.context.engine) else None
             self._reader = _Reader(engine, folder, place, self.context.computed_by)
@@ -79,7 +80,7 @@ class Measure(measures.Measure):
             if not rates and not (where == "boxes" and self._lines):
                 continue
             boxes = [[line.box for line in sample.lines] if where == "boxes" else None for sample in outcome.samples]
-            with device.exact():
+            with devices.exact():
                 originals = reader.originals(outcome.samples, boxes)
                 readings = reader.reconstructions(outcome, boxes, originals)
             for row, sample, truth, read, original in zip(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vtbench import backbones, images, weights
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics.gaussians import Gaussian, Growing, distance, gaussian, left_out, merged
 from vtbench.statistics import GROUPS, jackknife_ends
@@ -119,7 +119,7 @@ class FrechetDistance:
     def pooled(self, pictures: Tensor) -> Tensor:
         """Compute the features of some pictures as a tensor on the device, (B, 2048); arguments as of `features`."""
         x = feed(pictures, self.resize, device=self.device, dtype=self.dtype)
-        with torch.no_grad(), compute.exact():
+        with torch.no_grad(), devices.exact():
             for name in _LAYERS:
                 x = self.network.get_submodule(name)(x)
         return x.flatten(1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from vtbench import backbones, images, weights
-from vtbench import device as compute
+from vtbench import device as devices
 from vtbench.errors import DataError, WeightsError
 from vtbench.metrics.pairs import check_pair, check_side
 
@@ -85,7 +85,7 @@ class LearnedDistance:
         """Give what is compared of pictures as above: the five layers' outputs, of length 1 at each place."""
         import lpips as package
 
-        with torch.inference_mode(), compute.exact():
+        with torch.inference_mode(), devices.exact():
             return [
                 package.normalize_tensor(layer)
                 for layer in self._backbone(self._scaling(pictures.contiguous(memory_format=self._format)))
@@ -93,7 +93,7 @@ class LearnedDistance:
 
     def distance(self, reference: list[Tensor], reconstruction: list[Tensor]) -> Tensor:
         """Compare the features of two batches: float32, (B, 1, 1, 1)."""
-        with torch.inference_mode(), compute.exact():
+        with torch.inference_mode(), devices.exact():
             total = torch.zeros(len(reference[0]), 1, 1, 1, device=reference[0].device)
             for one, other, head in zip(reference, reconstruction, self._heads, strict=True):
                 total += head((one - other) ** 2).mean([2, 3], keepdim=True)
