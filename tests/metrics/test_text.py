@@ -1,4 +1,6 @@
 import math
+import sys
+import unicodedata
 
 import jiwer
 import numpy as np
@@ -339,6 +341,13 @@ def test_tokbench_refuses_what_the_published_code_dies_of():
         "\u2067",
         "\ufeff",
         "\ufe0f",
+        "\u180b",
+        "\u180d",
+        "\u180f",
+        "\U000e0001",
+        "\U000e0067",
+        "\U000e0100",
+        "\U000e01ef",
     ],
 )
 def test_signs_that_nobody_sees_cost_nothing(sign: str) -> None:
@@ -354,3 +363,40 @@ def test_signs_that_nobody_sees_cost_nothing(sign: str) -> None:
 def test_what_is_seen_stays() -> None:
     assert normalise("e\u200d\u0301") == "é"  # dropped before marks are joined to their letters
     assert normalise("a\u00a0b\u2003c\u2014d\u0600") == "a b c\u2014d\u0600"
+
+
+# --- one code point for what looks the same ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["text", "caseless", "spaceless"])
+def test_an_accent_that_stands_by_itself_is_one_sign_and_cuts_no_word(name: str) -> None:
+    for sign in "\u00b4\u00a8\u00af\u00b8\u2017\u203e\u02dc\ufe7c":
+        assert normalise(f"don{sign}t", name) == f"don{sign}t"
+        assert cer("don't", f"don{sign}t", normalisation=name) == 0.2
+    if name != "spaceless":
+        assert wer("don't", "don\u00b4t", normalisation=name) == 1.0
+        assert words("rock\u00b4n\u00b4roll", normalisation=name) == 1
+    assert normalise("don\u00b4t a\u0301", "alphanumeric") == "dont á"
+
+
+def test_every_sign_of_unicode_that_is_no_space_stays_without_one() -> None:
+    """NFKC makes a space and marks of each sign that stands for a mark alone; words in one sign stay words."""
+    torn = {}
+    for sign in map(chr, range(sys.maxunicode + 1)):
+        form = unicodedata.normalize("NFKC", sign)
+        if form.startswith(" ") and not sign.isspace():
+            torn.setdefault(form, set()).add(normalise(sign))
+    assert len(torn) > 30
+    assert all(len(found) == 1 and len(min(found)) == 1 for found in torn.values())  # those of one look are one sign
+    assert normalise("\u0384") == normalise("\u1ffd") == "\u00b4"
+    assert words("\ufdfb") == 2
+
+
+@pytest.mark.parametrize("name", ["caseless", "alphanumeric"])
+def test_folded_letters_keep_their_accents_joined(name: str) -> None:
+    assert cer("Μα\u0390ου", "Μα\u03caου", normalisation=name) == 0.2
+    assert normalise("J\u030c", name) == normalise("\u01f0", name) == "\u01f0"
+    assert characters("\u0130", normalisation=name) == 1
+    assert cer("\u0130stanbul", "istanbul", normalisation=name) == 0.0
+    assert cer("STRASSE", "Straße", normalisation=name) == 0.0
+    assert cer("\u0390", "\u03b9", normalisation="text") == 1.0

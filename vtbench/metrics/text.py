@@ -18,6 +18,7 @@ import numpy as np
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from vtbench.errors import CardError, DataError
+from vtbench.signs import composed
 
 # --- what is compared -------------------------------------------------------------------------------------------------
 
@@ -27,9 +28,9 @@ class Normalisation:
     """What is done to a known text and to what was read, before they are compared; in this order."""
 
     nfkc: bool
-    """Signs that nobody sees (INVISIBLE) are dropped, then Unicode NFKC: one code point for what looks the same (a
-    ligature and its letters, an accent joined or apart, full-width digits), so that an engine's choice of code points
-    costs nothing."""
+    """Signs that nobody sees are dropped, then Unicode NFKC: one code point for what looks the same (a ligature and its
+    letters, an accent joined or apart, full-width digits), so that an engine's choice of code points costs nothing.
+    Accents that stand by themselves stay one sign; see `vtbench.signs`."""
     case: Literal["kept", "folded"]
     signs: Literal["all", "alphanumeric"]
     """alphanumeric: letters, their marks (such as vowel signs of Indic scripts), digits and white space alone are
@@ -39,20 +40,6 @@ class Normalisation:
     use: str
     """When to take it, in one sentence."""
 
-
-INVISIBLE = frozenset(
-    map(
-        chr,
-        (
-            0x00AD,  # soft hyphen
-            0x034F,  # grapheme joiner
-            0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A),  # direction marks
-            0x180E, 0x200B, 0x200C, 0x200D, *range(0x2060, 0x2065), 0xFEFF,  # spaces and joiners without a width
-            *range(0xFE00, 0xFE10),  # variation selectors
-        ),
-    )
-)  # fmt: skip
-"""Signs without a shape of their own, which texts carry along from word processors and web pages."""
 
 NORMALISATIONS: dict[str, Normalisation] = {
     "text": Normalisation(True, "kept", "all", "single", "The default: everything that a reader sees counts."),
@@ -90,10 +77,10 @@ def normalise(text: str, normalisation: str = "text") -> str:
     """
     rules = find_normalisation(normalisation)
     if rules.nfkc:
-        text = "".join(sign for sign in text if sign not in INVISIBLE)
-        text = unicodedata.normalize("NFKC", text)
+        text = composed(text)
     if rules.case == "folded":
-        text = text.casefold()
+        # Folding takes some letters and their accents apart, and leaves the dot of İ behind, which every i has.
+        text = composed(text.casefold().replace("i\u0307", "i"))
     if rules.signs == "alphanumeric":
         text = "".join(s for s in text if s.isalnum() or s.isspace() or unicodedata.category(s).startswith("M"))
     if rules.spaces != "kept":
