@@ -115,6 +115,13 @@ def test_what_normalises_to_readable_text_is_readable(text):
     assert ocr.unreadable("easyocr", text) is None
 
 
+def test_signs_that_nobody_sees_and_accents_by_themselves_are_readable():
+    _needs("rapidocr")
+    assert ocr.lost("rapidocr", "葛\ufe00城\U000e0100市\u034f長") == 0.0
+    assert ocr.unreadable("rapidocr", "don\u00b4t \u00a8so\u00a8") is None  # it writes both, and no mark alone
+    assert ocr.lost("rapidocr", "12\u0600") == pytest.approx(1 / 3)  # a sign of Arabic that is seen, and compared
+
+
 def test_characters_outside_are_named_with_their_share_and_the_engines_that_read_them():
     _needs("easyocr")
     said = ocr.unreadable("easyocr", GERMAN)

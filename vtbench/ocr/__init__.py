@@ -23,6 +23,7 @@ from vtbench.backbones import foundation
 from vtbench.cards import LANGUAGES
 from vtbench.catalogue import FOUNDATION, OCR, find_metric
 from vtbench.errors import DataError, WeightsError
+from vtbench.signs import composed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -354,8 +355,8 @@ def unreadable(name: str, text: str) -> str | None:
     """Say in one line which characters of a text an engine never writes, and which engines do; None where it has all.
 
     An engine that doesn't know a letter reads another one in its place, so the floor on the originals rises, and a
-    tokenizer is blamed for it. White space and invisible characters are passed over; a text counts as its NFKC form,
-    which is what most normalisations compare.
+    tokenizer is blamed for it. White space and signs that nobody sees are passed over; a text counts in the form that
+    most normalisations compare (`vtbench.signs.composed`).
 
     Args:
         name: an engine that is on this machine.
@@ -366,7 +367,7 @@ def unreadable(name: str, text: str) -> str | None:
         WeightsError: if it is not on this machine.
     """
     require(name)
-    signs = [sign for sign in unicodedata.normalize("NFKC", text) if not _invisible(sign)]
+    signs = _visible(text)
     lost = _outside_of(name, signs)
     if not lost:
         return None
@@ -375,15 +376,15 @@ def unreadable(name: str, text: str) -> str | None:
 
 
 def lost(name: str, text: str) -> float:
-    """Share of a text's visible characters, in its NFKC form, that an engine never writes; see `unreadable`."""
+    """Share of a text's visible characters that an engine never writes; see `unreadable`."""
     require(name)
-    signs = [sign for sign in unicodedata.normalize("NFKC", text) if not _invisible(sign)]
+    signs = _visible(text)
     outside = _outside_of(name, signs)
     return sum(sign in outside for sign in signs) / len(signs) if signs else 0.0
 
 
-def _invisible(sign: str) -> bool:
-    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+def _visible(text: str) -> list[str]:
+    return [sign for sign in composed(text) if not sign.isspace() and unicodedata.category(sign) != "Cc"]
 
 
 def _outside_of(name: str, signs: Sequence[str]) -> frozenset[str]:
