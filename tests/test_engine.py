@@ -716,6 +716,23 @@ def test_heights_of_a_metadata_csv_give_the_legibility(tmp_path: Path) -> None:
     assert 9.0 <= (run.scores["legibility"].value or 0) < 23.0
 
 
+@pytest.mark.skipif(ocr.find("easyocr") is None, reason="EasyOCR's weights are not on this machine")
+@pytest.mark.parametrize("normalisation", ["verbatim", "text"])
+def test_where_a_line_of_a_page_ends_is_no_error(tmp_path: Path, normalisation: str) -> None:
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    picture = Image.new("RGB", (200, 96), "white")
+    font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), 24)
+    ImageDraw.Draw(picture).multiline_text((8, 8), "harbour\nsixteen", fill="black", font=font, spacing=12)
+    picture.save(folder / "0.png")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "harbour\nsixteen"}) + "\n")
+    card = {"family": "text", "metrics": ("cer_page", "wer_page"), "primary": "cer_page"}
+    task = small_task(folder, native=True, normalisation=normalisation, **card)
+    run = evaluate(load_tokenizer("control-identity"), task, out=None)
+    scores = [run.scores[name] for name in ("cer_page", "wer_page")]
+    assert [(score.value, score.floor) for score in scores] == [(0.0, 0.0)] * 2
+
+
 def test_means_carry_their_interval(whole: tuple[Run, pd.DataFrame]) -> None:
     run, table = whole
     assert (run.scores["psnr"].low, run.scores["psnr"].high) == mean_interval(list(table["psnr"]))

@@ -90,8 +90,10 @@ class Measure(measures.Measure):
                 if where == "boxes" and self._lines:
                     row |= self._of_lines([line.text for line in sample.lines], read)
                 for role, texts in (("value", read), ("floor", original)):
+                    # The known lines are joined by spaces: where a line of a page ends is no part of its text.
+                    said = " ".join(texts).replace("\n", " ")
                     for name, rate in rates.items():
-                        value = rate(truth, " ".join(texts), normalisation=self.context.normalisation)
+                        value = rate(truth, said, normalisation=self.context.normalisation)
                         missing = Missing(NO_TEXT) if role == "value" else None
                         row[Key(name, role=role)] = missing if value is None else value  # type: ignore[arg-type]
         return rows
