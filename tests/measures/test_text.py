@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from vtbench.measures import NO_PICTURE, Table
-from vtbench.measures.text import LINE_RATES, LINE_SIZES, totals
+from vtbench.measures.text import LINE_RATES, LINE_SIZES, NO_TEXT, totals
 from vtbench.results import Score
 
 NAMES = ("cer_micro", "legibility")
@@ -37,6 +37,16 @@ def test_micro_average_weighs_characters_and_counts_pages() -> None:
 def test_lines_without_text_are_not_scored() -> None:
     found = text_totals([row(8, [float("nan"), 0.5], [0, 10])], NAMES)
     assert found["cer_micro"].value == 0.5
+
+
+@pytest.mark.parametrize("blank", [row(8, [], []), row(8, [float("nan")], [0])])
+def test_pictures_without_text_are_not_scored(blank: dict[str, Any]) -> None:
+    beside = text_totals([row(8, [0.02], [10]), blank], NAMES)
+    assert {name: (score.scored, score.expected) for name, score in beside.items()} == dict.fromkeys(NAMES, (1, 2))
+    alone = text_totals([blank, {}], NAMES)
+    assert [(score.value, score.scored) for score in alone.values()] == [(None, 0)] * 2
+    assert alone["cer_micro"].reason == NO_TEXT
+    assert alone["legibility"].reason == "no text was scored"
 
 
 def test_threshold_is_that_of_words() -> None:
@@ -76,6 +86,17 @@ def test_heights_that_are_text_count_as_numbers_and_others_as_none() -> None:
     assert text_totals([row(0, [0.02], [10])], NAMES)["legibility"].value is None
     mixed = text_totals([row("tall", [0.5], [10]), row("16", [0.02], [10])], NAMES)
     assert mixed["legibility"].value == 16.0
+
+
+def test_heights_of_strings_in_no_language_are_told_apart_from_none() -> None:
+    for strings in ("random", "serial number"):
+        found = text_totals([row(8, [0.5], [10], strings), row(16, [0.0], [10], strings)], NAMES)["legibility"]
+        assert found.value is None
+        assert found.reason == (
+            "all pictures with a cap_height have other strings than language; expected language, or none"
+        )
+    empty = [row(8, [0.5], [10], ""), row(16, [0.02], [10], "")]
+    assert text_totals(empty, NAMES)["legibility"].value is not None
 
 
 def test_text_that_is_never_legible_has_a_reason() -> None:

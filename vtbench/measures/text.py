@@ -41,6 +41,9 @@ LINE_RATES, LINE_SIZES = Key("lines", "rates", "raw"), Key("lines", "sizes", "ra
 PLAIN, CAP, STRINGS = "plain_height", "cap_height", "strings"
 """Attributes that say how high the letters of a page are, and what its text is."""
 
+LANGUAGE = "language"
+"""What `strings` says of words that one knows; a page without the attribute counts as such."""
+
 NO_TEXT = "the picture has no known text"
 
 LOST = 0.02
@@ -164,7 +167,8 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
     """Score what needs all lines together: the micro average, and the glyph height from which on text is legible.
 
     The threshold is taken over the pages that have a `plain_height`, which differ in nothing but the height; where none
-    has, over those in a language by their `cap_height`, since random strings are harder at any height.
+    has, over those in a language by their `cap_height`, since random strings are harder at any height. Pictures without
+    text are not scored.
 
     Args:
         names: `cer_micro`, `legibility`.
@@ -174,28 +178,29 @@ def totals(names: Sequence[str], table: Table) -> dict[str, Score]:
     rates, sizes = (table.values(key) or [None] * count for key in (LINE_RATES, LINE_SIZES))
     plain, cap = ([_height(said) for said in table.attribute(name)] or [None] * count for name in (PLAIN, CAP))
     strings = table.attribute(STRINGS) or [None] * count
-    read = [index for index in range(count) if rates[index] is not None]
+    read = [index for index in range(count) if rates[index] is not None and not np.isnan(rates[index]).all()]
     like = any(plain[index] is not None for index in read)
     lines: list[tuple[float | None, float | None, float]] = []  # height, rate and size
     for index in read:
-        height = plain[index] if like else cap[index]
-        if not like and strings[index] not in (None, "language"):
-            height = None
+        in_language = strings[index] in (None, "", LANGUAGE)
+        height = plain[index] if like else cap[index] if in_language else None
         for rate, size in zip(rates[index], sizes[index], strict=True):
             lines.append((height, None if math.isnan(rate) else float(rate), float(size)))
     counts = {"scored": len(read), "expected": count}
     found: dict[str, Score] = {}
     if "cer_micro" in names:
         value = text.micro([rate for _, rate, _ in lines], [size for _, _, size in lines])
-        reason = table.reason("cer_micro") if value is None else None
-        found["cer_micro"] = Score(value=value, reason=reason, **counts)
+        lacking = NO_TEXT if any(rate is not None for rate in rates) else table.reason("cer_micro")
+        found["cer_micro"] = Score(value=value, reason=lacking if value is None else None, **counts)
     if "legibility" in names:
         known = [(height, rate, size) for height, rate, size in lines if height is not None]
         threshold = text.legibility_threshold(
             [height for height, _, _ in known], [rate for _, rate, _ in known], [size for _, _, size in known]
         )
         reason = threshold.reason if threshold.value is None else None
-        if lines and not known:
+        if lines and not known and any(cap[index] is not None for index in read):
+            reason = f"all pictures with a {CAP} have other {STRINGS} than {LANGUAGE}; expected {LANGUAGE}, or none"
+        elif lines and not known:
             reason = f"no picture states how high its letters are (an attribute {CAP}, a number of pixels above 0)"
         found["legibility"] = Score(
             value=threshold.value, reason=reason, low=threshold.low, high=threshold.high, **counts
