@@ -16,9 +16,10 @@ from pathlib import Path
 import pandas
 import pytest
 from builders import make_run, write_pictures
+from rich.console import Console
 
 from vtbench import __version__, cards, files, results
-from vtbench.cli import _chosen
+from vtbench.cli import _chosen, _terminal
 
 LONG = "x" * 300
 """Longer than a file's name may be."""
@@ -93,10 +94,47 @@ def test_doctor_says_what_is_there_and_what_mends_the_rest(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "http://127.0.0.1:9 can't be reached" in done.stdout
     assert "vtbench fetch rfid" in done.stdout
-    assert "vtbench fetch ibq-262144" in done.stdout
+    assert "vtbench fetch NAME" in done.stdout
+    (lacking,) = re.findall(r"^not cached +(.*\S)", done.stdout, flags=re.MULTILINE)
+    assert "ibq-262144" in lacking.split(", ")
 
 
 # --- what a user can mend ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "twice", [["--data", "a", "--data=b"], ["--step", "5", "--step", "7"], ["--limit=1", "--limit=2"]]
+)
+def test_an_option_of_one_value_is_refused_twice(twice: list[str]) -> None:
+    """The last value would pass for both."""
+    done = vtbench("run", "-t", "jpeg", "--task", "reconstruction", *twice)
+    assert done.returncode == 2
+    assert f"{twice[0].partition('=')[0]} is given 2 times; it takes one value" in done.stderr
+
+
+def test_the_help_names_every_command_in_whole_sentences() -> None:
+    said = " ".join(vtbench("--help", COLUMNS="80").stdout.split())
+    assert "..." not in said.partition("Commands:")[2]
+    assert said.index(" run Run tokenizers") < said.index(" demo ") < said.index(" export ")
+
+
+def test_a_live_model_s_kind_is_no_card_s(tmp_path: Path) -> None:
+    (tmp_path / "seen.toml").write_text(
+        'name = "seen"\nfamily = "x"\nnetwork = "codec"\nkind = "opaque"\ntitle = "x"\n[input]\nrange = [-1, 1]\n'
+    )
+    assert "opaque is a live model" in one_line(vtbench("show", "./seen.toml", cwd=tmp_path))
+
+
+def test_a_wide_table_turns_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, row = ["tokenizer", *(f"metric{number}" for number in range(12))], ["jpeg-q10", *map(str, range(12))]
+    for terminal, first in ((True, "tokenizer  jpeg-q10"), (False, "tokenizer  metric0")):
+        monkeypatch.setattr(_terminal, "console", Console(width=80, force_terminal=terminal, color_system=None))
+        _terminal.table(heads, [row], turns=True)
+        lines = capsys.readouterr().out.splitlines()
+        assert " ".join(lines[0].split()).startswith(" ".join(first.split()))
+        assert max(map(len, map(str.rstrip, lines))) < 80 or not terminal
 
 
 def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) -> None:
@@ -126,14 +164,20 @@ def test_missing_weights_without_a_network_end_within_seconds(tmp_path: Path) ->
         (["run", "-t", "jpeg", "--task", "reconstruction", "--require", "rfid"], "vtbench fetch rfid"),
         (["run", "-t", "jpeg", "--task", "reconstruction", "--require", "cer"], "does not measure it"),
         (["run", "-t", "./broken.toml", "--task", "text"], "broken.toml: family: missing"),
-        (["show", "nothing"], "no tokenizer is called 'nothing'"),
+        (["show", "nothing"], "nothing is called 'nothing'"),
+        (["show", "seed_voken"], "did you mean seed-voken, seed-voken-tv?"),
+        (["show", "PSRN"], "did you mean psnr?"),
         (["leaderboard", "--results", "/nonexistent"], "no such folder"),
         (["run", "--task", "text"], "no tokenizer is named"),
         (["run", "-t", "jpeg", "--task", "text", "--ocr", "eye"], "no such OCR engine"),
         (["run", "-t", "jpeg", "--task", "text", "--shards", "5/4"], "expected I/N with I from 1 to N"),
         (["run", "-t", "jpeg", "--task", "text", "--name", "x"], "--name says which weights these are"),
         (["validate", "/nonexistent"], "no such folder"),
-        (["fetch", "nothing"], "no tokenizer is called 'nothing'"),
+        (["fetch", "nothing"], "nothing to fetch is called 'nothing'"),
+        (["fetch", "hub:a/b"], "hub:a/b"),
+        (["list", "--family", "IBQ"], "did you mean ibq?"),
+        (["run", "-t", "jpeg", "--task", "text", "--metric", "LPIPS"], "did you mean lpips"),
+        (["run", "-t", "tiny", "--task", "text", "--device", "gpu"], "expected auto, cpu, cuda or cuda:1"),
         (["run", "-t", "jpeg", "--task", "text", "--diffusers", "a/b", "--weights", "w.pt"], "belongs to one"),
         (["run", "--diffusers", ".", "--task", "text", "--weights", "synthetic"], "holds weights of its own"),
         (["run", "-t", "jpeg", "--task", "text", "--data", LONG], "does not exist; expected a folder"),

@@ -360,10 +360,15 @@ def test_gate_corrects_for_the_number_of_metrics(tmp_path: Path) -> None:
 
 
 def test_a_run_in_the_work_folder_is_found_by_task_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "work" / "reconstruction").mkdir(parents=True)
+    for task in ("reconstruction", "other"):
+        (tmp_path / "work" / task).mkdir(parents=True)
     ours, table = saved(tmp_path / "work" / "reconstruction" / "mine", BASE)
     monkeypatch.chdir(tmp_path)
-    assert results.find_run(Path("reconstruction/mine"), tmp_path / "work") == (ours, table)
+    for name in ("reconstruction/mine", "mine"):
+        assert results.find_run(Path(name), tmp_path / "work") == (ours, table)
+    saved(tmp_path / "work" / "other" / "mine", BASE)
+    with pytest.raises(ResultError, match=r"2 runs .* expected one of other/mine, reconstruction/mine"):
+        results.find_run(Path("mine"), tmp_path / "work")
     with pytest.raises(ResultError, match=r"aaa: can't be read \(.*\); expected the JSON of a run"):
         results.find_run(Path("reconstruction") / ("a" * 300), tmp_path / "work")  # a name that no file can have
     results.write(ours.model_copy(update={"tokenizer": "a" * 300}), tmp_path / "long.json")

@@ -22,6 +22,7 @@ from vtbench import gate, results
 from vtbench.cli import app
 from vtbench.errors import ResultError
 from vtbench.results import Score
+from vtbench.statistics import Difference
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "ci"
@@ -72,6 +73,20 @@ def check(*arguments: object) -> Result:
 
 
 # --- the section of pyproject.toml ------------------------------------------------------------------------------------
+
+
+def test_an_amount_without_a_task_says_where_it_belongs(here: Path) -> None:
+    project(here)
+    (here / "pyproject.toml").write_text(
+        SECTION.split("[tool.vtbench.check.max-drop")[0] + "[tool.vtbench.check.max-drop]\npsnr = 0.1\n"
+    )
+    with pytest.raises(ResultError, match=r"psnr: expected a task in between, such as .*max-drop\.reconstruction\]"):
+        gate.judge_project(here / "pyproject.toml", here)
+
+
+def test_no_number_is_minus_zero() -> None:
+    difference = Difference(mean=-1e-9, low=-1e-9, high=1e-9, pairs=3)
+    assert gate.interval(difference, 3) == "0.000 … 0.000"
 
 
 def test_one_command_checks_all_tasks_and_metrics(here: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from vtbench import cards, load_task
 from vtbench.cards import Data, Geometry, TaskCard
 from vtbench.catalogue import metrics
-from vtbench.errors import CardError, DataError
+from vtbench.errors import CardError, DataError, VtbenchError
 from vtbench.task import fetch, is_here
 
 
@@ -218,6 +218,8 @@ def test_embedded_tasks_are_here_without_a_network() -> None:
 
 
 def test_metrics_of_single_pictures_are_added_to_a_task() -> None:
+    with pytest.raises(VtbenchError, match=r"expected a list of names, such as \['ms_ssim'\]"):
+        load_task("reconstruction", metrics="ms_ssim")
     task = load_task("reconstruction", metrics=["gmsd", "psnr"])
     assert task.card.metrics == (*load_task("reconstruction").card.metrics, "gmsd")
     with pytest.raises(CardError, match="rfid belongs to certain tasks"):

@@ -148,6 +148,11 @@ class WeightsSource(Strict):
     drop: tuple[str, ...] = ()
     """Prefixes of tensors that training left in the file and the network does not have."""
 
+    @property
+    def is_published(self) -> bool:
+        """Whether the file ships with vtbench or can be brought."""
+        return bool(self.package or self.hub or self.url)
+
     @model_validator(mode="after")
     def _one_place(self) -> WeightsSource:
         if self.files and (self.file or self.package or self.sha256):
@@ -326,6 +331,12 @@ def tasks(extra: Path | None = None) -> dict[str, TaskCard]:
     return _all("tasks", TaskCard, extra)
 
 
+def names(extra: Path | None = None) -> set[str]:
+    """Name all tokenizers, with their aliases, and all tasks."""
+    known = tokenizers(extra)
+    return {*known, *(alias for card in known.values() for alias in card.aliases), *tasks(extra)}
+
+
 def find_tokenizer(name: str, extra: Path | None = None) -> TokenizerCard:
     """Find a tokenizer by its exact name or alias; a path to a .toml file is read as it is.
 
@@ -370,6 +381,8 @@ def load(path: Path, model: type[Card]) -> Card:
         card = model.model_validate_json(said)
     except ValidationError as error:
         raise CardError(f"{path}: {explain(error)}") from error
+    if isinstance(card, TokenizerCard) and card.kind == "opaque":
+        raise CardError(f"{path}: kind: opaque is a live model (`vtbench.wrap`); expected what a network's codes are")
     if card.name != path.stem:
         raise CardError(f"{path}: name is {card.name!r}, expected {path.stem!r} as the file's; rename one of them")
     return card

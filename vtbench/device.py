@@ -39,6 +39,12 @@ def pick(device: str) -> str:
         if "TORCHELASTIC_RUN_ID" in os.environ:  # without it $LOCAL_RANK may be anybody's
             number = os.environ.get("LOCAL_RANK", "0")
         return "cuda" if number is None else f"cuda:{int(number) % torch.cuda.device_count()}"
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise VtbenchError(
+            f"device {device!r}: there is none of this name; expected auto, cpu, cuda or cuda:1"
+        ) from error
     if reason := unusable(device):
         raise VtbenchError(f"device {device!r} can't be used here ({reason}); try --device cpu or auto")
     return device

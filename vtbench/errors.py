@@ -14,6 +14,8 @@ The command line prints such an error as one line and ends with exit code 2; any
 and ends with 3. A message says what was wrong, what was expected and what to do next.
 """
 
+from collections.abc import Collection
+
 
 class VtbenchError(Exception):
     """Something the user can mend."""
@@ -55,11 +57,24 @@ OF_ONE = (CardError, WeightsError, DataError, RefusedError)
 """What is wrong with one tokenizer, or with it and its pictures: the others of a command go on."""
 
 
-def unknown(what: str, name: str, known: list[str]) -> str:
+def unknown(what: str, name: str, known: Collection[str]) -> str:
     """Say that no card or metric is called so, what was perhaps meant, and what lists all of them."""
+    return f"no {what} is called {name!r}; {meant(name, known)}`vtbench list {what}s` shows all {len(known)} names"
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """Ask whether one of the known names was meant, whatever its case and dashes; empty where none is near."""
     import difflib
 
-    starts = sorted(other for other in known if other.startswith(name))
-    close = starts or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close[:5])}? " if close else ""
-    return f"no {what} is called {name!r}; {hint}`vtbench list {what}s` shows all {len(known)} names"
+    folded: dict[str, list[str]] = {}
+    for other in sorted(known):
+        folded.setdefault(_folded(other), []).append(other)
+    wanted = _folded(name)
+    near = [other for other in folded if other.startswith(wanted)]
+    near = near or difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
+    close = [other for form in near for other in folded[form]]
+    return f"did you mean {', '.join(close[:5])}? " if close else ""
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("_", "-")

@@ -108,6 +108,13 @@ def read_config(path: Path) -> Config:
             f"{path}: has no [{SECTION}]; write run and baseline there, and what is allowed by task and metric under "
             f"[{SECTION}.max-drop.reconstruction], or name a RUN"
         )
+    drops = section.get("max-drop")
+    for name, limit in drops.items() if isinstance(drops, dict) else ():
+        if not isinstance(limit, dict):
+            raise ResultError(
+                f"{path}: [{SECTION}.max-drop] {name}: expected a task in between, such as "
+                f"[{SECTION}.max-drop.reconstruction] and in it {name} = {limit}"
+            )
     try:
         return Config.model_validate(section)
     except ValidationError as error:
@@ -150,7 +157,7 @@ def judge_project(path: Path, work: Path) -> list[Verdict]:
 def interval(difference: Difference, digits: int) -> str:
     """Show the interval of a difference."""
     low, high = difference.low, difference.high
-    return "-" if low is None or high is None else f"{low:.{digits}f} … {high:.{digits}f}"
+    return "-" if low is None or high is None else f"{low:z.{digits}f} … {high:z.{digits}f}"
 
 
 HEADS = ("metric", "baseline", "run", "worse by", "95% interval", "allowed", "pictures", "verdict")
@@ -161,7 +168,7 @@ def row(check: Check) -> tuple[str, ...]:
     digits = catalogue.find_metric(check.metric).digits + 1
     return (
         check.metric,
-        *(f"{number:.{digits}f}" for number in (check.baseline, check.value, check.drop.mean)),
+        *(f"{number:z.{digits}f}" for number in (check.baseline, check.value, check.drop.mean)),
         interval(check.drop, digits),
         f"{check.allowed:g}",
         str(check.drop.pairs or "-"),

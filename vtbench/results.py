@@ -361,7 +361,7 @@ def read_runs(folder: str | Path) -> list[Run]:
     """
     folder = Path(folder)
     if not files.is_dir(folder):
-        raise ResultError(f"{folder}: no such folder; `vtbench run` makes one, --results names another")
+        raise ResultError(f"{folder}: no such folder; `vtbench run` makes one (its --out)")
     return sorted(map(read_run, folder.glob("*/*.json")), key=lambda run: (run.task, run.protocol, run.name))
 
 
@@ -379,8 +379,8 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
     Raises:
         ResultError: if either is missing, or the table is of another run or was changed since.
     """
-    if not files.exists(place) and files.is_file(work / place / RUN):
-        place = work / place
+    if not files.exists(place):
+        place = _in_work(place, work)
     run = read_run(place)
     candidates = {folder: _table_digest_in(folder) for folder in (_beside(place), work / run.task / run.name)}
     for folder, digest in candidates.items():
@@ -392,6 +392,17 @@ def find_run(place: Path, work: Path) -> tuple[Run, Path]:
         f"{place}: its per-image table {what}; keep the work folder's {run.task}/{run.name}/ ({RUN} and {IMAGES}) "
         "and name that folder, or run it again"
     )
+
+
+def _in_work(place: Path, work: Path) -> Path:
+    """Find the folder of a run in the work folder by TASK/NAME, or by its name where one task alone has it."""
+    if len(place.parts) == 1:
+        found = sorted(path.parent for path in work.glob(f"*/*/{RUN}") if path.parent.name == place.name)
+        if len(found) > 1:
+            told = ", ".join(f"{path.parent.name}/{path.name}" for path in found)
+            raise ResultError(f"{place}: {len(found)} runs in {work} are called so; expected one of {told}")
+        return found[0] if found else place
+    return work / place if files.is_file(work / place / RUN) else place
 
 
 def find_table(run: Run, work: Path, place: Path | None = None) -> Path | None:

@@ -11,7 +11,7 @@ from vtbench import cards as card_files
 from vtbench import catalogue
 from vtbench import data as sources
 from vtbench.cards import Data, TaskCard
-from vtbench.errors import DataError
+from vtbench.errors import DataError, VtbenchError
 from vtbench.types import Sample
 
 IN_BOXES = {
@@ -128,6 +128,8 @@ def load_task(
             is of another form, or names the task's own pictures.
     """
     card = card_files.find_task(name, cards) if isinstance(name, str) else name
+    if isinstance(metrics, str):
+        raise VtbenchError(f"metrics: got {metrics!r}; expected a list of names, such as [{metrics!r}]")
     if metrics:
         card = card.model_copy(update={"metrics": catalogue.with_more(card.metrics, metrics)})
     native = native or card.protocol != "canonical"

@@ -16,10 +16,44 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup, TyperOption
 
 from vtbench.errors import ToldError, VtbenchError
 
+ORDER = ("run", "demo", "list", "show", "fetch", "leaderboard", "report", "plot", "sheet", "compare", "check")
+"""Commands as their help lists them: first what most users want; the others follow."""
+
+
+class _Commands(TyperGroup):
+    """All commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  the library's own
+        """Name them in the order of ORDER."""
+        others = [name for name in super().list_commands(ctx) if name not in ORDER]
+        return [*ORDER, *others]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """List them, each with its whole sentence."""
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rows = [(name, command.get_short_help_str(limit=200)) for name, command in found.items() if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
+        """Find the command, and refuse a second value where one counts: the last would pass for all."""
+        name, command, rest = super().resolve_command(ctx, args)
+        for option in command.params if command else ():
+            if isinstance(option, TyperOption) and not (option.multiple or option.is_flag):
+                times = sum(word.partition("=")[0] in option.opts for word in rest)
+                if times > 1:
+                    raise typer.BadParameter(
+                        f"{option.opts[0]} is given {times} times; it takes one value, leave one out"
+                    )
+        return name, command, rest
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Benchmark visual tokenizers: same pixels for everybody, every number tagged with how it was made.",
     no_args_is_help=True,
     add_completion=False,
@@ -129,6 +163,7 @@ def table(
     title: str | None = None,
     left: Sequence[int] = (0,),
     gap: int = 2,
+    turns: bool = False,
 ) -> None:
     """Print a table at its natural width: one whose numbers are cut off to fit a narrow terminal says nothing.
 
@@ -140,12 +175,17 @@ def table(
         title: a line above.
         left: columns that are texts; the others are numbers and end at the right.
         gap: blanks between two columns.
+        turns: whether rows may become columns on a terminal that is too narrow, where that takes less room.
     """
     if title:
         console.print(one_line(title), soft_wrap=True)
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap - 1, 0, 1))
     lines = [[plain(value) for value in row] for row in rows]
-    width = [max(map(cell_len, column)) for column in zip(heads, *lines, strict=True)]
+    width = _widths(heads, lines)
+    if turns and console.is_terminal and sum(width) + gap * (len(width) - 1) > console.width:
+        (first, *others) = ([*column] for column in zip(heads, *lines, strict=True))
+        if sum(_widths(first, others)) < sum(width):
+            heads, lines, width = first, others, _widths(first, others)
     folds = console.is_terminal and len(heads) - 1 in left
     if folds:
         words = [word for column in (heads, *lines) for word in column[-1].split()]
@@ -165,6 +205,10 @@ def table(
     Console(width=max(console.width, needed), markup=False, highlight=False).print(drawn)
 
 
+def _widths(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cell_len, column)) for column in zip(heads, *lines, strict=True)]
+
+
 def fields(said: dict[str, Any]) -> None:
     """Print names and values, without the empty ones."""
     drawn = Table(box=None, show_header=False, pad_edge=False)
@@ -179,4 +223,5 @@ def fields(said: dict[str, Any]) -> None:
                     drawn.add_row(Text(f"{key}.{inner}"), Text(plain(what)))
         else:
             drawn.add_row(Text(key), Text(plain(value)))
-    console.print(drawn)
+    # Into a file or a pipe a value is one line: a path that is broken can't be copied.
+    (console if console.is_terminal else Console(width=2**16, markup=False, highlight=False)).print(drawn)

@@ -75,6 +75,7 @@ def perform(command: Command, place: Place) -> int:
     step = command.step
     if step is None and command.weights:
         step = step_of(command.weights[0])
+        step = step_of(command.name or "") if step is None else step
 
     how_many = _count(command.batch_size)
     if team is not None:
@@ -413,8 +414,8 @@ def _pictures(pairs: Sequence[tuple[Task, str]], limit: int | None) -> int:
 
 def _title(card: TokenizerCard, pairs: Sequence[tuple[Task, str]]) -> str:
     """Name what a progress bar is of."""
-    rules = [rule for _, rule in pairs if rule != CANONICAL]
-    return f"{card.name} on {pairs[0][0].card.name}" + (f" under {', '.join(rules)}" if rules else "")
+    rules = [rule for _, rule in pairs]
+    return f"{card.name} on {pairs[0][0].card.name}" + (f" under {', '.join(rules)}" if rules != [CANONICAL] else "")
 
 
 LONG_MERGE = 2.0
@@ -492,10 +493,10 @@ def print_runs(runs: Sequence[Run]) -> None:
     """Print a table a task and protocol, what was not scored, and what became of the pictures."""
     from vtbench import leaderboard
 
-    codes = catalogue.of_measure("codes")
+    hidden = set(catalogue.of_measure("codes")) - {"bpp", "latent_values"}  # the rate alone
     for (task, protocol), standings in leaderboard.tables(runs).items():
         group = [standing.run for standing in standings]
-        names = [name for name in leaderboard.measured(group) if name not in codes[1:]]
+        names = [name for name in leaderboard.measured(group) if name not in hidden]
         floors = [name for name in names if any((s := one.scores.get(name)) and s.floor is not None for one in group)]
         rows = []
         for one, _, why, _ in standings:
@@ -509,6 +510,7 @@ def print_runs(runs: Sequence[Run]) -> None:
             ["tokenizer", *heads, *(f"{name} floor" for name in floors), "scored"],
             rows,
             title=f"\n{task}, protocol {protocol}",
+            turns=True,
         )
         if any(one.why == UNRANKED for one in standings):
             console.print(UNRANKED)

@@ -81,7 +81,9 @@ def validate(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder in the work folder, or its JSON.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder or JSON, or its name in the work folder.")
+    ],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="The run it is compared with, likewise.")],
     work: WorkOption = Path(".vtbench"),
     json: JsonOption = False,
@@ -107,8 +109,8 @@ def compare(
         lines.append(
             (
                 name,
-                *("-" if number is None else f"{number:.{digits}f}" for number in (one.first, one.second)),
-                f"{change.mean:+.{digits}f}",
+                *("-" if number is None else f"{number:z.{digits}f}" for number in (one.first, one.second)),
+                f"{change.mean:+z.{digits}f}",
                 gate.interval(change, digits),
                 str(change.pairs),
                 *(_p(p) for p in (one.comparison.wilcoxon, one.comparison.sign_flip, one.adjusted)),
@@ -158,7 +160,8 @@ def _p(value: float | None) -> str:
 @app.command()
 def check(
     run_: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder in the work folder, or its JSON.")
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="A run's folder or JSON, or its name in the work folder."),
     ] = None,
     baseline: Annotated[
         list[Path], typer.Option(help="The run it is held against, likewise; repeats for other training seeds.")
@@ -211,7 +214,7 @@ def check(
         for verdict in verdicts:
             table(gate.HEADS, [gate.row(one) for one in verdict.checks], title=verdict.title, left=(0, 7))
         for line in dict.fromkeys(verdict.covers for verdict in verdicts):
-            console.print(line, soft_wrap=True)
+            console.print(line, soft_wrap=not console.is_terminal)
     if on_github:
         for line in gate.to_annotations(verdicts):
             typer.echo(line, err=json)  # GitHub reads both streams; a program reads the JSON alone

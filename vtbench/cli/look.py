@@ -15,7 +15,7 @@ import typer
 from vtbench import cards, catalogue, protocols
 from vtbench.cards import TokenizerCard
 from vtbench.cli._terminal import CardsOption, JsonOption, app, console, fields, table
-from vtbench.errors import CardError, VtbenchError
+from vtbench.errors import CardError, VtbenchError, meant
 from vtbench.protocols import Protocol
 
 
@@ -114,7 +114,8 @@ def _check_family(what: Listable, extra: Path | None, family: str) -> None:
     known = cards.tokenizers(extra) if what is Listable.tokenizers else cards.tasks(extra)
     families = sorted({card.family for card in known.values()})
     if family not in families:
-        raise CardError(f"--family {family}: no {what.value} are of it; expected one of: {', '.join(families)}")
+        near = meant(family, families)
+        raise CardError(f"--family {family}: no {what.value} are of it; {near}expected one of: {', '.join(families)}")
 
 
 def _tokenizer_row(card: TokenizerCard, kin: Mapping[str, str]) -> dict[str, Any]:
@@ -212,8 +213,13 @@ def show(
         fields(asdict(catalogue.find_metric(name)))
     elif name in cards.tasks(cards_folder):
         fields(cards.find_task(name, cards_folder).model_dump(mode="json"))
-    else:
+    elif name in (known := cards.names(cards_folder)) or name.endswith(".toml"):
         _show_tokenizer(cards.find_tokenizer(name, cards_folder), cards_folder)
+    else:
+        near = meant(name, known | set(protocols.PROTOCOLS) | set(catalogue.metrics()))
+        raise CardError(
+            f"nothing is called {name!r}; {near}`vtbench list tokenizers|tasks|protocols|metrics` shows all"
+        )
 
 
 def _schema(schema: Schema) -> dict[str, Any]:
@@ -266,8 +272,11 @@ def _show_tokenizer(card: TokenizerCard, extra: Path | None) -> None:
         said["cached"] = "needs no weights"
     else:
         path = weights.cached(card)
-        published = card.weights.package or card.weights.hub or card.weights.url
-        bring = f"`vtbench fetch {card.name}` brings it" if published else "no file is published; give one by --weights"
+        bring = (
+            f"`vtbench fetch {card.name}` brings it"
+            if card.weights.is_published
+            else "no file is published; give one by --weights"
+        )
         said["cached"] = str(path) if path else f"no; {bring}"
         said |= _size_of(card)
     fields(said)

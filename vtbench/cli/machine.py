@@ -11,28 +11,39 @@ import typer
 
 from vtbench import cards, catalogue, files, results
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, fields, table
+from vtbench.errors import CardError, meant
 
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="lpips, rfid, ocr, tokenizers or tasks.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="lpips, rfid, ocr, tokenizers, tasks, or hub:OWNER/NAME.")
+    ],
     cards_folder: CardsOption = None,
 ) -> None:
     """Bring weights, data and metric backbones ahead of time, for machines without a network."""
     from vtbench import backbones, ocr, task, weights
+    from vtbench.data import hub
 
     tasks = cards.tasks(cards_folder)
-    known = {*tasks, *backbones.GROUPS, "ocr"}
-    found = {name: cards.find_tokenizer(name, cards_folder) for name in names if name not in known}
+    parts = {*backbones.GROUPS, "ocr"}
+    known = cards.names(cards_folder) | parts
+    for name in names:
+        if name not in known and not name.startswith("hub:"):
+            raise CardError(
+                f"nothing to fetch is called {name!r}; {meant(name, known)}expected a name of `vtbench list`"
+            )
     for name in names:
         if name in tasks:
             said = {name: task.fetch(tasks[name])}
+        elif name.startswith("hub:"):
+            said = {name: hub.bring(hub.parse(name))}
         elif name == "ocr":
             said = {"easyocr": str(ocr.fetch("easyocr"))}
         elif name in backbones.GROUPS:
             said = {part: str(path) for part, path in backbones.fetch_group(name).items()}
         else:
-            card = found[name]
+            card = cards.find_tokenizer(name, cards_folder)
             if card.weights and card.weights.package is None:
                 licence = card.license or "not stated on its card; ask the authors before you use them"
                 console.print(f"{card.name}: licence of the weights: {licence}", soft_wrap=True)
@@ -59,7 +70,8 @@ def cache(
     """Show what is kept to save time, and delete it: it is fetched or computed again when it is wanted.
 
     weights: published checkpoints that do not come from the hub, whose own cache `hf cache` manages; backbones: of the
-    metrics; originals: features and OCR readings of pictures before any tokenizer; shards: of runs that did not finish.
+    metrics; originals: features and OCR readings of pictures before any tokenizer; shards: what runs computed, until
+    they are merged and begun once more.
     """
     places = {
         Kept.weights: [files.cache_folder() / "weights"],
@@ -94,7 +106,7 @@ def doctor() -> None:
     from vtbench import backbones, ocr, provenance, weights
     from vtbench import device as devices
 
-    said: dict[str, str] = dict(provenance.versions())
+    said: dict[str, object] = dict(provenance.versions())
     said["device"] = devices.name(torch.device(devices.pick("auto")))
     said["cache"] = str(files.cache_folder())
     said["hub"] = files.unreachable(constants.ENDPOINT) or f"{constants.ENDPOINT} answers"
@@ -102,10 +114,19 @@ def doctor() -> None:
         said[name] = str(backbones.find(name) or backbones.missing(name))
     for name in ocr.names():
         said[name] = str(ocr.find(name) or ocr.missing(name))
+    lacking = {}
     for card in cards.tokenizers().values():
         if card.weights is not None:
             path = weights.cached(card)
-            said[card.name] = str(path) if path else f"not cached; `vtbench fetch {card.name}`"
-    for metric in catalogue.metrics():
-        said[f"metric {metric}"] = ocr.lacking(metric, "easyocr") or "can be scored"
+            if path:
+                said[card.name] = str(path)
+            else:
+                lacking[card.name] = card.weights.is_published
+    said["not cached"] = [name for name, published in lacking.items() if published]
+    said["for --weights alone"] = [name for name, published in lacking.items() if not published]
+    reasons = {metric: ocr.lacking(metric, "easyocr") for metric in catalogue.metrics()}
+    said["metrics"] = [metric for metric, reason in reasons.items() if reason is None]
+    said |= {f"metric {metric}": reason for metric, reason in reasons.items() if reason is not None}
     fields(said)
+    if said["not cached"]:
+        console.print("`vtbench fetch NAME` brings what is not cached and that can be had.", soft_wrap=True)

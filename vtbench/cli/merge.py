@@ -51,6 +51,8 @@ def merge(
         try:
             one = _begun(work, name, out)
             if one is None:
+                if runs:
+                    console.print(f"{name}: is merged already", soft_wrap=True)
                 continue
             merged = False
             if one.lacking:

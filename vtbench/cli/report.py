@@ -43,7 +43,7 @@ def report(
     runs: RunsArgument = [],  # noqa: B006  typer wants a list
     results_folder: ResultsOption = Path("results"),
     work: WorkOption = Path(".vtbench"),
-    out: Annotated[Path, typer.Option(help="The page; its name ends in .html.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; its name ends in .html.")] = Path("report.html"),
     folder: Annotated[
         bool,
         typer.Option("--folder", help="All kept pictures as files in a folder beside the page, not three a run in it."),

@@ -71,7 +71,9 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="What the results call these weights; 8 hex digits where left out.")
     ] = None,
-    step: Annotated[float | None, typer.Option(help="Training step; from the file's name where left out.")] = None,
+    step: Annotated[
+        float | None, typer.Option(help="Training step; from the file's name or --name where left out.")
+    ] = None,
     ocr: Annotated[str | None, typer.Option(help="The OCR engine that reads, in place of the task's.")] = None,
     features: Annotated[
         str | None,

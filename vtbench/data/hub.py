@@ -190,7 +190,7 @@ def _missing(data: Data) -> str:
     revision = f" at {data.revision}" if data.revision else ""
     return (
         f"data set {_name(data)}{revision} is not on this machine, or only in part: run `vtbench fetch` with the "
-        "task's name where there is a network, or copy HF_HOME from a machine that has it"
+        f"task's name, or with hub:{data.hub}, where there is a network, or copy HF_HOME from a machine that has it"
     )
 
 
