@@ -82,6 +82,19 @@ def test_what_could_be_several_things_is_refused_by_name(tmp_path: Path) -> None
         Source(size=None, path=tmp_path / "b.parquet")
 
 
+def test_columns_of_type_image_are_told_apart_by_name_too(tmp_path: Path) -> None:
+    def typed(name: str, **seeds: range) -> Path:
+        cells = {column: [{"bytes": png(seed), "path": None} for seed in those] for column, those in seeds.items()}
+        features = datasets.Features(dict.fromkeys(cells, datasets.Image()))
+        datasets.Dataset.from_dict(cells, features=features).to_parquet(tmp_path / name)
+        return tmp_path / name
+
+    source = Source(size=None, path=typed("a.parquet", mask=range(8, 10), image=range(2)))
+    assert same(source, 0, 0) and same(source, 1, 1)
+    with pytest.raises(DataError, match="columns left, right hold pictures; rename the one that is meant to image"):
+        Source(size=None, path=typed("b.parquet", left=range(2), right=range(2)))
+
+
 def test_table_without_a_row_is_no_set(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="can't be opened") as caught:
@@ -118,6 +131,44 @@ def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -
     assert source.known_text == "471198"
     assert [sample.attributes["wide"] for sample in samples] == ["5", "9007199254740993"]
     assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
+
+
+def test_numbers_are_read_with_the_digits_that_they_have(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.parquet", range(3), text=pa.array([19.99, 12.0, 0.5], pa.float32()),
+        price=pa.array([19.99, 0.1, None], pa.float32()), gap=[12.0, None, float("nan")],
+    )  # fmt: skip
+    source = Source(size=None, path=path)
+    assert [sample.lines[0].text for sample in map(source.read, range(3))] == ["19.99", "12", "0.5"]
+    assert source.known_text == "19.99120.5"
+    assert [dict(source.read(index).attributes) for index in range(3)] == [
+        {"price": 19.99, "gap": 12.0}, {"price": 0.1}, {},
+    ]  # fmt: skip
+
+
+def test_whole_numbers_with_a_gap_are_whole_numbers_and_a_gap_is_no_text(tmp_path: Path) -> None:
+    texts = [12.0, float("nan"), None, float("inf")]
+    source = Source(size=None, path=write(tmp_path / "a.parquet", range(4), text=texts))
+    assert [[line.text for line in source.read(index).lines] for index in range(3)] == [["12"], [], []]
+    with pytest.raises(DataError, match=r"00003: its text can't be read \(text is 'inf'; expected text"):
+        source.read(3)
+    several = Source(size=None, path=write(tmp_path / "b.parquet", range(1), text=[[1.5, float("nan"), 2.0]]))
+    assert [line.text for line in several.read(0).lines] == ["1.5", "2"]
+
+
+def test_classes_are_read_by_their_names(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["Ausfahrt", "Exit"])
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": names, "label": names, "tags": datasets.Sequence(names)}
+    )
+    rows = {
+        "image": [{"bytes": content, "path": None} for content in BYTES], "text": [1, 0], "label": [0, -1],
+        "tags": [[0], [1]],
+    }  # fmt: skip
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    source = Source(size=None, path=tmp_path / "a.parquet")
+    assert [source.read(index).lines[0].text for index in range(2)] == ["Exit", "Ausfahrt"]
+    assert [dict(source.read(index).attributes) for index in range(2)] == [{"label": "Ausfahrt"}, {}]
 
 
 @pytest.mark.parametrize("more", [{}, {"text": ["page", "page"]}])

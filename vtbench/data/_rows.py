@@ -1,8 +1,9 @@
 """Tables of pictures, memory-mapped by the `datasets` library: .parquet files, and what `save_to_disk` wrote.
 
-The column of pictures is the first of type Image, else one of bytes that are pictures. A column `text` (text, a number
-or several) is known text; `lines` (each with its `text` and its `box`) is known text with its place; columns of plain
-values are what results can be grouped by.
+The column of pictures is the one of type Image, else one of bytes that are pictures; of several, the one that is called
+image or the like. A column `text` (text, a number or several) is known text; `lines` (each with its `text` and its
+`box`) is known text with its place; columns of plain values are what results can be grouped by. Classes are read by
+their names.
 
 `datasets` lays parquet files out in its cache for access by number, so that 50,000 pictures never sit in memory. It
 knows a file again by its path and time alone; here the layout is also named after size, times to the nanosecond and
@@ -22,6 +23,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+
 from vtbench import data as sources
 from vtbench import files, pictures
 from vtbench.data import _shards, _splits
@@ -39,7 +42,7 @@ SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that `save_to_disk` wrote; the first where there are several splits."""
 
 NAMED = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
-"""Where several columns hold bytes of pictures, these are taken first."""
+"""Where several columns hold pictures, these are taken first."""
 
 BESIDE_PICTURES = ("metadata.csv", "metadata.jsonl")
 """Tables that `datasets` reads beside picture files."""
@@ -241,7 +244,23 @@ def _row(part: Part, rows: Dataset, number: int, name: str) -> dict[str, Any]:
         row = dict(rows[number])
     except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
         raise DataError(f"{name}: its row can't be read ({short(error)})") from error
+    row = {column: _meant(part.rows.features[column], value) for column, value in row.items()}
     return row | {column: str(row[column]) for column in part.as_text if row[column] is not None}
+
+
+def _meant(kind: object, value: Any) -> Any:  # noqa: ANN401  a cell of any kind
+    """Read a cell as it was written: a class by its name, a short float by the digits that it has."""
+    from datasets import ClassLabel
+
+    if isinstance(value, list):
+        inner = kind[0] if isinstance(kind, list) else getattr(kind, "feature", None)
+        return [_meant(inner, one) for one in value]
+    if value is None:
+        return None
+    if isinstance(kind, ClassLabel):  # a picture without one has the number -1
+        return kind.names[value] if 0 <= value < len(kind.names) else None
+    short = {"float16": np.float16, "float32": np.float32}.get(getattr(kind, "dtype", ""))
+    return value if short is None else float(str(short(value)))
 
 
 def _is_wide(rows: Dataset, column: str) -> bool:
@@ -254,11 +273,10 @@ def _is_wide(rows: Dataset, column: str) -> bool:
 def _picture_column(rows: Dataset, shown: str) -> str:
     from datasets import Image
 
-    for name, kind in rows.features.items():
-        if isinstance(kind, Image):
-            return str(name)
-    # Without the hub's schema: {bytes, path} as a struct, or plain bytes, which are looked at.
-    found = [str(name) for name, kind in rows.features.items() if _holds_bytes(kind) and _is_picture(rows, str(name))]
+    found = [str(name) for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if not found:  # without the hub's schema: {bytes, path} as a struct, or plain bytes, which are looked at
+        bare = [str(name) for name, kind in rows.features.items() if _holds_bytes(kind)]
+        found = [name for name in bare if _is_picture(rows, name)]
     named = [name for wanted in NAMED for name in found if name.lower() == wanted]
     if not found:
         raise DataError(f"{shown}: no column holds pictures (there are {', '.join(rows.column_names)})")
