@@ -230,6 +230,59 @@ def test_parts_are_counted_whatever_digest_their_names_hold(tmp_path: Path) -> N
         Source(size=None, path=tmp_path / "set")
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": [7, 8]}, r"column text is int64 in a\.parquet and string in b\.parquet"),
+        ({}, r"column text is missing in a\.parquet and string in b\.parquet"),
+        ({"text": ["x", "y"], "n": [1, 2]}, r"column n is int64 in a\.parquet and missing in b\.parquet"),
+        ({"text": [["x"], ["y"]]}, r"column text is list<.*string> in a\.parquet and string in b\.parquet"),
+    ],
+)
+def test_parts_whose_columns_differ_are_refused_by_name(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    write(tmp_path / "set" / "a.parquet", range(2), **columns)
+    write(tmp_path / "set" / "b.parquet", range(2), text=["007", "8"])
+    with pytest.raises(DataError, match=message):
+        Source(size=None, path=tmp_path / "set")
+
+
+def test_parts_whose_classes_differ_are_refused_by_name(tmp_path: Path) -> None:
+    for name, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
+        rows = {"image": [{"bytes": png(0), "path": None}], "label": [0]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"column label has other classes in a\.parquet than in b\.parquet"):
+        Source(size=None, path=tmp_path / "set")
+
+
+def test_parts_may_differ_in_what_loses_nothing(tmp_path: Path) -> None:
+    line = pa.list_(pa.struct({"text": pa.string(), "box": pa.list_(pa.int64())}))
+    write(
+        tmp_path / "set" / "a.parquet", range(1), text=pa.array(["x"], pa.string()), n=pa.array([1], pa.int32()),
+        __index_level_0__=[4],
+        lines=pa.array([[{"text": "007", "box": [1, 2, 12, 14]}]], line),
+    )  # fmt: skip
+    write(
+        tmp_path / "set" / "b.parquet", range(1, 2), text=pa.array([""], pa.large_string()),
+        n=pa.array([2], pa.int64()), lines=pa.array([[]], pa.list_(pa.null())),
+    )  # fmt: skip
+    write(
+        tmp_path / "set" / "c.parquet", range(2, 3), text=pa.nulls(1), n=pa.nulls(1), lines=pa.nulls(1),
+    )  # fmt: skip
+    source = Source(size=None, path=tmp_path / "set")
+    assert [source.read(index).attributes.get("n") for index in range(3)] == [1.0, 2.0, None]
+    assert source.read(0).lines[0].text == "007" and source.read(1).lines == source.read(2).lines == ()
+
+
+def test_columns_of_a_split_that_is_not_asked_for_do_not_matter(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train-0.parquet", range(2), text=[1, 2])
+    write(tmp_path / "set" / "test-0.parquet", range(2), text=["007", "8"])
+    test = Source(size=None, path=tmp_path / "set", data=Data(source="hub", split="test"))
+    assert [test.read(index).lines[0].text for index in range(2)] == ["007", "8"]
+    with pytest.raises(DataError, match=r"column text is int64 in train-0\.parquet and string in test-0\.parquet"):
+        Source(size=None, path=tmp_path / "set", data=Data(source="hub", split="train+test"))
+
+
 def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     rows = {"image": [{"bytes": png(seed), "path": None} for seed in range(3)], "text": ["a", "b", "c"]}

@@ -36,6 +36,7 @@ from vtbench.errors import ChangedError, DataError, ResultError
 from vtbench.types import Sample
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 SAVED = ("dataset_dict.json", "state.json")
@@ -126,16 +127,12 @@ class Table:
         elif not self._saved:
             strict = split is not None and not lenient
             splits = _splits.by_name(root, self.opened, tables, shown=shown, strict=strict, advice=how)
-        loaded = self._load(root, {name: part for name, part in splits.items() if part}, bool(pictures))
-        if lenient and len(loaded) == 1:
-            split = None
-        self.split = split
-        names = split.split("+") if split else list(loaded)
-        if split is None and len(names) > 1:
-            which = f"{shown}: which split? Expected one of {', '.join(names)}, or several with + between them"
-            raise DataError(which + f"; or {how}" * lenient)
-        if missing := next((name for name in names if name not in loaded), None):
-            raise DataError(f"{shown}: has no split {missing!r}; expected one of {', '.join(loaded)}")
+        saved = self._load(root, {}, pictures=False) if self._saved else {}
+        there = saved or {name: part for name, part in splits.items() if part}
+        names = _splits.chosen(there, split, shown=shown, lenient=lenient, advice=how)
+        self.split = None if lenient and len(there) == 1 else split
+        """Which one was asked for; None where it is the only one that can be meant."""
+        loaded = saved or self._load(root, {name: splits[name] for name in names}, pictures=bool(pictures))
         self.left_out = below.beside(self.opened, "the tables") if below else []
         """What lies beside them and is not read: its kind in plain words, one entry a file."""
         if pictures and not any(file.suffix.lower() == ".zip" for file in self.opened):
@@ -162,7 +159,7 @@ class Table:
             return None
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], pictures: bool) -> dict[str, Dataset]:
+    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], *, pictures: bool) -> dict[str, Dataset]:
         import datasets
         from datasets.data_files import DataFilesList
 
@@ -181,11 +178,57 @@ class Table:
                 }
                 if pictures:
                     return dict(datasets.load_dataset("imagefolder", drop_labels=True, data_files=given))
+                self._check_alike([file for part in splits.values() for file in part])
                 return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", data_files=given))
         except DataError:
             raise
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
             raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
+
+    def _check_alike(self, parts: Sequence[Path]) -> None:
+        """Refuse parts whose columns differ: `datasets` makes them what the first has, so that "007" becomes 7."""
+        import pyarrow.parquet as pq
+        from datasets import ClassLabel, Features
+
+        def columns(file: Path) -> dict[str, tuple[pa.DataType, object]]:
+            schema = pq.read_schema(file)
+            kinds = Features.from_arrow_schema(schema)
+            # pandas writes an index where a table was filtered, and nowhere else.
+            return {
+                field.name: (field.type, kinds[field.name]) for field in schema if field.name[:14] != "__index_level_"
+            }
+
+        first, *others = dict.fromkeys(parts)
+        here = columns(first)
+        how = "expected the same columns in all; write them so, or name the files that are meant"
+        for other in others:
+            there = columns(other)
+            for name in dict.fromkeys([*here, *there]):
+                (one, kind), (two, like) = here.get(name, (None, None)), there.get(name, (None, None))
+                column = f"{self.shown}: column {name}"
+                if one is None or two is None or not _alike(one, two):
+                    said = f"{one or 'missing'} in {first.name} and {two or 'missing'} in {other.name}"
+                    raise DataError(f"{column} is {said}; {how}")
+                if ClassLabel in map(type, (kind, like)) and kind != like:
+                    raise DataError(f"{column} has other classes in {first.name} than in {other.name}; {how}")
+
+
+def _alike(one: pa.DataType, two: pa.DataType) -> bool:
+    """Tell whether nothing is lost or turned where values of one type become another's."""
+    import pyarrow as pa
+
+    is_a = pa.types
+    if is_a.is_null(one) or is_a.is_null(two) or one == two:
+        return True
+    if all(is_a.is_list(kind) or is_a.is_large_list(kind) for kind in (one, two)):
+        return _alike(one.value_type, two.value_type)
+    if is_a.is_struct(one) and is_a.is_struct(two):
+        names, others = ({kind.field(number).name for number in range(kind.num_fields)} for kind in (one, two))
+        return names == others and all(_alike(one.field(name).type, two.field(name).type) for name in names)
+    families = (
+        (is_a.is_integer,), (is_a.is_string, is_a.is_large_string), (is_a.is_binary, is_a.is_large_binary),
+    )  # fmt: skip
+    return any(any(of(one) for of in family) and any(of(two) for of in family) for family in families)
 
 
 def _stamped(file: Path) -> tuple[str, int, int, int, int]:

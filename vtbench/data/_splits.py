@@ -8,7 +8,7 @@ first. `datasets` does the same and drops what fits nowhere in silence; here eve
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from vtbench.data._names import printable
@@ -76,6 +76,30 @@ def by_name(
         if split in splits:
             splits[split] = [*splits[split], table]
     return splits
+
+
+def chosen(there: Collection[str], asked: str | None, *, shown: str, lenient: bool, advice: str) -> list[str]:
+    """Tell which splits are meant.
+
+    Args:
+        there: names of those there are.
+        asked: one of them, several with + between them, or None for the only one.
+        shown: what errors call the data set.
+        lenient: where there is one alone, it is the one that is meant, whatever its name.
+        advice: what else may be done where there are several and none is asked for.
+
+    Raises:
+        DataError: if there is no such split, or several and none is asked for.
+    """
+    if asked and not (lenient and len(there) == 1):
+        names = asked.split("+")
+        if missing := next((name for name in names if name not in there), None):
+            raise DataError(f"{shown}: has no split {missing!r}; expected one of {', '.join(there)}")
+        return names
+    if len(there) > 1:
+        which = f"{shown}: which split? Expected one of {', '.join(there)}, or several with + between them"
+        raise DataError(which + f"; or {advice}" * lenient)
+    return list(there)
 
 
 def _below(root: Path, file: Path) -> str | None:
