@@ -83,6 +83,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     root: Path
     mode: str
     asked: list[str]
+    broken: tuple[str, ...] = ()
+    """Files that the server breaks off at, by the ends of their paths."""
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -96,6 +98,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         files = [str(file.relative_to(self.root)) for file in sorted(self.root.rglob("*")) if file.is_file()]
         if path == "/":
             return self.send(b"")
+        if body and self.broken and path.endswith(self.broken):
+            return self.send(b"", 403)
         if self.mode != "whole":
             code = {"gated": "GatedRepo", "missing": "RepoNotFound", "no revision": "RevisionNotFound"}[self.mode]
             return self.send(b"", 401 if self.mode == "gated" else 404, {"X-Error-Code": code})
@@ -144,7 +148,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(repository: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    Hub.root, Hub.mode, Hub.asked = repository, "whole", []
+    Hub.root, Hub.mode, Hub.asked, Hub.broken = repository, "whole", [], ()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{running.server_port}"
@@ -220,6 +224,57 @@ def test_missing_part_is_brought_again(server: str, cache: Path) -> None:
     part.unlink()
     assert not hub.is_here(IMAGENET)
     assert Source(size=16, data=IMAGENET).digest == first.digest
+
+
+@pytest.fixture
+def unnumbered(tmp_path: Path, server: str) -> Path:
+    """A data set whose files don't say how many they are."""
+    root = tmp_path / "unnumbered"
+    for name, seeds in (("a", range(2)), ("b", range(2, 4)), ("c", range(4, 6))):
+        parquet(root / "data" / f"{name}.parquet", seeds)
+    (root / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: data/**\n---\n")
+    Hub.root = root
+    return root
+
+
+SET = Data(source="hub", hub="huaweilin/VTBench")
+
+
+def test_download_that_breaks_off_is_never_the_whole_set(
+    unnumbered: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub.broken = ("c.parquet",)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"is not on this machine, or only in part.*403"):
+            Source(size=None, data=SET)
+        assert [file.name for file in sorted(cache.rglob("snapshots/*/data/*"))] == ["a.parquet", "b.parquet"]
+        assert not hub.is_here(SET)
+    with monkeypatch.context() as offline:
+        no_network(offline)
+        with pytest.raises(DataError, match="is not on this machine, or only in part"):
+            Source(size=None, data=SET)
+    Hub.broken = ("/tree/" + COMMIT, "/revision/" + COMMIT)  # then the client gives what it has, as if it were all
+    with pytest.raises(DataError, match="is not on this machine, or only in part"):
+        Source(size=None, data=SET)
+    Hub.broken = ()
+    assert len(Source(size=None, data=SET)) == 6 and hub.is_here(SET)
+    assert not list(cache.rglob("*.begun"))
+
+
+def test_files_that_another_tool_brought_in_part_are_completed(
+    unnumbered: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(Source(size=None, data=SET)) == 6
+    for file in (*cache.rglob(".vtbench-*"), *cache.rglob("snapshots/*/data/c.parquet")):
+        file.unlink()
+    with monkeypatch.context() as offline:
+        no_network(offline)
+        assert len(Source(size=None, data=SET)) == 4
+    assert "without a network it can't be told whether all its files are there" in caplog.text
+    assert len(Source(size=None, data=SET)) == 6
+    caplog.clear()
+    no_network(monkeypatch)
+    assert len(Source(size=None, data=SET)) == 6 and not caplog.text
 
 
 def test_splits_follow_each_other_with_their_names_and_texts(server: str) -> None:
