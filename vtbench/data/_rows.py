@@ -29,7 +29,7 @@ from vtbench import data as sources
 from vtbench import files, pictures
 from vtbench.data import _shards, _splits
 from vtbench.data._known import Known, known_of_row
-from vtbench.data._names import SUFFIXES, counted, printable, short
+from vtbench.data._names import counted, printable, short
 from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
 from vtbench.data._tables import heads
 from vtbench.errors import ChangedError, DataError, ResultError
@@ -44,9 +44,6 @@ SAVED = ("dataset_dict.json", "state.json")
 
 NAMED = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 """Where several columns hold pictures, these are taken first."""
-
-BESIDE_PICTURES = ("metadata.csv", "metadata.jsonl")
-"""Tables that `datasets` reads beside picture files."""
 
 _PLAIN = frozenset({
     "bool", "string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -106,38 +103,28 @@ class Table:
             self.files = [file for file in listed if file.suffix == ".arrow" and not file.name.startswith("cache-")]
         else:
             self.files = ending(".parquet")
-        pictures = [] if self.files else ending(*SUFFIXES)
-        if not self.files and not pictures:
-            raise DataError(
-                f"{shown}: holds neither parquet nor picture files; download it and name a folder or its archives with "
-                "--data"
-            )
-        self.opened = self.files or ending(*SUFFIXES, ".zip")
-        """All files that pictures are read from, in whatever split."""
+        if not self.files:
+            raise DataError(f"{shown}: holds no table of pictures; expected .parquet files")
         if not root.is_file():
             _shards.check_whole(self.files)
         self.shown = shown
         self._stamp = self._now(opening=True)
-        tables = [file for file in listed if pictures and file.name in BESIDE_PICTURES]
-        some = self.opened[0]
+        some = self.files[0]
         how = f"name its files, such as {printable(some.parent)}/*{some.suffix}" if lenient else "name the split"
         if splits:
-            among = {*self.opened, *tables}
+            among = set(self.files)
             splits = {name: [file for file in part if file in among] for name, part in splits.items()}
         elif not self._saved:
             strict = split is not None and not lenient
-            splits = _splits.by_name(root, self.opened, tables, shown=shown, strict=strict, advice=how)
-        saved = self._load(root, {}, pictures=False) if self._saved else {}
+            splits = _splits.by_name(root, self.files, shown=shown, strict=strict, advice=how)
+        saved = self._load(root, {}) if self._saved else {}
         there = saved or {name: part for name, part in splits.items() if part}
         names = _splits.chosen(there, split, shown=shown, lenient=lenient, advice=how)
         self.split = None if lenient and len(there) == 1 else split
         """Which one was asked for; None where it is the only one that can be meant."""
-        loaded = saved or self._load(root, {name: splits[name] for name in names}, pictures=bool(pictures))
-        self.left_out = below.beside(self.opened, "the tables") if below else []
+        loaded = saved or self._load(root, {name: splits[name] for name in names})
+        self.left_out = below.beside(self.files, "the tables") if below else []
         """What lies beside them and is not read: its kind in plain words, one entry a file."""
-        if pictures and not any(file.suffix.lower() == ".zip" for file in self.opened):
-            given = [file for name in names for file in splits[name] if file in pictures]
-            self.left_out += ["pictures without a row"] * (len(given) - sum(len(loaded[name]) for name in names))
         self.parts = [_part(name, loaded[name], shown, text) for name in names]
         self.check()
 
@@ -159,7 +146,7 @@ class Table:
             return None
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], *, pictures: bool) -> dict[str, Dataset]:
+    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
         import datasets
         from datasets.data_files import DataFilesList
 
@@ -176,8 +163,6 @@ class Table:
                     name: DataFilesList([str(file) for file in part], [(str(_stamped(file)),) for file in part])
                     for name, part in splits.items()
                 }
-                if pictures:
-                    return dict(datasets.load_dataset("imagefolder", drop_labels=True, data_files=given))
                 self._check_alike([file for part in splits.values() for file in part])
                 return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", data_files=given))
         except DataError:
@@ -458,8 +443,6 @@ class Pictures(sources.Source):
                 said.append(self._contents.digest(PurePosixPath(path)))
             except DataError as error:
                 said.append(str(error))
-        if not self._table.files:  # pictures beside a table that `datasets` read
-            said += [part.rows.remove_columns(part.picture).to_dict() for part in self._table.parts]
         return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
     def _known(self, row: Mapping[str, Any], name: str) -> Known:

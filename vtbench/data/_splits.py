@@ -36,15 +36,12 @@ def split_of(name: PurePosixPath) -> str | None:
     return None
 
 
-def by_name(
-    root: Path, files: Sequence[Path], tables: Sequence[Path] = (), *, shown: str, strict: bool, advice: str
-) -> dict[str, list[Path]]:
+def by_name(root: Path, files: Sequence[Path], *, shown: str, strict: bool, advice: str) -> dict[str, list[Path]]:
     """Put files into their splits.
 
     Args:
         root: the folder below which they are.
         files: in the order in which their rows are.
-        tables: what says something of the files; each is of the split that its name says, or of the only one.
         shown: what errors call the folder.
         strict: a split was asked for by its name, so files of none are not of it.
         advice: how the files that are meant are named, to be put behind an error.
@@ -70,12 +67,7 @@ def by_name(
         found = {}
     order = {split: number for number, split in enumerate(_WORDS)}
     named = sorted(found, key=lambda split: (order.get(split, len(order)), split))
-    splits = {split: found[split] for split in named} or {"train": list(files)}
-    for table in tables:
-        split = next(iter(splits)) if len(splits) == 1 else _below(root, table)
-        if split in splits:
-            splits[split] = [*splits[split], table]
-    return splits
+    return {split: found[split] for split in named} or {"train": list(files)}
 
 
 def chosen(there: Collection[str], asked: str | None, *, shown: str, lenient: bool, advice: str) -> list[str]:

@@ -5,7 +5,7 @@ for. What another tool brought is held against the hub's list of files once, unl
 Without a network this ends within seconds, saying what is missing and how to bring it. `datasets` lays tables out for
 access by number, so that 50,000 pictures never sit in memory.
 
-`_rows` says which columns are read.
+`_rows` says which columns are read; `_splitfiles` reads sets of picture files and of archives.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
+from vtbench import data as sources
 from vtbench import files
 from vtbench.cards import Data, explain
 from vtbench.data import _rows, _shards
 from vtbench.data._names import printable, short
 from vtbench.data._pictures import Crop
+from vtbench.data._splitfiles import SplitPictures
 from vtbench.errors import DataError, ResultError
+from vtbench.types import Sample
 
 if TYPE_CHECKING:
     from datasets.utils.metadata import MetadataConfigs
@@ -39,8 +42,8 @@ PLACE = re.compile(r"hub:(?P<hub>\w[\w.-]*/\w[\w.-]*)(/(?P<config>[^@:]+))?(@(?P
 ABOUT = "README.md"
 
 
-class Source(_rows.Pictures):
-    """The rows of one split, or of several one after the other, by number."""
+class Source(sources.Source):
+    """The pictures of one split, or of several: rows of tables, one split after the other, or files by their names."""
 
     def __init__(
         self,
@@ -64,37 +67,94 @@ class Source(_rows.Pictures):
         data = data or Data(source="hub")
         if path is not None and str(path).startswith("hub:"):
             data, path = parse(str(path)), None
+        self._revision: str | None = None
         if path is not None:
-            super().__init__(_of_user(path, data, text), size=size, crop=crop, home=path, text=text)
+            self._held = _of_user(path, data, size, crop, text)
             return
         if data.hub is None:
             raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
-        root, commit = snapshot(data)
-        table = _rows.Table(root, _splits(root, data), data.split, data.hub, text=text)
-        super().__init__(table, size=size, crop=crop, home=root.parent.parent, text=text)  # links lead to ../../blobs
-        self.revision = commit
+        root, self._revision = snapshot(data)
+        splits, shown = _splits(root, data), str(data.hub)
+        if _holds_tables(root, splits):
+            table = _rows.Table(root, splits, data.split, shown, text=text)
+            home = root.parent.parent  # links lead to ../../blobs
+            self._held = _rows.Pictures(table, size=size, crop=crop, home=home, text=text)
+        else:
+            self._held = SplitPictures(root, splits, data.split, shown, lenient=False, size=size, crop=crop, text=text)
         if data.images not in (None, len(self)):
             raise DataError(
-                f"{data.hub} at {commit} has {len(self)} pictures, the card expects {data.images}; the data set has "
-                "changed, or part of it is missing"
+                f"{data.hub} at {self._revision} has {len(self)} pictures, the card expects {data.images}; the data "
+                "set has changed, or part of it is missing"
             )
 
+    @property
+    def text(self) -> Literal["none", "page", "boxes"]:
+        """Whether text is known, and where on the picture."""
+        return self._held.text
 
-def _of_user(path: Path, data: Data, text: bool) -> _rows.Table:
-    """Open a table of the user's; what the card says of its own data holds where the table has such."""
+    @property
+    def known_text(self) -> str | None:
+        """All text that is known."""
+        return self._held.known_text
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of what results can be grouped by."""
+        return self._held.attributes
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that is read; None of files that the user names."""
+        return self._revision
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Files that were meant as pictures, or as several, and are not read, by kind."""
+        return self._held.passed_over
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the contents that are read, the split and the geometry."""
+        return self._held.digest
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self._held)
+
+    def sample_id(self, index: int) -> str:
+        """Return the number of a row, after the name of its split where there are several, or the name of a file."""
+        return self._held.sample_id(index)
+
+    def read(self, index: int) -> Sample:
+        """Read one picture and bring it to the task's size."""
+        return self._held.read(index)
+
+
+def _of_user(path: Path, data: Data, size: int | None, crop: Crop, text: bool) -> sources.Source:
+    """Open files of the user's; what the card says of its own data holds where there is such."""
     shown = printable(path)
     if files.is_dir(path):
         splits = _splits(path, data) if _head(path) else {}
-        table = _rows.Table(path, splits, data.split, shown, lenient=not splits, text=text)
+        lenient = not splits
+        if not _holds_tables(path, splits):
+            return SplitPictures(path, splits, data.split, shown, lenient=lenient, size=size, crop=crop, text=text)
+        table = _rows.Table(path, splits, data.split, shown, lenient=lenient, text=text)
         if splits:  # tables of other splits and configurations are no slip
             listed = _shards.below(path)
-            table.left_out = listed.beside({*table.opened, *listed.parts((".parquet",))}, "the tables")
-        return table
-    if files.exists(path):
-        return _rows.Table(path, {"train": [path]}, None, shown, text=text)
-    if not _shards.is_pattern(str(path)):
+            table.left_out = listed.beside({*table.files, *listed.parts((".parquet",))}, "the tables")
+    elif files.exists(path):
+        table = _rows.Table(path, {"train": [path]}, None, shown, text=text)
+    elif _shards.is_pattern(str(path)):
+        table = _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown, text=text)
+    else:
         raise DataError(f"{shown}: does not exist; expected a parquet file or a folder of them")
-    return _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown, text=text)
+    return _rows.Pictures(table, size=size, crop=crop, home=path, text=text)
+
+
+def _holds_tables(root: Path, splits: Mapping[str, Sequence[Path]]) -> bool:
+    if splits:
+        return any(file.name.lower().endswith(".parquet") for part in splits.values() for file in part)
+    return any((root / name).is_file() for name in _rows.SAVED) or _shards.below(root).has_parts((".parquet",))
 
 
 def parse(place: str) -> Data:
