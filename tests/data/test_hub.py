@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import http.server
 import io
@@ -10,7 +9,7 @@ import json
 import socket
 import threading
 import time
-import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 from vtbench import geometry, images
-from vtbench.cards import Data
+from vtbench.cards import Data, Geometry
 from vtbench.data import hub, open_place
 from vtbench.data.hub import Source
 from vtbench.errors import DataError
@@ -83,6 +82,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     root: Path
     mode: str
     asked: list[str]
+    broken: tuple[str, ...] = ()
+    """Files that the server breaks off at, by the ends of their paths."""
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -96,6 +97,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         files = [str(file.relative_to(self.root)) for file in sorted(self.root.rglob("*")) if file.is_file()]
         if path == "/":
             return self.send(b"")
+        if body and self.broken and path.endswith(self.broken):
+            return self.send(b"", 403)
         if self.mode != "whole":
             code = {"gated": "GatedRepo", "missing": "RepoNotFound", "no revision": "RevisionNotFound"}[self.mode]
             return self.send(b"", 401 if self.mode == "gated" else 404, {"X-Error-Code": code})
@@ -144,7 +147,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(repository: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    Hub.root, Hub.mode, Hub.asked = repository, "whole", []
+    Hub.root, Hub.mode, Hub.asked, Hub.broken = repository, "whole", [], ()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{running.server_port}"
@@ -220,6 +223,57 @@ def test_missing_part_is_brought_again(server: str, cache: Path) -> None:
     part.unlink()
     assert not hub.is_here(IMAGENET)
     assert Source(size=16, data=IMAGENET).digest == first.digest
+
+
+@pytest.fixture
+def unnumbered(tmp_path: Path, server: str) -> Path:
+    """A data set whose files don't say how many they are."""
+    root = tmp_path / "unnumbered"
+    for name, seeds in (("a", range(2)), ("b", range(2, 4)), ("c", range(4, 6))):
+        parquet(root / "data" / f"{name}.parquet", seeds)
+    (root / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: data/**\n---\n")
+    Hub.root = root
+    return root
+
+
+SET = Data(source="hub", hub="huaweilin/VTBench")
+
+
+def test_download_that_breaks_off_is_never_the_whole_set(
+    unnumbered: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub.broken = ("c.parquet",)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"is not on this machine, or only in part.*403"):
+            Source(size=None, data=SET)
+        assert [file.name for file in sorted(cache.rglob("snapshots/*/data/*"))] == ["a.parquet", "b.parquet"]
+        assert not hub.is_here(SET)
+    with monkeypatch.context() as offline:
+        no_network(offline)
+        with pytest.raises(DataError, match="is not on this machine, or only in part"):
+            Source(size=None, data=SET)
+    Hub.broken = ("/tree/" + COMMIT, "/revision/" + COMMIT)  # then the client gives what it has, as if it were all
+    with pytest.raises(DataError, match="is not on this machine, or only in part"):
+        Source(size=None, data=SET)
+    Hub.broken = ()
+    assert len(Source(size=None, data=SET)) == 6 and hub.is_here(SET)
+    assert not list(cache.rglob("*.begun"))
+
+
+def test_files_that_another_tool_brought_in_part_are_completed(
+    unnumbered: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(Source(size=None, data=SET)) == 6
+    for file in (*cache.rglob(".vtbench-*"), *cache.rglob("snapshots/*/data/c.parquet")):
+        file.unlink()
+    with monkeypatch.context() as offline:
+        no_network(offline)
+        assert len(Source(size=None, data=SET)) == 4
+    assert "without a network it can't be told whether all its files are there" in caplog.text
+    assert len(Source(size=None, data=SET)) == 6
+    caplog.clear()
+    no_network(monkeypatch)
+    assert len(Source(size=None, data=SET)) == 6 and not caplog.text
 
 
 def test_splits_follow_each_other_with_their_names_and_texts(server: str) -> None:
@@ -355,21 +409,130 @@ def test_heads_of_a_readme_are_read_as_the_hub_does(tmp_path: Path, cache: Path,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # `datasets` leaves the table open
 def test_folder_of_pictures_with_a_table_is_read_too(tmp_path: Path, cache: Path) -> None:
     place = tmp_path / "set"
     place.mkdir()
     for seed in range(2):
         picture(seed).save(place / f"{seed}.png")
     (place / "metadata.csv").write_text("file_name,text\n0.png,hello\n1.png,world\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # `datasets` leaves the table to the garbage collector
-        source = Source(size=None, path=place)
-        assert [source.read(index).lines[0].text for index in range(2)] == ["hello", "world"]
-        before = source.digest
-        (place / "metadata.csv").write_text("file_name,text\n0.png,hello\n1.png,other\n")
-        assert Source(size=None, path=place).digest != before
-        gc.collect()
+    source = Source(size=None, path=place)
+    assert [source.read(index).lines[0].text for index in range(2)] == ["hello", "world"]
+    before = source.digest
+    (place / "metadata.csv").write_text("file_name,text\n0.png,hello\n1.png,other\n")
+    assert Source(size=None, path=place).digest != before
+
+
+def serve(root: Path, files: dict[str, bytes | str], head: str = "") -> Path:
+    """Let the server have a data set of such files; `head` is that of its README."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    if head:
+        (root / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{head}---\n")
+    Hub.root = root
+    return root
+
+
+def packed(**members: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.png", content)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("head", ["", "  - split: test\n    path: data/**\n"])
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("metadata.csv", "file_name,text,kind\n0.png,007,1.50\n1.png,NA,2024-01-02\n2.png,1.50,x\n"),
+        ("metadata.tsv", "file_name\ttext\n0.png\t007\n1.png\tNA\n2.png\t1.50\n"),
+        ("metadata.jsonl", "".join(
+            json.dumps({"file_name": f"{seed}.png", "text": text}) + "\n"
+            for seed, text in enumerate(("007", "NA", "1.50"))
+        )),
+    ],
+)  # fmt: skip
+def test_pictures_of_the_hub_are_read_as_those_of_a_folder(
+    server: str, tmp_path: Path, head: str, name: str, table: str
+) -> None:
+    files: dict[str, bytes | str] = {f"data/{seed}.png": png(seed) for seed in range(3)}
+    root = serve(tmp_path / "set", {**files, f"data/{name}": table}, head)
+    source, folder = Source(size=None, data=SET), open_place(root, geometry=Geometry(size="native"), data=SET)
+    assert [[line.text for line in source.read(index).lines] for index in range(3)] == [["007"], ["NA"], ["1.50"]]
+    assert (source.digest, source.text, source.known_text) == (folder.digest, folder.text, folder.known_text)
+    assert [source.sample_id(index) for index in range(3)] == [f"data/{seed}.png" for seed in range(3)]
+    assert source.revision == COMMIT and source.attributes == folder.attributes
+    assert torch.equal(source.read(1).image, images.from_pil(picture(1)))
+    with pytest.raises(DataError, match="has 3 pictures, the card expects 4"):
+        Source(size=None, data=SET.model_copy(update={"images": 4}))
+
+
+@pytest.mark.parametrize("head", ["", "  - split: test\n    path: data/**\n"])
+def test_pictures_of_the_hub_of_any_kind_are_read_or_counted(server: str, tmp_path: Path, head: str) -> None:
+    avif = io.BytesIO()
+    picture(0).save(avif, "AVIF")
+    serve(tmp_path / "set", {"data/a.avif": avif.getvalue(), "data/b.heic": b"x", "data/c.png.1": png(1)}, head)
+    source = Source(size=None, data=SET)
+    assert len(source) == 1 and source.read(0).image.shape == (3, 16, 20)
+    assert source.passed_over == {".heic files, which are not read": 1, "names that go on behind the ending": 1}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "",
+        "  - split: train\n    path: [data/train/**, data/metadata.csv]\n"
+        "  - split: test\n    path: [data/test/**, data/metadata.csv]\n",
+    ],
+)
+def test_splits_of_pictures_may_share_a_table(server: str, tmp_path: Path, head: str) -> None:
+    table = "file_name,text\ntest/0.png,zero\ntrain/1.png,one\n"
+    files: dict[str, bytes | str] = {"data/test/0.png": png(0), "data/train/1.png": png(1), "data/metadata.csv": table}
+    serve(tmp_path / "set", files, head)
+    with pytest.raises(DataError, match=r"which split\? Expected one of train, test"):
+        Source(size=None, data=SET)
+    test = Source(size=None, data=SET.model_copy(update={"split": "test"}))
+    assert len(test) == test.found == 1 and test.sample_id(0) == "data/test/0.png"
+    assert [line.text for line in test.read(0).lines] == ["zero"] and test.attributes == set()
+    both = Source(size=None, data=SET.model_copy(update={"split": "train+test"}))
+    assert [both.read(index).attributes for index in range(2)] == [{"split": "test"}, {"split": "train"}]
+    assert both.attributes == {"split"} and both.digest != test.digest
+    with pytest.raises(DataError, match="has no split 'dev'; expected one of train, test"):
+        Source(size=None, data=SET.model_copy(update={"split": "dev"}))
+
+
+def test_archives_of_the_hub_are_opened_in_place(server: str, tmp_path: Path) -> None:
+    serve(tmp_path / "set", {"data/train.zip": packed(a=png(0), b=png(1)), "data/test.zip": packed(c=png(2))})
+    test = Source(size=None, data=SET.model_copy(update={"split": "test"}))
+    assert [test.sample_id(index) for index in range(len(test))] == ["data/test/c.png"]
+    assert torch.equal(test.read(0).image, images.from_pil(picture(2)))
+    both = Source(size=None, data=SET.model_copy(update={"split": "train+test"}))
+    assert [both.read(index).attributes["split"] for index in range(3)] == ["test", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"images.zip": packed(a=png(0)), "teaser.png": png(1)},
+            r"holds 1 picture and 1 archive \(images\.zip\).*name .* with --data",
+        ),
+        (
+            {"images.zip": packed(a=png(0)), "metadata.csv": "file_name,text\na.png,x\n"},
+            r"metadata\.csv lies beside archives \(images\.zip\)",
+        ),
+        ({"rows.csv": "a,b\n1,2\n"}, "holds no picture"),
+        ({"images.7z": b"x"}, "holds no picture that is read; passed over: 1 archives of other kinds"),
+    ],
+)
+def test_what_can_not_be_told_to_be_the_set_is_refused(
+    server: str, tmp_path: Path, files: dict[str, bytes | str], message: str
+) -> None:
+    serve(tmp_path / "set", files)
+    with pytest.raises(DataError, match=message) as caught:
+        Source(size=None, data=SET)
+    assert "\n" not in str(caught.value)
 
 
 def test_place_is_parsed() -> None:
@@ -383,8 +546,6 @@ def test_place_is_parsed() -> None:
 
 
 def test_hub_is_a_place_for_pictures(server: str) -> None:
-    from vtbench.cards import Geometry
-
     source = open_place(
         "hub:huaweilin/VTBench/task1-imagenet:val", geometry=Geometry(size=16), data=Data(source="sample")
     )

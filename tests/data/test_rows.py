@@ -82,6 +82,19 @@ def test_what_could_be_several_things_is_refused_by_name(tmp_path: Path) -> None
         Source(size=None, path=tmp_path / "b.parquet")
 
 
+def test_columns_of_type_image_are_told_apart_by_name_too(tmp_path: Path) -> None:
+    def typed(name: str, **seeds: range) -> Path:
+        cells = {column: [{"bytes": png(seed), "path": None} for seed in those] for column, those in seeds.items()}
+        features = datasets.Features(dict.fromkeys(cells, datasets.Image()))
+        datasets.Dataset.from_dict(cells, features=features).to_parquet(tmp_path / name)
+        return tmp_path / name
+
+    source = Source(size=None, path=typed("a.parquet", mask=range(8, 10), image=range(2)))
+    assert same(source, 0, 0) and same(source, 1, 1)
+    with pytest.raises(DataError, match="columns left, right hold pictures; rename the one that is meant to image"):
+        Source(size=None, path=typed("b.parquet", left=range(2), right=range(2)))
+
+
 def test_table_without_a_row_is_no_set(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="can't be opened") as caught:
@@ -118,6 +131,44 @@ def test_columns_of_any_name_and_numbers_with_all_their_digits(tmp_path: Path) -
     assert source.known_text == "471198"
     assert [sample.attributes["wide"] for sample in samples] == ["5", "9007199254740993"]
     assert samples[0].attributes["psnr"] == 1.0 and samples[1].attributes["ok"] == "false"
+
+
+def test_numbers_are_read_with_the_digits_that_they_have(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.parquet", range(3), text=pa.array([19.99, 12.0, 0.5], pa.float32()),
+        price=pa.array([19.99, 0.1, None], pa.float32()), gap=[12.0, None, float("nan")],
+    )  # fmt: skip
+    source = Source(size=None, path=path)
+    assert [sample.lines[0].text for sample in map(source.read, range(3))] == ["19.99", "12", "0.5"]
+    assert source.known_text == "19.99120.5"
+    assert [dict(source.read(index).attributes) for index in range(3)] == [
+        {"price": 19.99, "gap": 12.0}, {"price": 0.1}, {},
+    ]  # fmt: skip
+
+
+def test_whole_numbers_with_a_gap_are_whole_numbers_and_a_gap_is_no_text(tmp_path: Path) -> None:
+    texts = [12.0, float("nan"), None, float("inf")]
+    source = Source(size=None, path=write(tmp_path / "a.parquet", range(4), text=texts))
+    assert [[line.text for line in source.read(index).lines] for index in range(3)] == [["12"], [], []]
+    with pytest.raises(DataError, match=r"00003: its text can't be read \(text is 'inf'; expected text"):
+        source.read(3)
+    several = Source(size=None, path=write(tmp_path / "b.parquet", range(1), text=[[1.5, float("nan"), 2.0]]))
+    assert [line.text for line in several.read(0).lines] == ["1.5", "2"]
+
+
+def test_classes_are_read_by_their_names(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["Ausfahrt", "Exit"])
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": names, "label": names, "tags": datasets.Sequence(names)}
+    )
+    rows = {
+        "image": [{"bytes": content, "path": None} for content in BYTES], "text": [1, 0], "label": [0, -1],
+        "tags": [[0], [1]],
+    }  # fmt: skip
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    source = Source(size=None, path=tmp_path / "a.parquet")
+    assert [source.read(index).lines[0].text for index in range(2)] == ["Exit", "Ausfahrt"]
+    assert [dict(source.read(index).attributes) for index in range(2)] == [{"label": "Ausfahrt"}, {}]
 
 
 @pytest.mark.parametrize("more", [{}, {"text": ["page", "page"]}])
@@ -177,6 +228,59 @@ def test_parts_are_counted_whatever_digest_their_names_hold(tmp_path: Path) -> N
     write(tmp_path / "set" / "train-00001-of-00002-0123456789abcdef.parquet", range(2, 3))
     with pytest.raises(DataError, match="set/train: 3 files are its 2 parts; expected each part once"):
         Source(size=None, path=tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": [7, 8]}, r"column text is int64 in a\.parquet and string in b\.parquet"),
+        ({}, r"column text is missing in a\.parquet and string in b\.parquet"),
+        ({"text": ["x", "y"], "n": [1, 2]}, r"column n is int64 in a\.parquet and missing in b\.parquet"),
+        ({"text": [["x"], ["y"]]}, r"column text is list<.*string> in a\.parquet and string in b\.parquet"),
+    ],
+)
+def test_parts_whose_columns_differ_are_refused_by_name(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    write(tmp_path / "set" / "a.parquet", range(2), **columns)
+    write(tmp_path / "set" / "b.parquet", range(2), text=["007", "8"])
+    with pytest.raises(DataError, match=message):
+        Source(size=None, path=tmp_path / "set")
+
+
+def test_parts_whose_classes_differ_are_refused_by_name(tmp_path: Path) -> None:
+    for name, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
+        rows = {"image": [{"bytes": png(0), "path": None}], "label": [0]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"column label has other classes in a\.parquet than in b\.parquet"):
+        Source(size=None, path=tmp_path / "set")
+
+
+def test_parts_may_differ_in_what_loses_nothing(tmp_path: Path) -> None:
+    line = pa.list_(pa.struct({"text": pa.string(), "box": pa.list_(pa.int64())}))
+    write(
+        tmp_path / "set" / "a.parquet", range(1), text=pa.array(["x"], pa.string()), n=pa.array([1], pa.int32()),
+        __index_level_0__=[4],
+        lines=pa.array([[{"text": "007", "box": [1, 2, 12, 14]}]], line),
+    )  # fmt: skip
+    write(
+        tmp_path / "set" / "b.parquet", range(1, 2), text=pa.array([""], pa.large_string()),
+        n=pa.array([2], pa.int64()), lines=pa.array([[]], pa.list_(pa.null())),
+    )  # fmt: skip
+    write(
+        tmp_path / "set" / "c.parquet", range(2, 3), text=pa.nulls(1), n=pa.nulls(1), lines=pa.nulls(1),
+    )  # fmt: skip
+    source = Source(size=None, path=tmp_path / "set")
+    assert [source.read(index).attributes.get("n") for index in range(3)] == [1.0, 2.0, None]
+    assert source.read(0).lines[0].text == "007" and source.read(1).lines == source.read(2).lines == ()
+
+
+def test_columns_of_a_split_that_is_not_asked_for_do_not_matter(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train-0.parquet", range(2), text=[1, 2])
+    write(tmp_path / "set" / "test-0.parquet", range(2), text=["007", "8"])
+    test = Source(size=None, path=tmp_path / "set", data=Data(source="hub", split="test"))
+    assert [test.read(index).lines[0].text for index in range(2)] == ["007", "8"]
+    with pytest.raises(DataError, match=r"column text is int64 in train-0\.parquet and string in test-0\.parquet"):
+        Source(size=None, path=tmp_path / "set", data=Data(source="hub", split="train+test"))
 
 
 def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def known_of_row(row: Mapping[Any, Any], *, text: bool = True) -> Known:
 def _text(said: object) -> str:
     if isinstance(said, str) and not _tables.has_half(said):
         return said
-    if isinstance(said, int | float | Decimal) and not isinstance(said, bool):
+    if isinstance(said, float) and not math.isinf(said):
+        # Whole numbers with a gap between them are stored as floats, and the gap as NaN.
+        return "" if math.isnan(said) else str(said).removesuffix(".0")
+    if isinstance(said, int | Decimal) and not isinstance(said, bool):
         return str(said)
     raise ValueError(f"text is {str(said)[:50]!a}; expected text")
 

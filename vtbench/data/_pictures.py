@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
@@ -110,6 +110,7 @@ class Pictures(data.Source):
         text: bool = True,
         shown: str = "",
         known: Mapping[PurePosixPath, Known] | None = None,
+        elsewhere: Iterable[PurePosixPath] = (),
     ) -> None:
         """List the pictures and read what is known of them.
 
@@ -121,6 +122,7 @@ class Pictures(data.Source):
             text: whether known text is needed; where not, nothing that is wrong with it stops a picture.
             shown: what errors call the folder or archive.
             known: what is known of each picture; where left out, tables and files beside it say so.
+            elsewhere: files of other splits, which tables may name.
         """
         self.size = size
         self.crop: Crop = crop
@@ -136,7 +138,7 @@ class Pictures(data.Source):
         self.ids = [printable(PurePosixPath(name.name) if flat else name) for name in self.names]
         self._contents = Contents(files.content)
         self._needs_text = text
-        self._known = self._tables(files, left_out) if known is None else known
+        self._known = self._tables(files, {*left_out, *elsewhere}) if known is None else known
         self._companions = _known.Companions(files.names if known is None else (), self._contents.read)
 
     def __len__(self) -> int:
@@ -217,7 +219,7 @@ class Pictures(data.Source):
             return Known(known.lines or beside.lines, {**beside.attributes, **known.attributes}, known.size)
         return known if self._needs_text else Known((), known.attributes)
 
-    def _tables(self, files: Files, left_out: Mapping[PurePosixPath, str]) -> dict[PurePosixPath, Known]:
+    def _tables(self, files: Files, left_out: Iterable[PurePosixPath]) -> dict[PurePosixPath, Known]:
         found: dict[PurePosixPath, Known] = {}
         tables = sorted(name for name in files.names if name.name.lower() in _known.TABLES)
         names = _tables.Names(map(str, self.names if tables else ()))

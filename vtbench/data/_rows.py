@@ -1,8 +1,9 @@
 """Tables of pictures, memory-mapped by the `datasets` library: .parquet files, and what `save_to_disk` wrote.
 
-The column of pictures is the first of type Image, else one of bytes that are pictures. A column `text` (text, a number
-or several) is known text; `lines` (each with its `text` and its `box`) is known text with its place; columns of plain
-values are what results can be grouped by.
+The column of pictures is the one of type Image, else one of bytes that are pictures; of several, the one that is called
+image or the like. A column `text` (text, a number or several) is known text; `lines` (each with its `text` and its
+`box`) is known text with its place; columns of plain values are what results can be grouped by. Classes are read by
+their names.
 
 `datasets` lays parquet files out in its cache for access by number, so that 50,000 pictures never sit in memory. It
 knows a file again by its path and time alone; here the layout is also named after size, times to the nanosecond and
@@ -22,27 +23,27 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+
 from vtbench import data as sources
 from vtbench import files, pictures
 from vtbench.data import _shards, _splits
 from vtbench.data._known import Known, known_of_row
-from vtbench.data._names import SUFFIXES, counted, printable, short
+from vtbench.data._names import counted, printable, short
 from vtbench.data._pictures import MAX_BYTES, Contents, Crop, fitted
 from vtbench.data._tables import heads
 from vtbench.errors import ChangedError, DataError, ResultError
 from vtbench.types import Sample
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that `save_to_disk` wrote; the first where there are several splits."""
 
 NAMED = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
-"""Where several columns hold bytes of pictures, these are taken first."""
-
-BESIDE_PICTURES = ("metadata.csv", "metadata.jsonl")
-"""Tables that `datasets` reads beside picture files."""
+"""Where several columns hold pictures, these are taken first."""
 
 _PLAIN = frozenset({
     "bool", "string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -102,42 +103,28 @@ class Table:
             self.files = [file for file in listed if file.suffix == ".arrow" and not file.name.startswith("cache-")]
         else:
             self.files = ending(".parquet")
-        pictures = [] if self.files else ending(*SUFFIXES)
-        if not self.files and not pictures:
-            raise DataError(
-                f"{shown}: holds neither parquet nor picture files; download it and name a folder or its archives with "
-                "--data"
-            )
-        self.opened = self.files or ending(*SUFFIXES, ".zip")
-        """All files that pictures are read from, in whatever split."""
+        if not self.files:
+            raise DataError(f"{shown}: holds no table of pictures; expected .parquet files")
         if not root.is_file():
             _shards.check_whole(self.files)
         self.shown = shown
         self._stamp = self._now(opening=True)
-        tables = [file for file in listed if pictures and file.name in BESIDE_PICTURES]
-        some = self.opened[0]
+        some = self.files[0]
         how = f"name its files, such as {printable(some.parent)}/*{some.suffix}" if lenient else "name the split"
         if splits:
-            among = {*self.opened, *tables}
+            among = set(self.files)
             splits = {name: [file for file in part if file in among] for name, part in splits.items()}
         elif not self._saved:
             strict = split is not None and not lenient
-            splits = _splits.by_name(root, self.opened, tables, shown=shown, strict=strict, advice=how)
-        loaded = self._load(root, {name: part for name, part in splits.items() if part}, bool(pictures))
-        if lenient and len(loaded) == 1:
-            split = None
-        self.split = split
-        names = split.split("+") if split else list(loaded)
-        if split is None and len(names) > 1:
-            which = f"{shown}: which split? Expected one of {', '.join(names)}, or several with + between them"
-            raise DataError(which + f"; or {how}" * lenient)
-        if missing := next((name for name in names if name not in loaded), None):
-            raise DataError(f"{shown}: has no split {missing!r}; expected one of {', '.join(loaded)}")
-        self.left_out = below.beside(self.opened, "the tables") if below else []
+            splits = _splits.by_name(root, self.files, shown=shown, strict=strict, advice=how)
+        saved = self._load(root, {}) if self._saved else {}
+        there = saved or {name: part for name, part in splits.items() if part}
+        names = _splits.chosen(there, split, shown=shown, lenient=lenient, advice=how)
+        self.split = None if lenient and len(there) == 1 else split
+        """Which one was asked for; None where it is the only one that can be meant."""
+        loaded = saved or self._load(root, {name: splits[name] for name in names})
+        self.left_out = below.beside(self.files, "the tables") if below else []
         """What lies beside them and is not read: its kind in plain words, one entry a file."""
-        if pictures and not any(file.suffix.lower() == ".zip" for file in self.opened):
-            given = [file for name in names for file in splits[name] if file in pictures]
-            self.left_out += ["pictures without a row"] * (len(given) - sum(len(loaded[name]) for name in names))
         self.parts = [_part(name, loaded[name], shown, text) for name in names]
         self.check()
 
@@ -159,7 +146,7 @@ class Table:
             return None
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]], pictures: bool) -> dict[str, Dataset]:
+    def _load(self, root: Path, splits: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
         import datasets
         from datasets.data_files import DataFilesList
 
@@ -176,13 +163,57 @@ class Table:
                     name: DataFilesList([str(file) for file in part], [(str(_stamped(file)),) for file in part])
                     for name, part in splits.items()
                 }
-                if pictures:
-                    return dict(datasets.load_dataset("imagefolder", drop_labels=True, data_files=given))
+                self._check_alike([file for part in splits.values() for file in part])
                 return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", data_files=given))
         except DataError:
             raise
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
             raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
+
+    def _check_alike(self, parts: Sequence[Path]) -> None:
+        """Refuse parts whose columns differ: `datasets` makes them what the first has, so that "007" becomes 7."""
+        import pyarrow.parquet as pq
+        from datasets import ClassLabel, Features
+
+        def columns(file: Path) -> dict[str, tuple[pa.DataType, object]]:
+            schema = pq.read_schema(file)
+            kinds = Features.from_arrow_schema(schema)
+            # pandas writes an index where a table was filtered, and nowhere else.
+            return {
+                field.name: (field.type, kinds[field.name]) for field in schema if field.name[:14] != "__index_level_"
+            }
+
+        first, *others = dict.fromkeys(parts)
+        here = columns(first)
+        how = "expected the same columns in all; write them so, or name the files that are meant"
+        for other in others:
+            there = columns(other)
+            for name in dict.fromkeys([*here, *there]):
+                (one, kind), (two, like) = here.get(name, (None, None)), there.get(name, (None, None))
+                column = f"{self.shown}: column {name}"
+                if one is None or two is None or not _alike(one, two):
+                    said = f"{one or 'missing'} in {first.name} and {two or 'missing'} in {other.name}"
+                    raise DataError(f"{column} is {said}; {how}")
+                if ClassLabel in map(type, (kind, like)) and kind != like:
+                    raise DataError(f"{column} has other classes in {first.name} than in {other.name}; {how}")
+
+
+def _alike(one: pa.DataType, two: pa.DataType) -> bool:
+    """Tell whether nothing is lost or turned where values of one type become another's."""
+    import pyarrow as pa
+
+    is_a = pa.types
+    if is_a.is_null(one) or is_a.is_null(two) or one == two:
+        return True
+    if all(is_a.is_list(kind) or is_a.is_large_list(kind) for kind in (one, two)):
+        return _alike(one.value_type, two.value_type)
+    if is_a.is_struct(one) and is_a.is_struct(two):
+        names, others = ({kind.field(number).name for number in range(kind.num_fields)} for kind in (one, two))
+        return names == others and all(_alike(one.field(name).type, two.field(name).type) for name in names)
+    families = (
+        (is_a.is_integer,), (is_a.is_string, is_a.is_large_string), (is_a.is_binary, is_a.is_large_binary),
+    )  # fmt: skip
+    return any(any(of(one) for of in family) and any(of(two) for of in family) for family in families)
 
 
 def _stamped(file: Path) -> tuple[str, int, int, int, int]:
@@ -241,7 +272,23 @@ def _row(part: Part, rows: Dataset, number: int, name: str) -> dict[str, Any]:
         row = dict(rows[number])
     except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
         raise DataError(f"{name}: its row can't be read ({short(error)})") from error
+    row = {column: _meant(part.rows.features[column], value) for column, value in row.items()}
     return row | {column: str(row[column]) for column in part.as_text if row[column] is not None}
+
+
+def _meant(kind: object, value: Any) -> Any:  # noqa: ANN401  a cell of any kind
+    """Read a cell as it was written: a class by its name, a short float by the digits that it has."""
+    from datasets import ClassLabel
+
+    if isinstance(value, list):
+        inner = kind[0] if isinstance(kind, list) else getattr(kind, "feature", None)
+        return [_meant(inner, one) for one in value]
+    if value is None:
+        return None
+    if isinstance(kind, ClassLabel):  # a picture without one has the number -1
+        return kind.names[value] if 0 <= value < len(kind.names) else None
+    short = {"float16": np.float16, "float32": np.float32}.get(getattr(kind, "dtype", ""))
+    return value if short is None else float(str(short(value)))
 
 
 def _is_wide(rows: Dataset, column: str) -> bool:
@@ -254,11 +301,10 @@ def _is_wide(rows: Dataset, column: str) -> bool:
 def _picture_column(rows: Dataset, shown: str) -> str:
     from datasets import Image
 
-    for name, kind in rows.features.items():
-        if isinstance(kind, Image):
-            return str(name)
-    # Without the hub's schema: {bytes, path} as a struct, or plain bytes, which are looked at.
-    found = [str(name) for name, kind in rows.features.items() if _holds_bytes(kind) and _is_picture(rows, str(name))]
+    found = [str(name) for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if not found:  # without the hub's schema: {bytes, path} as a struct, or plain bytes, which are looked at
+        bare = [str(name) for name, kind in rows.features.items() if _holds_bytes(kind)]
+        found = [name for name in bare if _is_picture(rows, name)]
     named = [name for wanted in NAMED for name in found if name.lower() == wanted]
     if not found:
         raise DataError(f"{shown}: no column holds pictures (there are {', '.join(rows.column_names)})")
@@ -397,8 +443,6 @@ class Pictures(sources.Source):
                 said.append(self._contents.digest(PurePosixPath(path)))
             except DataError as error:
                 said.append(str(error))
-        if not self._table.files:  # pictures beside a table that `datasets` read
-            said += [part.rows.remove_columns(part.picture).to_dict() for part in self._table.parts]
         return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
     def _known(self, row: Mapping[str, Any], name: str) -> Known:

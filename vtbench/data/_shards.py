@@ -78,6 +78,11 @@ def _choices(said: str, place: str) -> list[str]:
     return said.split(",")
 
 
+def is_part(file: Path) -> bool:
+    """Tell whether a file's name says how many parts its set has, as x-00000-of-00010 does."""
+    return _PART.fullmatch(file.name) is not None
+
+
 def check_whole(files: Iterable[Path]) -> None:
     """Refuse parts that say how many they are, as x-00000-of-00010 does, where one is missing or there twice.
 

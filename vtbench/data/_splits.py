@@ -8,7 +8,7 @@ first. `datasets` does the same and drops what fits nowhere in silence; here eve
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from vtbench.data._names import printable
@@ -36,15 +36,12 @@ def split_of(name: PurePosixPath) -> str | None:
     return None
 
 
-def by_name(
-    root: Path, files: Sequence[Path], tables: Sequence[Path] = (), *, shown: str, strict: bool, advice: str
-) -> dict[str, list[Path]]:
+def by_name(root: Path, files: Sequence[Path], *, shown: str, strict: bool, advice: str) -> dict[str, list[Path]]:
     """Put files into their splits.
 
     Args:
         root: the folder below which they are.
         files: in the order in which their rows are.
-        tables: what says something of the files; each is of the split that its name says, or of the only one.
         shown: what errors call the folder.
         strict: a split was asked for by its name, so files of none are not of it.
         advice: how the files that are meant are named, to be put behind an error.
@@ -70,12 +67,31 @@ def by_name(
         found = {}
     order = {split: number for number, split in enumerate(_WORDS)}
     named = sorted(found, key=lambda split: (order.get(split, len(order)), split))
-    splits = {split: found[split] for split in named} or {"train": list(files)}
-    for table in tables:
-        split = next(iter(splits)) if len(splits) == 1 else _below(root, table)
-        if split in splits:
-            splits[split] = [*splits[split], table]
-    return splits
+    return {split: found[split] for split in named} or {"train": list(files)}
+
+
+def chosen(there: Collection[str], asked: str | None, *, shown: str, lenient: bool, advice: str) -> list[str]:
+    """Tell which splits are meant.
+
+    Args:
+        there: names of those there are.
+        asked: one of them, several with + between them, or None for the only one.
+        shown: what errors call the data set.
+        lenient: where there is one alone, it is the one that is meant, whatever its name.
+        advice: what else may be done where there are several and none is asked for.
+
+    Raises:
+        DataError: if there is no such split, or several and none is asked for.
+    """
+    if asked and not (lenient and len(there) == 1):
+        names = asked.split("+")
+        if missing := next((name for name in names if name not in there), None):
+            raise DataError(f"{shown}: has no split {missing!r}; expected one of {', '.join(there)}")
+        return names
+    if len(there) > 1:
+        which = f"{shown}: which split? Expected one of {', '.join(there)}, or several with + between them"
+        raise DataError(which + f"; or {advice}" * lenient)
+    return list(there)
 
 
 def _below(root: Path, file: Path) -> str | None:

@@ -73,7 +73,7 @@ class Source(Pictures):
         elif _shards.is_pattern(str(path)):
             parts = _shards.expand(str(path))
             _shards.check_whole(parts)
-            held = Shards((_stem(part.name), part) for part in parts)
+            held = Shards((stem(part.name), part) for part in parts)
         else:
             held = open_archive(path)
         super().__init__(held, size=size, crop=crop, flat=flat, text=text, shown=printable(path))
@@ -115,7 +115,7 @@ def _of_folder(path: Path) -> Shards:
     parts = listed.parts(SUFFIXES)
     _shards.check_whole(parts)
     return Shards(
-        ((_stem(part.relative_to(path).as_posix()), part) for part in parts), listed.beside(parts, "the archives")
+        ((stem(part.relative_to(path).as_posix()), part) for part in parts), listed.beside(parts, "the archives")
     )
 
 
@@ -416,7 +416,7 @@ class Shards:
             raise DataError(f"{printable(PurePosixPath(part))}/{error}") from error
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """Take the ending off an archive's path; a file that is called by nothing else keeps it."""
     folder, slash, last = name.rpartition("/")
     end = next(end for end in SUFFIXES if last.lower().endswith(end))

@@ -1,32 +1,40 @@
 """Pictures of a data set on the Hugging Face hub, through the `datasets` library, memory-mapped.
 
 The cache is asked first. Only what is not there is downloaded, and only the files of the configuration that is asked
-for; `datasets` then lays them out for access by number, so that 50,000 pictures never sit in memory. Without a network
-this ends within seconds, saying what is missing and how to bring it.
+for. What another tool brought is held against the hub's list of files once, unless its parts say how many they are.
+Without a network this ends within seconds, saying what is missing and how to bring it. `datasets` lays tables out for
+access by number, so that 50,000 pictures never sit in memory.
 
-`_rows` says which columns are read.
+`_rows` says which columns are read; `_splitfiles` reads sets of picture files and of archives.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
+from vtbench import data as sources
 from vtbench import files
 from vtbench.cards import Data, explain
 from vtbench.data import _rows, _shards
 from vtbench.data._names import printable, short
 from vtbench.data._pictures import Crop
-from vtbench.errors import DataError
+from vtbench.data._splitfiles import SplitPictures
+from vtbench.errors import DataError, ResultError
+from vtbench.types import Sample
 
 if TYPE_CHECKING:
     from datasets.utils.metadata import MetadataConfigs
+
+log = logging.getLogger("vtbench")
 
 PLACE = re.compile(r"hub:(?P<hub>\w[\w.-]*/\w[\w.-]*)(/(?P<config>[^@:]+))?(@(?P<revision>[^:]+))?(:(?P<split>.+))?")
 """How `--data` names a data set on the hub: hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]."""
@@ -34,8 +42,8 @@ PLACE = re.compile(r"hub:(?P<hub>\w[\w.-]*/\w[\w.-]*)(/(?P<config>[^@:]+))?(@(?P
 ABOUT = "README.md"
 
 
-class Source(_rows.Pictures):
-    """The rows of one split, or of several one after the other, by number."""
+class Source(sources.Source):
+    """The pictures of one split, or of several: rows of tables, one split after the other, or files by their names."""
 
     def __init__(
         self,
@@ -59,37 +67,94 @@ class Source(_rows.Pictures):
         data = data or Data(source="hub")
         if path is not None and str(path).startswith("hub:"):
             data, path = parse(str(path)), None
+        self._revision: str | None = None
         if path is not None:
-            super().__init__(_of_user(path, data, text), size=size, crop=crop, home=path, text=text)
+            self._held = _of_user(path, data, size, crop, text)
             return
         if data.hub is None:
             raise DataError("hub: no data set named; give --data hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]")
-        root, commit = snapshot(data)
-        table = _rows.Table(root, _splits(root, data), data.split, data.hub, text=text)
-        super().__init__(table, size=size, crop=crop, home=root.parent.parent, text=text)  # links lead to ../../blobs
-        self.revision = commit
+        root, self._revision = snapshot(data)
+        splits, shown = _splits(root, data), str(data.hub)
+        if _holds_tables(root, splits):
+            table = _rows.Table(root, splits, data.split, shown, text=text)
+            home = root.parent.parent  # links lead to ../../blobs
+            self._held = _rows.Pictures(table, size=size, crop=crop, home=home, text=text)
+        else:
+            self._held = SplitPictures(root, splits, data.split, shown, lenient=False, size=size, crop=crop, text=text)
         if data.images not in (None, len(self)):
             raise DataError(
-                f"{data.hub} at {commit} has {len(self)} pictures, the card expects {data.images}; the data set has "
-                "changed, or part of it is missing"
+                f"{data.hub} at {self._revision} has {len(self)} pictures, the card expects {data.images}; the data "
+                "set has changed, or part of it is missing"
             )
 
+    @property
+    def text(self) -> Literal["none", "page", "boxes"]:
+        """Whether text is known, and where on the picture."""
+        return self._held.text
 
-def _of_user(path: Path, data: Data, text: bool) -> _rows.Table:
-    """Open a table of the user's; what the card says of its own data holds where the table has such."""
+    @property
+    def known_text(self) -> str | None:
+        """All text that is known."""
+        return self._held.known_text
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of what results can be grouped by."""
+        return self._held.attributes
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that is read; None of files that the user names."""
+        return self._revision
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Files that were meant as pictures, or as several, and are not read, by kind."""
+        return self._held.passed_over
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the contents that are read, the split and the geometry."""
+        return self._held.digest
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self._held)
+
+    def sample_id(self, index: int) -> str:
+        """Return the number of a row, after the name of its split where there are several, or the name of a file."""
+        return self._held.sample_id(index)
+
+    def read(self, index: int) -> Sample:
+        """Read one picture and bring it to the task's size."""
+        return self._held.read(index)
+
+
+def _of_user(path: Path, data: Data, size: int | None, crop: Crop, text: bool) -> sources.Source:
+    """Open files of the user's; what the card says of its own data holds where there is such."""
     shown = printable(path)
     if files.is_dir(path):
         splits = _splits(path, data) if _head(path) else {}
-        table = _rows.Table(path, splits, data.split, shown, lenient=not splits, text=text)
+        lenient = not splits
+        if not _holds_tables(path, splits):
+            return SplitPictures(path, splits, data.split, shown, lenient=lenient, size=size, crop=crop, text=text)
+        table = _rows.Table(path, splits, data.split, shown, lenient=lenient, text=text)
         if splits:  # tables of other splits and configurations are no slip
             listed = _shards.below(path)
-            table.left_out = listed.beside({*table.opened, *listed.parts((".parquet",))}, "the tables")
-        return table
-    if files.exists(path):
-        return _rows.Table(path, {"train": [path]}, None, shown, text=text)
-    if not _shards.is_pattern(str(path)):
+            table.left_out = listed.beside({*table.files, *listed.parts((".parquet",))}, "the tables")
+    elif files.exists(path):
+        table = _rows.Table(path, {"train": [path]}, None, shown, text=text)
+    elif _shards.is_pattern(str(path)):
+        table = _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown, text=text)
+    else:
         raise DataError(f"{shown}: does not exist; expected a parquet file or a folder of them")
-    return _rows.Table(path.parent, {"train": _shards.expand(str(path))}, None, shown, text=text)
+    return _rows.Pictures(table, size=size, crop=crop, home=path, text=text)
+
+
+def _holds_tables(root: Path, splits: Mapping[str, Sequence[Path]]) -> bool:
+    if splits:
+        return any(file.name.lower().endswith(".parquet") for part in splits.values() for file in part)
+    return any((root / name).is_file() for name in _rows.SAVED) or _shards.below(root).has_parts((".parquet",))
 
 
 def parse(place: str) -> Data:
@@ -167,18 +232,33 @@ def snapshot(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path
     from huggingface_hub import constants
 
     here = _cached(data)
-    if here is not None and _is_whole(here, data, patterns):
+    looks_whole = here is not None and _is_whole(here, data, patterns)
+    if here is not None and looks_whole and _is_certain(here, data, patterns):
         return here, here.name
-    if constants.HF_HUB_OFFLINE:
-        raise DataError(f"{_missing(data)} (HF_HUB_OFFLINE is set)")
     # The hub client retries for 25 s without a network and hangs on a silent server, so ask first.
-    if reason := files.unreachable(constants.ENDPOINT):
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else files.unreachable(constants.ENDPOINT)
+    if reason and here is not None and looks_whole:
+        log.warning(
+            "data set %s was brought by another tool; without a network it can't be told whether all its files are "
+            "there (%s)", _name(data), reason,
+        )  # fmt: skip
+        return here, here.name
+    if reason:
         raise DataError(f"{_missing(data)} ({reason})")
-    about = _download(data, data.revision, [ABOUT])
+    about = _download(data, here.name if here is not None and looks_whole else data.revision, [ABOUT])
     wanted = patterns or [pattern for part in _configured(about, data).values() for pattern in part]
-    folder = _download(data, about.name, [ABOUT, *wanted] if wanted else None)
-    there = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    files.write_atomic(_marker(folder, data, patterns), json.dumps(there).encode())
+    asked = [ABOUT, *wanted] if wanted else None
+    expected = _listed(data, about.name, asked)
+    marker = _marker(about, data, patterns)
+    begun = _begun(marker)
+    with contextlib.suppress(ResultError):  # a cache that is only read may still be whole
+        files.write_atomic(begun, b"")
+    folder = _download(data, about.name, asked)
+    if lacking := [name for name in expected if not (folder / name).is_file()]:
+        raise DataError(f"{_missing(data)} ({len(lacking)} of {len(expected)} files lack, such as {lacking[0]})")
+    with contextlib.suppress(ResultError):
+        files.write_atomic(marker, json.dumps(expected).encode())
+        begun.unlink(missing_ok=True)
     return folder, folder.name
 
 
@@ -214,9 +294,8 @@ def _cached(data: Data) -> Path | None:
 
 def _download(data: Data, revision: str | None, patterns: Sequence[str] | None) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
+    with _told(data, revision):
         found = snapshot_download(
             str(data.hub),
             repo_type="dataset",
@@ -225,6 +304,27 @@ def _download(data: Data, revision: str | None, patterns: Sequence[str] | None) 
             endpoint=constants.ENDPOINT,
             allow_patterns=list(patterns) if patterns is not None else None,
         )
+    return Path(found)
+
+
+def _listed(data: Data, commit: str, patterns: Sequence[str] | None) -> list[str]:
+    """Ask the hub which files there are to bring; where it fails, its client may take the cache for the whole."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    with _told(data, commit):
+        there = HfApi(constants.ENDPOINT).list_repo_files(str(data.hub), repo_type="dataset", revision=commit)
+    return sorted(filter_repo_objects(there, allow_patterns=list(patterns) if patterns is not None else None))
+
+
+@contextlib.contextmanager
+def _told(data: Data, revision: str | None) -> Iterator[None]:
+    """Say in one line what the hub refuses."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
     except GatedRepoError as error:
         raise DataError(
             f"data set {data.hub} is gated; accept its terms on the hub, run `hf auth login`, then try again"
@@ -238,7 +338,6 @@ def _download(data: Data, revision: str | None, patterns: Sequence[str] | None) 
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
         said = short(error.__cause__ or error).split(" For more information", 1)[0]
         raise DataError(f"{_missing(data)} ({constants.ENDPOINT}: {said})") from error
-    return Path(found)
 
 
 def _marker(snapshot: Path, data: Data, patterns: Sequence[str] | None) -> Path:
@@ -247,16 +346,31 @@ def _marker(snapshot: Path, data: Data, patterns: Sequence[str] | None) -> Path:
     return snapshot.parent.parent / f".vtbench-{snapshot.name}-{what}.json"
 
 
+def _begun(marker: Path) -> Path:
+    """What lies there while such a download is under way, and after one that broke off."""
+    return marker.with_suffix(".begun")
+
+
 def _is_whole(snapshot: Path, data: Data, patterns: Sequence[str] | None) -> bool:
+    """Tell whether the files are here, as far as can be told from them."""
     marker = _marker(snapshot, data, patterns)
     if marker.is_file():
         return all((snapshot / name).is_file() for name in json.loads(marker.read_bytes()))
-    # Brought by another tool: whole where every split has files, and numbered parts are all there.
+    # Brought by another tool: perhaps whole where every split has files, and numbered parts are all there.
+    parts = _parts(snapshot, data, patterns)
+    return bool(parts) and not _begun(marker).is_file() and all(files and _is_complete(files) for files in parts)
+
+
+def _is_certain(snapshot: Path, data: Data, patterns: Sequence[str] | None) -> bool:
+    """Tell whether files that look whole are: a finished download, or parts that say how many they are."""
+    if _marker(snapshot, data, patterns).is_file():
+        return True
+    return all(_shards.is_part(file) for files in _parts(snapshot, data, patterns) for file in files)
+
+
+def _parts(snapshot: Path, data: Data, patterns: Sequence[str] | None) -> list[list[Path]]:
     wanted = {pattern: [pattern] for pattern in patterns} if patterns else _configured(snapshot, data)
-    if not wanted:
-        return False
-    parts: list[list[Path]] = [_files(snapshot, part) for part in wanted.values()]
-    return all(files and _is_complete(files) for files in parts)
+    return [_files(snapshot, part) for part in wanted.values()]
 
 
 def _is_complete(files: Sequence[Path]) -> bool:
