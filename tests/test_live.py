@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from vtbench import cards, evaluate, load_tokenizer, wrap
 from vtbench.errors import CardError, VtbenchError
+from vtbench.measures import codes
 from vtbench.results import Run
 from vtbench.task import Task
 from vtbench.tokenizer import Tokenizer, build_network
@@ -451,7 +452,10 @@ def test_all_that_may_be_wrapped(
         assert run.codebook_sizes in (sizes, sizes[:1])
     else:
         assert run.scores["bpp"].value is None
+        assert (run.scores["latent_values"].value is None) == (kind == "opaque")
         assert not any(name.endswith("/bpp") for name in run.flat())
+    if kind == "opaque":
+        assert run.scores["latent_values"].reason == codes.UNSEEN
 
 
 def latent_and_back(module: Model, x: Tensor) -> Tensor:
