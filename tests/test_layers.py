@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "types"},
     {"files", "cards", "catalogue", "protocols", "statistics", "results", "signs"},
     {"device"},
-    {"images", "pictures", "geometry", "checkpoints", "states", "weights", "fingerprint", "backbones"},
+    {"images", "pictures", "geometry", "checkpoints", "states", "weights", "fingerprint", "snapshot", "backbones"},
     {"networks", "metrics", "ocr", "data"},
     {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task"},
     {"plan", "provenance"},

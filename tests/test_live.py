@@ -6,14 +6,16 @@ import copy
 import dataclasses
 import enum
 import functools
+import math
 import os
 import random
 import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +23,11 @@ import torch
 from builders import small_task, write_pictures
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
-from vtbench import cards, evaluate, load_tokenizer, wrap
+from vtbench import cards, evaluate, fingerprint, load_tokenizer, wrap
 from vtbench.errors import CardError, VtbenchError
+from vtbench.measures import codes
 from vtbench.results import Run
 from vtbench.task import Task
 from vtbench.tokenizer import Tokenizer, build_network
@@ -358,6 +362,321 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     assert list(files.iterdir()) == []
 
 
+# --- what a pass leaves as it was -------------------------------------------------------------------------------------
+
+
+class Toy(nn.Module):
+    """Encodes and decodes by one layer each; `during` is done to it in every forward pass of the encoder."""
+
+    def __init__(self, during: Callable[[Any], object] = lambda toy: None) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Conv2d(3, 4, 8, 8), nn.ConvTranspose2d(4, 3, 8, 8)
+        self.book = nn.Parameter(torch.ones(4), requires_grad=False)
+        self.during = during
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.during(self)
+        latent: Tensor = self.encoder(x) * self.book.view(1, -1, 1, 1)
+        return latent
+
+    def decode(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(z)
+        return picture
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+LEVELS = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda part: [part],
+        lambda part: {"a": [part]},
+        lambda part: types.SimpleNamespace(part=part),
+        lambda part: lambda x: part(x),
+        lambda part: [Holds([part])],
+    ],
+    ids=["list", "dict", "namespace", "function", "module"],
+)
+def test_modules_in_plain_attributes_of_a_module_are_in_evaluation_mode_too(hold: Callable[[object], object]) -> None:
+    part = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5)).train()
+    toy = Toy()
+    toy.inner = nn.Module()
+    toy.inner.beside = hold(part)
+    before, seen = surroundings(part), []
+    toy.during = lambda toy: seen.append((part[1].training, part(torch.rand(2, 3, 4, 4))))
+    wrap(toy, name="mine").reconstruct(LEVELS)
+    assert not seen[0][0]
+    assert surroundings(part) == before
+
+
+def test_a_model_whose_tensors_are_all_hidden_is_where_they_are() -> None:
+    holds = nn.Module()
+    holds.encode = holds.decode = lambda x: x
+    holds.beside = [Toy().bfloat16()]
+    wrapped = wrap(holds, name="mine")
+    assert wrapped.precision == "bf16"
+    assert wrapped.parameters == sum(p.numel() for p in holds.beside[0].parameters())
+
+
+def swap(toy: Toy) -> None:
+    toy.book.data = toy.book.data * 0.9
+
+
+def rebind(toy: Toy) -> None:
+    toy.book = nn.Parameter(toy.book * 0.9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda toy: toy.book.mul_(0.9),
+        lambda toy: toy.book.data.mul_(0.9),
+        lambda toy: toy.encoder.weight.data.mul_(0.9),
+        swap,
+        rebind,
+    ],
+    ids=["in place", "its data", "trained", "swapped", "rebound"],
+)
+def test_parameters_that_a_pass_changes_are_put_back(change: Callable[[Toy], object]) -> None:
+    toy = Toy(change)
+    before = surroundings(toy)
+    wrapped = wrap(toy, name="mine")
+    first, second = wrapped.reconstruct(LEVELS), wrapped.reconstruct(LEVELS)
+    assert surroundings(toy) == before
+    assert torch.equal(first, second)
+
+
+def test_a_pass_that_changes_nothing_is_none_to_autograd_and_copies_parameters_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    toy = Toy()
+    toy.register_buffer("mask", torch.tensor([math.nan, math.inf]))
+    versions = [tensor._version for tensor in toy.state_dict(keep_vars=True).values()]
+    loss = (toy.mask * toy.encoder(torch.rand(1, 3, 8, 8)).sum()).sum()
+    wrapped = wrap(toy, name="mine")
+    wrapped.reconstruct(LEVELS)
+    assert [tensor._version for tensor in toy.state_dict(keep_vars=True).values()] == versions
+    loss.backward()
+
+    copied = []
+    to = Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda tensor, *a, **k: (copied.append(k.get("copy")), to(tensor, *a, **k))[1])
+    wrapped.reconstruct(LEVELS)
+    assert not any(copied)
+
+
+def test_a_parameter_that_only_a_later_pass_changes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    toy = Toy()
+    wrapped = wrap(toy, name="mine")
+    wrapped.reconstruct(LEVELS)
+    toy.during = lambda toy: toy.book.mul_(0.9)
+    wrapped.reconstruct(LEVELS)
+    assert "a parameter of shape (4,)" in caplog.text
+    book = toy.book.clone()
+    wrapped.reconstruct(LEVELS)
+    assert torch.equal(toy.book, book)
+
+
+@pytest.mark.parametrize(
+    ("generator", "draw"),
+    [
+        (torch.Generator().manual_seed(1), lambda own: float(torch.rand(1, generator=own))),
+        (np.random.default_rng(1), lambda own: own.random()),
+        (np.random.Generator(np.random.MT19937(1)), lambda own: own.random()),
+        (np.random.RandomState(1), lambda own: own.rand()),
+        (random.Random(1), lambda own: own.random()),
+        (random.SystemRandom(), lambda own: 0.5 + 0 * own.random()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_generators_of_the_models_own_stand_where_they_stood(generator: object, draw: Callable[[Any], float]) -> None:
+    drawn: list[float] = []
+    toy = Toy(lambda toy: drawn.append(draw(toy.numbers[0])))
+    toy.numbers = [generator]
+    wrapped = wrap(toy, name="mine")
+    wrapped.reconstruct(LEVELS)
+    wrapped.reconstruct(LEVELS)
+    assert drawn[0] == drawn[1] == draw(generator)
+
+
+def test_buffers_that_a_pass_registers_are_gone_with_what_says_that_they_are_there() -> None:
+    def register(toy: Any) -> None:
+        if not toy.ready:
+            toy.register_buffer("kept", torch.zeros(2))
+            toy.register_buffer("table", torch.zeros(2), persistent=False)
+            toy.register_parameter("more", nn.Parameter(torch.zeros(2)))
+            toy.ready = True
+        toy.table.add_(1)
+
+    toy = Toy(register)
+    toy.ready = False
+    names = list(toy.state_dict())
+    wrapped = wrap(toy, name="mine")
+    wrapped.reconstruct(LEVELS)
+    wrapped.reconstruct(LEVELS)
+    assert list(toy.state_dict()) == names
+    assert not toy.ready
+    assert not toy._non_persistent_buffers_set
+    toy(torch.rand(1, 3, 8, 8))
+    assert "kept" in toy.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("add", "told"),
+    [
+        (lambda toy: toy.register_buffer("a", torch.eye(3).to_sparse()), False),
+        (lambda toy: toy.register_buffer("a", torch.ones(2, device="meta")), False),
+        (lambda toy: toy.register_buffer("a", torch.randn(4, dtype=torch.complex64).conj()), True),
+        (lambda toy: setattr(toy, "a", nn.LazyLinear(4)), False),
+        (lambda toy: setattr(toy, "a", torch.randn(3, dtype=torch.complex64).conj().imag), True),
+    ],
+    ids=["sparse", "meta", "conjugated", "lazy", "negated"],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_tensors_that_can_not_be_compared_end_nothing(
+    add: Callable[[nn.Module], object], told: bool, task: Task
+) -> None:
+    toy = Toy()
+    add(toy)
+    toy.register_buffer("used", torch.zeros(1))
+    toy.during = lambda toy: toy.used.add_(1)
+    wrapped = wrap(toy, name="mine")
+    assert evaluate(wrapped, task, out=None, limit=1).scores["psnr"].value is not None
+    assert float(toy.used) == 0
+    assert (wrapped.identity() == wrapped.identity()) == told
+
+
+def test_a_sparse_buffer_that_a_pass_changes_is_put_back() -> None:
+    toy = Toy(lambda toy: toy.a.mul_(2))
+    toy.register_buffer("a", torch.eye(3).to_sparse())
+    wrap(toy, name="mine").reconstruct(LEVELS)
+    assert torch.equal(toy.a.to_dense(), torch.eye(3))
+
+
+# --- what is looked through -------------------------------------------------------------------------------------------
+
+
+def test_averaged_compiled_and_distributed_models_are_the_model_within(alone: None) -> None:
+    class Collective(nn.parallel.DistributedDataParallel):
+        def forward(self, *given: object) -> object:
+            raise AssertionError("a collective")
+
+    toy = Toy()
+    plain = wrap(toy, name="mine")
+    distributed = Collective(toy)
+    for wrapper in (
+        distributed,
+        torch.compile(distributed, backend="eager"),
+        torch.compile(toy, backend="eager"),
+        AveragedModel(toy),
+        AveragedModel(torch.compile(toy, backend="eager")),
+    ):
+        wrapped = wrap(wrapper, name="mine")
+        assert wrapped.card.kind == "continuous"
+        assert torch.equal(wrapped.reconstruct(LEVELS), plain.reconstruct(LEVELS))
+        assert wrapped.identity() == plain.identity()
+    called = wrap(lambda x: distributed(x), name="mine").reconstruct(LEVELS)
+    assert torch.equal(called, plain.reconstruct(LEVELS))
+    assert "forward" not in vars(distributed)
+
+
+def test_a_compiled_module_is_told_as_the_module() -> None:
+    toy = Toy()
+    plain = fingerprint.module_digest(toy)
+    assert fingerprint.module_digest(torch.compile(toy, backend="eager")) == plain  # type: ignore[arg-type]
+    whole = fingerprint.module_digest(nn.Sequential(toy))
+    assert fingerprint.module_digest(nn.Sequential(torch.compile(toy, backend="eager"))) == whole  # type: ignore[arg-type]
+    toy.compile(backend="eager")
+    assert fingerprint.module_digest(toy) == plain
+
+
+class Reconstructs(nn.Module):
+    """A module that is only called."""
+
+    def __init__(self, toy: nn.Module) -> None:
+        super().__init__()
+        self.toy = toy
+
+    def forward(self, x: Tensor) -> Tensor:
+        picture: Tensor = self.toy(x)
+        return picture
+
+
+def test_a_part_that_has_the_codes_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert wrap(Reconstructs(Toy()), name="mine").card.kind == "opaque"
+    assert (
+        "mine: a Reconstructs has no encode and decode, so nobody sees its codes; its part toy has both" in caplog.text
+    )
+
+
+def test_autocast_that_trainers_put_around_forward_moves_no_number() -> None:
+    accelerate, fabric = pytest.importorskip("accelerate"), pytest.importorskip("lightning.fabric")
+    net = Reconstructs(nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ConvTranspose2d(8, 3, 8, 8)))
+    plain = wrap(net, name="mine").reconstruct(LEVELS)
+    cast = fabric.Fabric(accelerator="cpu", precision="bf16-mixed").setup(net)
+    assert torch.equal(wrap(cast, name="mine").reconstruct(LEVELS), plain)
+    assert torch.equal(wrap(lambda x: cast(x), name="mine").reconstruct(LEVELS), plain)
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    prepared = accelerator.prepare(net)
+    forward, x = vars(net)["forward"], torch.rand(1, 3, 8, 8)
+    trained = net(x)
+    assert torch.equal(wrap(accelerator.unwrap_model(prepared), name="mine").reconstruct(LEVELS), plain)
+    assert vars(net)["forward"] is forward
+    assert torch.equal(net(x), trained)
+
+
+def test_a_model_of_several_types_is_fed_its_firsts_and_named_by_the_narrowest() -> None:
+    fed = []
+
+    def wrapped(first: torch.dtype, rest: torch.dtype) -> Tokenizer:
+        toy = Toy()
+        toy.book.data = toy.book.data.to(first)
+        toy.encoder.to(first)
+        toy.decoder.to(rest)
+        toy.register_buffer("levels", torch.zeros(1, dtype=torch.float64))
+        encode = lambda m, x: (fed.append(x.dtype), m.encode(x))[1]  # noqa: E731
+        return wrap(toy, name="mine", encode=encode, decode=lambda m, z: m.decode(z.to(rest)))
+
+    for first, rest, said in (
+        (torch.bfloat16, torch.float32, "bf16"),
+        (torch.float32, torch.bfloat16, "bf16"),
+        (torch.float32, torch.float16, "fp16"),
+        (torch.float16, torch.bfloat16, "bf16"),
+        (torch.float32, torch.float32, "fp32"),
+    ):
+        tokenizer = wrapped(first, rest)
+        assert tokenizer.precision == said
+        tokenizer.reconstruct(LEVELS)
+        assert fed.pop() == first
+
+
+@pytest.mark.parametrize("given", [lambda m: m, lambda m: lambda x: m(x)], ids=["methods", "called"])
+def test_weights_that_processes_share_out_are_refused_in_one_line(
+    given: Callable[[nn.Module], Any], alone: None
+) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    toy = Toy()
+    toy.book.requires_grad_(True)
+    fully_shard(toy, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(VtbenchError, match="mine: its weights are shared out over processes") as found:
+        wrap(given(toy), name="mine")
+    assert "\n" not in str(found.value)
+
+
 # --- what may be wrapped ----------------------------------------------------------------------------------------------
 
 
@@ -451,7 +770,10 @@ def test_all_that_may_be_wrapped(
         assert run.codebook_sizes in (sizes, sizes[:1])
     else:
         assert run.scores["bpp"].value is None
+        assert (run.scores["latent_values"].value is None) == (kind == "opaque")
         assert not any(name.endswith("/bpp") for name in run.flat())
+    if kind == "opaque":
+        assert run.scores["latent_values"].reason == codes.UNSEEN
 
 
 def latent_and_back(module: Model, x: Tensor) -> Tensor:

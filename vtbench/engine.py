@@ -173,8 +173,9 @@ def evaluate(
         out: folder of the summaries; `<out>/<task>/<name>.json` is written. None keeps everything in memory: no file
             at all is written.
         work: folder of the shards, and of `run.json` and `images.parquet` after; a killed run resumes from here.
-        batch_size: pictures a forward pass; it moves no number beyond the rounding of floats. "auto" takes the fastest
-            that fits, found by trial once and kept in `work` (without `out` by each call); it is what the run records.
+        batch_size: pictures a forward pass; it moves no number beyond the rounding of floats, but of a tokenizer that
+            draws: what is drawn for a picture depends on its place in the batch. "auto" takes the fastest that fits,
+            found by trial once and kept in `work` (without `out` by each call); it is what the run records.
         limit: only the first pictures; a run that leaves any out is shown but never ranked.
         protocol: how pictures become numbers; the task's own where left out.
         label: what the run's name says of weights that are not the card's own; the first 8 hex digits of their sha256

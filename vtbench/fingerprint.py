@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from vtbench.weights import state_digest
@@ -34,7 +35,13 @@ _PASSED_OVER = (torch.device, RemovableHandle)
 """Where a model is, which the plan says, and may differ between processes; and what takes a hook away again."""
 
 _COMPILED_FROM = "_torchdynamo_orig_callable"
-"""Where torch.compile keeps what it was given."""
+"""Where torch.compile keeps a function that it was given."""
+
+_COMPILED_MODULE = "_orig_mod"
+"""The name of a module that torch.compile was given, among the parts of what it gave."""
+
+_COMPILED_HERE = ("_compiled_call_impl", "_is_torch_compile")
+"""What `nn.Module.compile` leaves in a module, which is else as it was."""
 
 _MOST = 300_000
 """Values beside tensors that are looked at: what holds more holds data, such as a trainer with its pictures."""
@@ -90,12 +97,17 @@ class _Teller:
     def _told(self, value: object) -> bytes:
         kind = type(value)
         if isinstance(value, Tensor):
-            if value.is_meta or value.layout != torch.strided or value.is_quantized:
+            if value.is_meta or value.layout != torch.strided or value.is_quantized or is_lazy(value):
                 raise _UntellableError
-            return _joined("tensor", [state_digest({"": value}).encode()])
+            try:
+                return _joined("tensor", [state_digest({"": value.resolve_conj().resolve_neg()}).encode()])
+            except Exception as error:  # a kind of tensors of anybody's
+                raise _UntellableError from error
         if isinstance(value, _PASSED_OVER):
             return _joined("passed over", [])
-        if isinstance(value, nn.Module | types.FunctionType) and _COMPILED_FROM in vars(value):
+        if isinstance(value, nn.Module) and _COMPILED_MODULE in value._modules:
+            return self.tell(value._modules[_COMPILED_MODULE])
+        if isinstance(value, types.FunctionType) and _COMPILED_FROM in vars(value):
             return self.tell(vars(value)[_COMPILED_FROM])
         if isinstance(value, nn.Module):
             return self._module(value)
@@ -133,7 +145,8 @@ class _Teller:
         if not isinstance(state, dict):
             raise _UntellableError
         parts = [vars(module)[name] for name in _PARTS]
-        own = _by_name({name: value for name, value in state.items() if name not in _BOOKKEEPING})
+        kept_by_torch = {*_BOOKKEEPING, *_COMPILED_HERE}
+        own = _by_name({name: value for name, value in state.items() if name not in kept_by_torch})
         self.found = self.found or bool(own or parts[0] or parts[1])
         return self._all("nn.Module", [type(module), *parts, own, extra])
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import dis
-import functools
+import logging
 import math
-import random
-import types
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from vtbench import device as devices
-from vtbench import fingerprint
+from vtbench import fingerprint, snapshot
 from vtbench.cards import Code, Input, TokenizerCard, explain
 from vtbench.errors import CardError, VtbenchError
 from vtbench.results import WeightsOrigin
 from vtbench.tokenizer import Tokenizer, precision_of
 from vtbench.types import Codes
+
+log = logging.getLogger("vtbench")
 
 Encode = Callable[[Any, Tensor], Any]
 Decode = Callable[[Any, Any], Tensor]
@@ -35,14 +34,6 @@ _EXPECTED = (
     "expected Codes, one float tensor (the latent), an integer tensor (indices) or a sequence of integer tensors "
     "(one a scale): give encode=lambda module, x: … that takes it out"
 )
-
-_DEEPEST = 4
-"""Steps from the model along attributes, containers and functions, up to which its modules are looked for."""
-
-_LONGEST = 1000
-"""Items of a container in which modules are looked for at most: a longer one holds data."""
-
-_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def wrap(
@@ -62,9 +53,12 @@ def wrap(
     it is evaluated, so two steps never share a result; a model whose state can't be told is never taken for an earlier
     one.
 
-    The modules are found in the object itself, its attributes, and what its functions refer to. One that is reached in
-    another way keeps its mode, and is expected on the CPU. What DistributedDataParallel and DataParallel wrap is taken
-    out of them, so one process may evaluate alone.
+    The modules are found in the object itself, its attributes and those of its modules, and what its functions refer
+    to. One that is reached in another way keeps its mode, and is expected on the CPU. What DistributedDataParallel,
+    DataParallel, torch.compile, AveragedModel and Lightning's Fabric wrap is taken out of them, and accelerate's
+    autocast is passed by: one process may evaluate alone, in the model's own types. `encode` and `decode` get that.
+
+    A model whose weights are of several types is fed what its first ones are, and named by the narrowest.
 
     Args:
         module: an nn.Module or another object with `encode` and `decode`; or a callable that takes float pictures
@@ -80,8 +74,8 @@ def wrap(
     Raises:
         CardError: if the name or a number can't stand on a card.
         VtbenchError: if the model can neither encode and decode nor be called; later, when it is evaluated, if what it
-            gives is none of these. If its weights are of another type than float32, float16 and bfloat16, or on a
-            device without float64.
+            gives is none of these. If its weights are of another type than float32, float16 and bfloat16, on a
+            device without float64, or shared out over processes.
     """
     module = _unwrapped(module)
     for argument, given in (("encode", encode), ("decode", decode)):
@@ -95,6 +89,7 @@ def wrap(
     if own and not (hasattr(module, "encode") and hasattr(module, "decode")):
         if not callable(module):
             raise VtbenchError(f"{name}: a {type(module).__name__} has no encode and decode; give both as functions")
+        _warn_of_hidden_codes(name, module)
         kind, ways = "opaque", None
     else:
         ways_given = {"encode": encode, "decode": decode}
@@ -103,6 +98,11 @@ def wrap(
             raise VtbenchError(f"{name}: a {type(module).__name__} has no {missing[0]}; give it as {missing[0]}=")
         kind = "continuous" if codebook_size is None else "discrete"
         ways = (encode or (lambda model, x: model.encode(x)), decode or (lambda model, codes: model.decode(codes)))
+    if _sharded(module, ways):
+        raise VtbenchError(
+            f"{name}: its weights are shared out over processes (FSDP); wrap a model that holds them whole, such as "
+            "one filled by torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+        )
     try:
         low, high = (float(level) for level in range)
     except (TypeError, ValueError):
@@ -151,30 +151,41 @@ class Live(nn.Module):
         self._ways = ways
         self._codebook_size = codebook_size
         self._form: _Form | None = None
+        self._still: dict[str, set[Tensor]] = {}  # parameters that passes left alone, of encode and of decode
 
     @property
-    def modules_within(self) -> list[nn.Module]:
-        """The modules that make up the model, as far as they can be found."""
-        return _modules(self._held[0], self._ways)
+    def _roots(self) -> list[object]:
+        return [self._held[0], *(self._ways or ())]
+
+    @property
+    def _weighted(self) -> list[nn.Module]:
+        """The modules that make up the model: hidden ones only where the others have no tensor."""
+        shown = snapshot.outermost(*self._roots)
+        return shown if any(True for _ in _floats(shown)) else [*shown, *snapshot.hidden(*self._roots)]
 
     @property
     def place(self) -> tuple[torch.device, torch.dtype]:
-        """Where the model's tensors are, and of which type its weights are."""
-        for module in self.modules_within:
-            for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.is_floating_point():
-                    return tensor.device, tensor.dtype
+        """Where the model's tensors are, and of which type its first weights are, so what it is fed."""
+        for tensor in _floats(self._weighted):
+            return tensor.device, tensor.dtype
         return torch.device("cpu"), torch.float32
+
+    @property
+    def types(self) -> set[torch.dtype]:
+        """The types of its weights."""
+        return {one.dtype for module in self._weighted for one in module.parameters() if one.is_floating_point()}
 
     @property
     def parts(self) -> list[object]:
         """The model, its modules and the functions that stand in for its methods: whose code a run depends on."""
-        return [self._held[0], *self.modules_within, *(self._ways or ())]
+        modules = [*snapshot.outermost(*self._roots), *snapshot.hidden(*self._roots)]
+        return [self._held[0], *modules, *(self._ways or ())]
 
     @property
     def size(self) -> int:
-        """Count the model's parameters, each once."""
-        return sum(one.numel() for one in {p for module in self.modules_within for p in module.parameters()})
+        """Count the model's parameters, each once; those of a layer that was never used have no number yet."""
+        parameters = {one for module in self._weighted for one in module.parameters()}
+        return sum(one.numel() for one in parameters if not is_lazy(one))
 
     def identity(self) -> tuple[WeightsOrigin, str]:
         """Hash the model's state as it is now (`fingerprint.module_digest`), and what stands in for its methods.
@@ -182,14 +193,19 @@ class Live(nn.Module):
         Only a module says of itself what belongs to it: anything else is another model at every call.
         """
         model = self._held[0]
-        if not isinstance(model, nn.Module) or self.modules_within != [model]:
+        if not isinstance(model, nn.Module) or not self._holds(model):
             return "local", uuid.uuid4().hex * 2
-        beside = [value for way in self._ways or () for value in (way, *_held_by(way))]
+        beside = [value for way in self._ways or () for value in (way, *snapshot.held_by(way))]
         return "local", fingerprint.module_digest(model, beside)
+
+    def _holds(self, model: nn.Module) -> bool:
+        """Tell whether a module holds all modules that the functions in place of its methods name."""
+        own = {part for one in (model, *snapshot.hidden(model)) for part in one.modules()}
+        return own.issuperset(snapshot.outermost(*self._roots))
 
     def encode(self, x: Tensor) -> Codes:
         """Encode float pictures (B, 3, H, W) with the model as it is."""
-        with self._untouched():
+        with self._untouched("encode"):
             if self._ways is None:
                 return Codes(latent=_picture(self._held[0](x), "wrap a function that takes it out"))  # type: ignore[operator]
             return self._codes(self._ways[0](self._held[0], x))
@@ -199,7 +215,7 @@ class Live(nn.Module):
         if self._ways is None:
             assert codes.latent is not None
             return codes.latent
-        with self._untouched():
+        with self._untouched("decode"):
             found = self._ways[1](self._held[0], self._given(codes))
             return _picture(found, "give decode=lambda module, codes: … that takes it out")
 
@@ -237,46 +253,17 @@ class Live(nn.Module):
         return found if form.many else found[0]
 
     @contextlib.contextmanager
-    def _untouched(self) -> Iterator[None]:
+    def _untouched(self, way: str) -> Iterator[None]:
         """Evaluation mode without gradients and with random numbers of its own; everything as before afterwards."""
-        parts = list({part: None for module in self.modules_within for part in module.modules()})
-        modes = [part.training for part in parts]
-        buffers = [(part, name, tensor) for part in parts for name, tensor in part._buffers.items()]
-        with torch.no_grad(), _numbers_of_its_own():
-            # Some models count usage or average a codebook in every forward pass, whatever their mode.
-            contents = [None if tensor is None else tensor.clone() for _, _, tensor in buffers]
-            try:
-                for part in parts:
-                    part.training = False  # train() may be overridden, and would not say what was before
+        # Some models count usage or average a codebook in every forward pass, whatever their mode.
+        before = snapshot.Snapshot(self._roots, self._still.get(way, set()))
+        try:
+            with torch.no_grad(), snapshot.numbers_of_its_own():
+                before.settle()
                 yield
-            finally:
-                for part, mode in zip(parts, modes, strict=True):
-                    part.training = mode
-                for (part, name, tensor), content in zip(buffers, contents, strict=True):
-                    part._buffers[name] = tensor
-                    # A copy without a change would count as one to autograd, between forward and backward.
-                    if tensor is not None and content is not None and not torch.equal(tensor, content):
-                        tensor.copy_(content)
-
-
-@contextlib.contextmanager
-def _numbers_of_its_own() -> Iterator[None]:
-    """Seed all random numbers, so that a model that draws gives the same result each time; as before afterwards."""
-    generators = [torch.default_generator]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        generators += torch.cuda.default_generators
-    states, numbers, python = [one.get_state() for one in generators], np.random.get_state(), random.getstate()
-    try:
-        for one in generators:
-            one.manual_seed(0)
-        np.random.seed(0)
-        random.seed(0)
-        yield
-    finally:
-        for one, state in zip(generators, states, strict=True):
-            one.set_state(state)
-        np.random.set_state(numbers)
-        random.setstate(python)
+        finally:
+            with torch.no_grad():
+                self._still[way] = before.restore()
 
 
 def _picture(found: object, way: str) -> Tensor:
@@ -287,47 +274,39 @@ def _picture(found: object, way: str) -> Tensor:
     return found
 
 
+def _floats(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return (tensor for tensor in tensors if tensor.is_floating_point())
+
+
 def _unwrapped(module: object) -> object:
-    """Take a module out of what trains it on several devices, where every process would have to take part."""
-    while isinstance(module, _WRAPPERS):
-        module = module.module
+    """Take a module out of what trains, compiles or averages it.
+
+    Trained on several devices, every process would have to take part in a forward pass.
+    """
+    while (wrapped := snapshot.inside(module)) is not None:
+        module = wrapped
     return module
 
 
-def _modules(model: object, ways: tuple[Encode, Decode] | None) -> list[nn.Module]:
-    """Find the outermost modules that a model and the functions in place of its methods hold, each once."""
-    found: dict[nn.Module, None] = {}
-    seen: dict[int, object] = {}
-    level: list[object] = [model, *(ways or ())]
-    for _ in range(_DEEPEST):
-        new = list({id(held): held for held in level if id(held) not in seen}.values())
-        seen |= {id(held): held for held in new}
-        found |= {held: None for held in new if isinstance(held, nn.Module)}
-        level = [part for held in new if not isinstance(held, nn.Module) for part in _held_by(held)]
-    inner = {part for module in found for part in module.modules() if part is not module}
-    return [module for module in found if module not in inner]
+def _sharded(model: object, ways: tuple[Encode, Decode] | None) -> bool:
+    """Tell whether processes share the weights out among them (FSDP, tensor parallelism)."""
+    modules = {part for module in snapshot.outermost(model, *(ways or ())) for part in module.modules()}
+    kinds = {kind.__name__ for part in modules for kind in type(part).__mro__}
+    # By names, because torch may be built without what they are of.
+    return "FullyShardedDataParallel" in kinds or any(
+        hasattr(tensor, "device_mesh") for part in modules for tensor in part._parameters.values()
+    )
 
 
-def _held_by(held: object) -> list[object]:
-    """What an object refers to: attributes, items, and of a function what it was bound to and what it names."""
-    if isinstance(held, types.ModuleType | type | Tensor):
-        return []
-    if isinstance(held, types.MethodType):
-        return [held.__self__, held.__func__]
-    if isinstance(held, functools.partial):
-        return [held.func, *held.args, *held.keywords.values()]
-    if isinstance(held, types.FunctionType):
-        named = [held.__globals__.get(name) for name in sorted(_names(held.__code__))]
-        return [*map(fingerprint.content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
-    if isinstance(held, Mapping | list | tuple | set):
-        items = held.values() if isinstance(held, Mapping) else held
-        return list(items) if len(held) <= _LONGEST else []
-    methods = [getattr(type(held), name, None) for name in ("encode", "decode", "__call__")]
-    return [*getattr(held, "__dict__", {}).values(), *(one for one in methods if isinstance(one, types.FunctionType))]
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """The global names of a function and of those inside it."""
-    inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return own.union(*inner)
+def _warn_of_hidden_codes(name: str, module: object) -> None:
+    """Say that a model which is only called holds one that has codes."""
+    if isinstance(module, nn.Module):
+        for child, part in module.named_children():
+            if hasattr(part, "encode") and hasattr(part, "decode"):
+                log.warning(
+                    "%s: a %s has no encode and decode, so nobody sees its codes; its part %s has both: wrap that, or "
+                    "give both as functions, for a rate",
+                    *(name, type(module).__name__, child),
+                )
+                return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata, util
@@ -29,6 +29,7 @@ log = logging.getLogger("vtbench")
 Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""From the finest mantissa to the coarsest."""
 
 NOT_FINITE = "the decoder gave values that are not finite"
 
@@ -73,7 +74,12 @@ class Held(Protocol):
 
     @property
     def place(self) -> tuple[torch.device, torch.dtype]:
-        """Where the model's tensors are now, and of which type its weights are."""
+        """Where the model's tensors are now, and of which type its first weights are, so what it is fed."""
+        ...
+
+    @property
+    def types(self) -> Set[torch.dtype]:
+        """The types of its weights."""
         ...
 
     @property
@@ -159,10 +165,16 @@ class Tokenizer:
 
     @property
     def precision(self) -> Precision:
-        """The type of the network's tensors and of what it is fed."""
+        """The type of the network's tensors; of a live model's, where they are of several, the narrowest."""
         if self.held is None:
             return self._precision
-        return precision_of(self.held.place[1], self.card.name)
+        first = precision_of(self.held.place[1], self.card.name)
+        return [name for name, dtype in DTYPES.items() if name == first or dtype in self.held.types][-1]
+
+    @property
+    def _fed(self) -> torch.dtype:
+        """The type of what the network is fed."""
+        return DTYPES[self.precision] if self.held is None else self.held.place[1]
 
     @property
     def parameters(self) -> int:
@@ -224,7 +236,7 @@ class Tokenizer:
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
         x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
         if x.is_floating_point():
-            x = x.to(DTYPES[self.precision])
+            x = x.to(self._fed)
         with devices.exact():
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
@@ -385,7 +397,7 @@ class Tokenizer:
         own = getattr(self.network, "regions", None)
         if own is not None:
             with devices.exact():
-                labels: Tensor = own(x.to(DTYPES[self.precision]))
+                labels: Tensor = own(x.to(self._fed))
             return Regions(images.crop_to(labels, (pictures.shape[-2], pictures.shape[-1])), codes.tokens or 0)
         grid = _grid(codes)
         factor = self.card.code.downsampling

@@ -31,7 +31,8 @@ class Measure(measures.Measure):
         columns: dict[Key, Column] = {}
         if codes.bits is not None:
             columns[Key("bpp")] = [bits / pixels for bits in codes.bits]
-        if codes.latent_values is not None:
+        # What an opaque tokenizer gives in place of its codes is the reconstruction.
+        if codes.latent_values is not None and self.context.kind != "opaque":
             columns[Key("latent_values")] = [codes.latent_values / pixels] * count
         for number, indices in enumerate(self._by_codebook(codes)):
             columns[_key(number)] = indices.flatten(1)
