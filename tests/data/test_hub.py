@@ -569,3 +569,10 @@ def test_command_line_brings_runs_and_runs_again_without_a_network(server: str, 
     assert (tmp_path / "results" / "reconstruction@huaweilin-vtbench-task1-imagenet-val" / "jpeg-q75.json").is_file()
     said = one_line(vtbench("run", "-t", "jpeg", "--task", "reconstruction-imagenet", cwd=tmp_path, **offline))
     assert f"at {COMMIT} has 5 pictures, the card expects 50000" in said
+
+
+@pytest.mark.parametrize("said", ["", "  data_dir: ./data\n", "  data_files: ./data/*\n"])
+def test_patterns_that_begin_with_the_folder_itself_bring_its_files(server: str, tmp_path: Path, said: str) -> None:
+    readme = f"---\nconfigs:\n- config_name: default\n{said}---\n"
+    serve(tmp_path / "set", {"README.md": readme, "data/a.png": png(0), "data/b.png": png(1)})
+    assert len(Source(size=16, data=SET)) == 2

@@ -415,7 +415,8 @@ def _configured(folder: Path, data: Data) -> dict[str, list[str]]:
     for pattern in (pattern for part in splits.values() for pattern in part):
         if ".." in PurePosixPath(pattern).parts or pattern.startswith("/") or "://" in pattern:
             raise DataError(f"{shown}: its files {pattern!r} lie outside the data set; they are not read")
-    return splits
+    # The hub's list of files says a.parquet, and never ./a.parquet.
+    return {split: [pattern.removeprefix("./") for pattern in part] for split, part in splits.items()}
 
 
 def _head(folder: Path) -> MetadataConfigs:
