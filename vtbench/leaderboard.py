@@ -10,13 +10,14 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 from vtbench import rates
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.data import HINTS
 from vtbench.results import CANONICAL, LOCAL, UNRANKED, Run, Score, run_name
+from vtbench.statistics import commonest
 
 CEILING = "control-identity"
 """The tokenizer that keeps every pixel: its values are those of the originals."""
@@ -82,10 +83,10 @@ def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
 def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
     """Say, by `id`, in what runs differ from most voters; what differs in one thing has no vote in the next."""
 
-    def of(file: str) -> Callable[[Run], object]:
+    def of(file: str) -> Callable[[Run], Hashable]:
         return lambda one: one.digests.get(file)
 
-    compared: list[tuple[str, Callable[[Run], object]]] = [
+    compared: list[tuple[str, Callable[[Run], Hashable]]] = [
         ("another task version", lambda one: one.task_version),
         ("other pictures", lambda one: (one.digests.get("data"), one.limit)),
         ("another metric ranks it", lambda one: one.primary),
@@ -98,7 +99,7 @@ def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
         left = [run for run in voters if id(run) not in unlike]
         known = [value(run) for run in left if value(run) is not None]
         if known:
-            fits = (None, _majority(known))
+            fits = (None, commonest(known))
             unlike |= {id(run): what for run in runs if id(run) not in unlike and value(run) not in fits}
     left = [run for run in voters if id(run) not in unlike]
     most = max((run.scores[run.primary].scored for run in left if _has(run, run.primary)), default=0)
@@ -146,14 +147,9 @@ def on_frontier(standings: Sequence[Standing]) -> list[bool]:
     return [id(one.run) in best for one in standings]
 
 
-def _majority(values: Iterable[object]) -> object:
-    """The commonest value; of several, the one that sorts last (a later version)."""
-    return max(Counter(values).items(), key=lambda item: (item[1], str(item[0])))[0]
-
-
 def primary_of(group: Sequence[Run]) -> str:
     """Name the metric that ranks in a table."""
-    return str(_majority(run.primary for run in group))
+    return commonest(run.primary for run in group)
 
 
 def _badness(run: Run, metric: str) -> float:

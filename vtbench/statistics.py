@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +24,8 @@ _T_95 = 2.2621571627982053
 """Student's t at 97.5% with 9 degrees of freedom."""
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,21 @@ def holm(pvalues: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(pvalues) - position) * pvalues[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def commonest(values: Iterable[Value]) -> Value:
+    """Give the commonest value; of several, the one that sorts last, numbers by their size (version 10 after 9).
+
+    Args:
+        values: at least one.
+    """
+
+    def order(item: tuple[Value, int]) -> tuple[int, list[tuple[int, str]]]:
+        value, count = item
+        parts = re.split(r"0*([0-9]+)", str(value))  # text at even places, numbers at odd ones: longer ones are larger
+        return count, [(len(part) * (place % 2), part) for place, part in enumerate(parts)]
+
+    return max(Counter(values).items(), key=order)[0]
 
 
 def jackknife_interval(value: Callable[[np.ndarray[Any, Any]], float], count: int) -> tuple[float, float] | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from vtbench import cards, catalogue, checkpoints, files, results, weights
 from vtbench.errors import CardError, ResultError
 from vtbench.protocols import PROTOCOLS, Protocol
 from vtbench.results import Run, Score
+from vtbench.statistics import commonest
 from vtbench.types import Key, as_text
 
 if TYPE_CHECKING:
@@ -250,16 +250,11 @@ def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
         for shown in others:
             yield Problem(shown, f"is the same run as {first}", void=True)
     for task, beside in by_task.items():
-        versions = Counter(found[shown].task_version for shown in beside)
-        pictures = Counter(found[shown].digests.get("data") for shown in beside)
+        version = commonest(found[shown].task_version for shown in beside)
+        pictures = commonest(found[shown].digests.get("data") for shown in beside)
         for shown in beside:
             run = found[shown]
-            if run.task_version != _commonest(versions):
-                yield Problem(shown, f"has version {run.task_version} of {task}, most have {_commonest(versions)}")
-            elif run.digests.get("data") != _commonest(pictures):
+            if run.task_version != version:
+                yield Problem(shown, f"has version {run.task_version} of {task}, most have {version}")
+            elif run.digests.get("data") != pictures:
                 yield Problem(shown, f"is on other pictures than most runs of {task}")
-
-
-def _commonest(counts: Counter[object] | Counter[int] | Counter[str | None]) -> object:
-    ordered: Sequence[tuple[object, int]] = sorted(counts.items(), key=lambda item: (item[1], str(item[0])))
-    return ordered[-1][0]
