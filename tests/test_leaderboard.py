@@ -11,6 +11,7 @@ from builders import make_run
 
 from vtbench import leaderboard, results
 from vtbench.catalogue import metrics
+from vtbench.report import page
 from vtbench.results import Run, Score
 
 
@@ -172,6 +173,25 @@ def test_a_run_of_another_kind_takes_the_rank_from_nobody() -> None:
         others = [make_run(name, scores=scores(0.2)) for name in "abcd"]
         (standings,) = leaderboard.tables([*others, make_run("odd", **{"scores": more} | change)]).values()
         assert [one.rank for one in standings] == [1, 2, 3, 4, None], change
+
+
+def test_what_has_no_rank_does_not_say_what_ranks(tmp_path: Path) -> None:
+    """Three parts of an older version of the task, ranked by another metric, beside two whole runs."""
+
+    def run(name: str, contrast: float, psnr: float, **change: object) -> Run:
+        scores = {"contrast": contrast, "psnr": psnr} | ({"ssim": psnr / 100} if "limit" in change else {})
+        known = {name: Score(value=value, scored=32, expected=32) for name, value in scores.items()}
+        return make_run(name, "detail", **({"task_version": 2, "primary": "contrast", "scores": known} | change))
+
+    whole = [run("good", 0.9, 20.0), run("bad", 0.5, 30.0)]
+    parts = [run(f"part{at}", 0.1, 40.0 + at, task_version=1, primary="ssim", limit=4) for at in range(3)]
+    ((table, standings),) = leaderboard.tables([*parts, *whole]).items()
+    assert [(one.run.tokenizer, one.rank) for one in standings][:2] == [("good", 1), ("bad", 2)]
+    assert leaderboard.primary_of(standings) == "contrast"
+    said = leaderboard.to_markdown([*parts, *whole])
+    assert "## detail (version 2" in said and "**[contrast](" in said and "**[SSIM](" not in said
+    (view,) = re.findall(r"<h2>.*?</h2>", page.build([*parts, *whole], tmp_path).html.decode())[:1]
+    assert table[0] in view and "version 2" in view and "ranked by contrast" in view
 
 
 def test_what_may_be_compared_is_told_of_runs_without_a_rank_too() -> None:

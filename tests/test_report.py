@@ -77,7 +77,8 @@ def test_every_number_follows_from_the_per_image_tables(report_demo: Path) -> No
         run = ordered[place]
         assert run is group
         table = pd.read_parquet(report_demo / "work" / run.task / run.name / "images.parquet")
-        names = [column["name"] for column in content.columns([one for one in ordered if one.task == run.task])]
+        group = [one for one in ordered if one.task == run.task]
+        names = [column["name"] for column in content.columns(group, run.primary)]
         for name, cell in zip(names, cells[3:], strict=False):
             if cell["data-v"] == "":
                 assert run.scores[name].value is None or name not in run.scores

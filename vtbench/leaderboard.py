@@ -66,18 +66,16 @@ def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
         if why[id(run)] in (None, LOCAL, UNRANKED):
             why[id(run)] = unlike.get(id(run), why[id(run)])
     alike = {id(run) for run in known if id(run) not in unlike}
-    primary = primary_of(group)
+    found = [Standing(run, None, why[id(run)], id(run) in alike) for run in group]
+    primary = primary_of(found)
     ceiling = [_badness(run, primary) for run in group if run.tokenizer == CEILING and why[id(run)] is None]
 
-    def place(run: Run) -> tuple[bool, float, float, str]:
-        known = why[id(run)] is not None
-        return known, max(_badness(run, primary), *ceiling, -math.inf), _badness(run, "psnr"), run.name
+    def place(one: Standing) -> tuple[bool, float, float, str]:
+        worse = max(_badness(one.run, primary), *ceiling, -math.inf)
+        return one.why is not None, worse, _badness(one.run, "psnr"), one.run.name
 
-    found = []
-    for position, run in enumerate(sorted(group, key=place), start=1):
-        reason = why[id(run)]
-        found.append(Standing(run, position if reason is None else None, reason, id(run) in alike))
-    return found
+    ordered = enumerate(sorted(found, key=place), start=1)
+    return [one if one.why else one._replace(rank=position) for position, one in ordered]
 
 
 def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
@@ -143,13 +141,15 @@ def places(standings: Sequence[Standing]) -> list[Place | None]:
 def on_frontier(standings: Sequence[Standing]) -> list[bool]:
     """Say of each ranked run whether no other of the table takes fewer bits and is better in what ranks."""
     ranked = [one.run for one in standings if one.rank is not None]
-    best = {id(run) for run in rates.frontier(ranked, primary_of([one.run for one in standings]))}
+    best = {id(run) for run in rates.frontier(ranked, primary_of(standings))}
     return [id(one.run) in best for one in standings]
 
 
-def primary_of(group: Sequence[Run]) -> str:
-    """Name the metric that ranks in a table."""
-    return commonest(run.primary for run in group)
+def primary_of(standings: Sequence[Standing]) -> str:
+    """Name the metric that ranks in a table: what has no rank has no say, unless nothing has one."""
+    ranked = [one.run for one in standings if one.why is None]
+    alike = [one.run for one in standings if one.alike]
+    return commonest(run.primary for run in ranked or alike or [one.run for one in standings])
 
 
 def _badness(run: Run, metric: str) -> float:
@@ -252,7 +252,7 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
     ]
     for (task, protocol), standings in tables(runs, rank_local=rank_local).items():
         group = [standing.run for standing in standings]
-        first = group[0]
+        first = next((one.run for one in standings if one.alike), group[0])
         parts.append(f"## {cell(task)} (version {first.task_version}, protocol {cell(protocol)})")
         parts.append(ranking(standings))
         parts += [f"Not scored: {cell(reason)}." for reason in missing(group)]
@@ -267,7 +267,7 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
             parts.append(f"Not ranked: {', '.join(unranked)}.")
         parts += diagnosed(group)
         for attribute in dict.fromkeys(attribute for run in group for attribute in run.groups):
-            for name in (first.primary, "legibility"):
+            for name in (primary_of(standings), "legibility"):
                 if labels := _labels(group, attribute, name):
                     parts.append(f"{find_metric(name).title} by {cell(attribute.replace('_', ' '))}:")
                     parts.append(by_group(group, attribute, name, labels))
@@ -279,10 +279,9 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
 
 def ranking(standings: Sequence[Standing]) -> str:
     """Draw the runs of one table as Markdown, best first."""
-    group = [standing.run for standing in standings]
+    group, primary = [standing.run for standing in standings], primary_of(standings)
     apart = ("bpp", "latent_values", "bpp_entropy", "code_perplexity")
     names = [name for name in measured(group) if name not in apart]
-    primary = primary_of(group)
     ranks = any(one.rank is not None for one in standings)
     heads = [f"**{_head(name)}**" if name == primary and ranks else _head(name) for name in names]
     first = ["", "tokenizer", "in its rate class", _linked("bpp"), _linked("latent_values"), "tokens"]

@@ -73,10 +73,10 @@ def named(run: Run) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def columns(group: Sequence[Run]) -> list[Json]:
+def columns(group: Sequence[Run], primary: str) -> list[Json]:
     """Say which metrics a table shows, each with the scale that its whiskers share: first the rate and what ranks."""
     found = []
-    for name in _in_order(leaderboard.measured(group), leaderboard.primary_of(group)):
+    for name in _in_order(leaderboard.measured(group), primary):
         metric = find_metric(name)
         # The ceiling and the bottom would squeeze all others into a corner.
         between = [run for run in group if run.family != rates.CONTROLS] or group
