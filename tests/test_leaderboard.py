@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from builders import make_run
+from typer.testing import CliRunner
 
 from vtbench import leaderboard, results
 from vtbench.catalogue import metrics
+from vtbench.cli import app
 from vtbench.report import page
 from vtbench.results import Run, Score
 
@@ -109,6 +111,31 @@ def test_groups_are_ordered_as_numbers() -> None:
     groups = {height: {"lpips": Score(value=0.1, scored=1, expected=1)} for height in ("16", "8", "48")}
     said = leaderboard.to_markdown([make_run(scores=scores(0.1), groups={"cap_height": groups})])
     assert "LPIPS by cap height:\n\n| tokenizer | 8 | 16 | 48 |" in said
+
+
+def test_words_are_ordered_after_numbers_whatever_they_spell() -> None:
+    """ "nan" is the name of a group like any other, and no number to sort by."""
+    labels = ("16", "nan", "8", "scales=10", "inf", "scales=9", "1e999")
+    found = []
+    for order in (labels, labels[::-1]):
+        groups = {label: {"lpips": Score(value=0.1, scored=1, expected=1)} for label in order}
+        said = leaderboard.to_markdown([make_run(scores=scores(0.1), groups={"kind": groups})])
+        found += [line for line in said.splitlines() if "scales=10" in line]
+    assert found == ["| tokenizer | 8 | scales=9 | scales=10 | 16 | 1e999 | inf | nan |"] * 2
+
+
+@pytest.mark.parametrize("floor", [None, 0.05])
+def test_a_metric_that_is_not_installed_is_named_and_stops_nobody(tmp_path: Path, floor: float | None) -> None:
+    odd = Score(value=0.2, scored=32, expected=32, floor=floor)
+    runs = [make_run("a", scores=scores(0.1) | {"acme": odd, "acme/3": odd}), make_run("b", scores=scores(0.2))]
+    said = leaderboard.to_markdown(runs)
+    assert "Not shown: acme of a: no installed package measures it." in said and "own floor" not in said
+    for run in runs:
+        results.write(run, tmp_path / run.task / f"{run.name}.json")
+    done = CliRunner().invoke(app, ["leaderboard", "--results", str(tmp_path)])
+    assert done.exit_code == 0
+    assert "not shown: acme of a: no installed package measures it" in done.stderr
+    assert "acme of a: no installed package" in page.build(runs, tmp_path).html.decode()
 
 
 def test_intervals_and_floors_stand_beside_values() -> None:

@@ -303,7 +303,7 @@ def test_levels_and_groups_become_curves() -> None:
     assert found["cer/plain_height"]["series"][0] == [[8.0, 0.1, 0.05, 0.2], [12.0, 0.1, 0.05, 0.2]]
     assert found["cer/plain_height"]["line"] == content.LEGIBLE
     assert found["cer/strings"]["labels"] == ["random"]
-    assert [content.position(label) for label in ("scales=3", "0.25", "depth=2", "red-green", "1e-3")] == [
+    assert [leaderboard.position(label) for label in ("scales=3", "0.25", "depth=2", "red-green", "1e-3")] == [
         3.0,
         0.25,
         2.0,

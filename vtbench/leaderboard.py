@@ -257,10 +257,10 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
         parts.append(ranking(standings))
         parts += [f"Not scored: {cell(reason)}." for reason in missing(group)]
         parts += [f"{cell(line)}." for line in pictures(group)]
-        if floors := [(name, score.floor) for name, score in first.scores.items() if score.floor is not None]:
-            said = ", ".join(
-                f"{find_metric(name).title} {floor:.{find_metric(name).digits}f}" for name, floor in floors
-            )
+        parts += [f"Not shown: {cell(line)}." for line in unknown(group)]
+        known = [(metrics()[name], score.floor) for name, score in first.scores.items() if name in metrics()]
+        if floors := [(metric, floor) for metric, floor in known if floor is not None]:
+            said = ", ".join(f"{metric.title} {floor:.{metric.digits}f}" for metric, floor in floors)
             parts.append(f"The engine's own floor, on the originals: {said}. What lies above it is the tokenizer's.")
         others = [one for one in standings if one.why and one.why != UNRANKED]
         if unranked := [f"{cell(shown_name(one.run))} ({cell(one.why)})" for one in others]:
@@ -334,6 +334,16 @@ def missing(group: Sequence[Run]) -> list[str]:
         return ", ".join(sorted(own, key=lambda name: (place.get(name.partition("/")[0], len(place)), name)))
 
     return sorted(f"{listed(own)}{of}: {reason}" for (of, reason), own in names.items())
+
+
+def unknown(group: Sequence[Run]) -> list[str]:
+    """Name the metrics that runs have and no installed package measures, with the runs, so that no table shows them."""
+    runs: dict[str, list[str]] = {}
+    for run in group:
+        for name in dict.fromkeys(key.partition("/")[0] for key in run.scores):
+            if name not in metrics():
+                runs.setdefault(name, []).append(shown_name(run))
+    return [f"{name} of {_several(own)}: no installed package measures it" for name, own in sorted(runs.items())]
 
 
 def _several(names: Sequence[str]) -> str:
@@ -471,11 +481,16 @@ def _interval(run: Run, name: str) -> str:
     return f" ({digits(score.low, name)} to {digits(score.high, name)})"
 
 
+def position(label: str) -> float | None:
+    """Read the number of a level: "0.25", or "scales=3"; None where it is a word."""
+    found = re.fullmatch(r"(?:[A-Za-z_ -]+=)?(-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)", label)
+    number = float(found[1]) if found else math.nan
+    return number if math.isfinite(number) else None
+
+
 def _number_first(label: str) -> tuple[bool, float, str]:
-    try:
-        return False, float(label), label
-    except ValueError:
-        return True, 0.0, label
+    number = position(label)
+    return number is None, number or 0.0, label
 
 
 def shown(score: Score | None, name: str) -> str:

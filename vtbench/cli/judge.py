@@ -28,6 +28,8 @@ def leaderboard(
     from vtbench import leaderboard as tables
 
     runs = accepted(results_folder)
+    for said in tables.unknown(runs):
+        complaints.print(f"vtbench: not shown: {one_line(said)}")
     contents = (
         ("leaderboard.csv", tables.to_csv(runs, rank_local=rank_local)),
         ("LEADERBOARD.md", tables.to_markdown(runs, rank_local=rank_local)),

@@ -169,7 +169,7 @@ def _view(
         "columns": columns,
         "rows": rows,
         "classes": list(dict.fromkeys(map(rates.rate_class, sorted(group, key=rates.class_order)))),
-        "missing": [plain(reason) for reason in leaderboard.missing(group)],
+        "missing": [plain(reason) for reason in (*leaderboard.missing(group), *leaderboard.unknown(group))],
         "curves": bool(curves),
         "steps": bool(steps),
         "diagnostics": diagnostics,
