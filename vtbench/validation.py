@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +93,24 @@ def validate(folder: Path, work: Path | None = None) -> Report:
     void = {one.file for one in problems if one.void}
     accepted = tuple(run for shown, run in found.items() if shown not in void)
     return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))), accepted, held)
+
+
+def read(place: Path) -> Run:
+    """Read one summary that tables may show: its file, or the folder that a run left.
+
+    Raises:
+        ResultError: if it can't be read, or `validate` would say of it that it was changed.
+    """
+    run = results.read_run(place)
+    _strict(place / results.RUN if files.is_file(place / results.RUN) else place)
+    for what in _changed(run):
+        raise ResultError(f"{place}: {what}; run it again, or leave it out")
+    return run
+
+
+def identity(run: Run) -> Hashable:
+    """Say what two summaries of one run share; one without a plan's digest is like its equals alone."""
+    return run.task, run.name, run.digests.get("plan") or results.encode(run)
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -239,11 +257,10 @@ def _same(said: float | None, own: float | None) -> bool:
 
 
 def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
-    by_plan: dict[tuple[str, str, str], list[str]] = {}
+    by_plan: dict[Hashable, list[str]] = {}
     by_task: dict[str, list[str]] = {}
     for shown, run in found.items():
-        if plan := run.digests.get("plan"):
-            by_plan.setdefault((run.task, plan, run.name), []).append(shown)
+        by_plan.setdefault(identity(run), []).append(shown)
         by_task.setdefault(run.task, []).append(shown)
     for same in by_plan.values():
         first, *others = sorted(same, key=lambda shown: shown != _wanted(found[shown]))  # the copy is the misplaced one
