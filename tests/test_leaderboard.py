@@ -172,12 +172,14 @@ def test_protocols_never_share_a_table() -> None:
         ({"digests": {"data": "d" * 64, "lpips-alex/file": "another"}}, "another lpips-alex"),
         ({"digests": {"data": "d" * 64, "easyocr/version": "2"}}, "another easyocr"),
         ({"digests": {"data": "d" * 64, "rapidocr/version": "1"}}, "another OCR engine"),
+        ({"digests": {"data": "d" * 64, "foundation/features": "1"}}, "another foundation"),
         ({"scores": scores(0.05) | {"lpips": Score(value=0.05, scored=20, expected=32)}}, "20 of 31 pictures scored"),
         ({"scores": scores(math.inf)}, "lpips is infinite"),
     ],
 )
 def test_what_may_not_be_compared_stands_without_a_rank_and_says_why(change: dict[str, object], why: str) -> None:
     same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one", "easyocr/version": "1"}}
+    same["digests"] |= {"foundation/config.json": "1"}
     others = [make_run(name, scores=scores(0.1 * place), **same) for place, name in enumerate("abc", start=1)]
     odd = make_run("odd", **({"scores": scores(0.05)} | same | change))
     (standings,) = leaderboard.tables([*others, odd]).values()

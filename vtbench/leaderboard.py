@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-from vtbench import rates
+from vtbench import backbones, rates
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.data import HINTS
 from vtbench.results import CANONICAL, LOCAL, UNRANKED, Run, Score, run_name
@@ -84,6 +84,9 @@ def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
     def of(file: str) -> Callable[[Run], Hashable]:
         return lambda one: one.digests.get(file)
 
+    def all_of(name: str) -> Callable[[Run], Hashable]:
+        return lambda one: tuple(sorted(files_of(one, name).items())) or None
+
     compared: list[tuple[str, Callable[[Run], Hashable]]] = [
         ("another task version", lambda one: one.task_version),
         ("other pictures", lambda one: (one.digests.get("data"), one.limit)),
@@ -91,7 +94,8 @@ def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
         ("another OCR engine", lambda one: engines(one) or None),
     ]
     for file in sorted({file for run in runs for file in run.digests if "/" in file}):
-        compared.append((f"another {file.partition('/')[0]}", of(file)))
+        name = file.partition("/")[0]
+        compared.append((f"another {name}", of(file) if pinned(name) else all_of(name)))
     unlike: dict[int, str] = {}
     for what, value in compared:
         left = [run for run in voters if id(run) not in unlike]
@@ -114,6 +118,17 @@ def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
 def engines(run: Run) -> tuple[str, ...]:
     """Name the OCR engines that read for a run: the backbones whose version is recorded beside their files."""
     return tuple(sorted(file.removesuffix("/version") for file in run.digests if file.endswith("/version")))
+
+
+def files_of(run: Run, backbone: str) -> dict[str, str | None]:
+    """Give the digests of the files behind a backbone or an OCR engine of a run, by the files' names."""
+    parts = ((file.partition("/"), digest) for file, digest in run.digests.items())
+    return {file: digest for (name, slash, file), digest in parts if slash and name == backbone}
+
+
+def pinned(backbone: str) -> bool:
+    """Tell whether a backbone is one network wherever it lies: each of its files is held against a known digest."""
+    return backbone in backbones.names()
 
 
 class Place(NamedTuple):
