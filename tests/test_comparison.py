@@ -271,7 +271,7 @@ def test_a_metric_that_becomes_infinite_got_worse(tmp_path: Path) -> None:
     ours = saved(tmp_path / "run", endless, "smallest_line")
     theirs = saved(tmp_path / "baseline", BASE, "smallest_line")
     (found,) = comparison.check(ours, [theirs], {"smallest_line": 0.5})
-    assert found.reason == "2 pictures became infinite"
+    assert found.reason == "2 pictures became infinitely worse"
     assert not comparison.check(theirs, [ours], {"smallest_line": 0.5})[0].failed
 
 
@@ -279,7 +279,7 @@ def test_the_gate_caps_as_a_mean_does(tmp_path: Path) -> None:
     theirs = saved(tmp_path / "baseline", BASE)
     best, worst = (saved(tmp_path / f"{end}", np.where(np.arange(40) < 1, end, BASE)) for end in (np.inf, -np.inf))
     assert not comparison.check(best, [theirs], {"psnr": 0.1})[0].failed
-    assert comparison.check(worst, [theirs], {"psnr": 0.1})[0].reason == "1 pictures became infinite"
+    assert comparison.check(worst, [theirs], {"psnr": 0.1})[0].reason == "1 pictures became infinitely worse"
 
 
 def test_equal_pictures_are_no_drop_from_one_level_of_one_pixel(tmp_path: Path) -> None:
@@ -376,3 +376,133 @@ def test_a_run_in_the_work_folder_is_found_by_task_and_name(tmp_path: Path, monk
         results.find_run(tmp_path / "long.json", tmp_path / "work")
     with pytest.raises(ResultError, match=r"reconstruction: a folder without run\.json; expected the JSON of a run"):
         results.find_run(tmp_path / "work" / "reconstruction", tmp_path / "work")
+
+
+# --- what is no mean over pictures ------------------------------------------------------------------------------------
+
+
+def under(protocol: str, folder: Path, psnr: float, values: np.ndarray, **change: object) -> tuple[Run, Path]:
+    """Save a run whose protocol says another PSNR than the mean of its pictures."""
+    found = {"psnr": Score(value=psnr, scored=len(values), expected=len(values))}
+    table = pd.DataFrame({"id": [f"{index}.png" for index in range(len(values))], "psnr": values})
+    return saved_table(folder, table, protocol=protocol, scores=found, **change)
+
+
+def test_a_pooled_score_is_judged_as_the_protocol_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pooled PSNR falls though the mean over pictures rises."""
+    ours = under("vtbench-2025", tmp_path / "run", 22.751, BASE + 1.0)
+    theirs = under("vtbench-2025", tmp_path / "baseline", 28.571, BASE)
+    (found,) = comparison.check(ours, [theirs], {"psnr": 0.1})
+    assert (found.value, found.baseline, found.drop.low, found.adjusted) == (22.751, 28.571, None, None)
+    assert found.failed and found.drop.mean == pytest.approx(5.82)
+    (row,) = comparison.contrast(ours, theirs)
+    assert (row.first, row.second, row.comparison) == (22.751, 28.571, None)
+    assert row.difference == pytest.approx(-5.82)
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["compare", "run", "baseline"]).stdout
+    assert "22.751" in said and "28.571" in said and "psnr has no test: vtbench-2025 makes it of all" in said
+    (told,) = json.loads(CliRunner().invoke(app, ["compare", "run", "baseline", "--json"]).stdout)["metrics"]
+    assert (told["first"], told["pictures"], told["difference"]) == (22.751, 0, pytest.approx(-5.82))
+
+
+def test_means_of_batches_are_tested_where_all_batches_are_whole(tmp_path: Path) -> None:
+    for count, tested in ((40, True), (38, False)):
+        sides = [
+            under("seed-voken", tmp_path / f"{name}{count}", 25.0, BASE[:count] + shift * NOISE[:count])
+            for name, shift in (("run", 1), ("baseline", 0))
+        ]
+        assert (comparison.check(sides[0], sides[1:], {"psnr": 1.0})[0].drop.low is not None) is tested
+        assert (comparison.contrast(*sides)[0].comparison is not None) is tested
+
+
+def test_published_protocols_cap_nothing_in_comparisons(tmp_path: Path) -> None:
+    ours = under("vfm-vae", tmp_path / "run", 101.0, BASE + 75.0)
+    theirs = under("vfm-vae", tmp_path / "baseline", 102.0, BASE + 76.0)
+    (found,) = comparison.check(ours, [theirs], {"psnr": 0.1})
+    assert found.drop.mean == pytest.approx(1.0) and found.failed
+    perfect = under("vfm-vae", tmp_path / "perfect", math.inf, np.where(np.arange(40) < 2, np.inf, BASE + 76.0))
+    assert not comparison.check(perfect, [theirs], {"psnr": 0.1})[0].failed  # infinite, and better
+    assert comparison.check(theirs, [perfect], {"psnr": 0.1})[0].reason == "2 pictures became infinitely worse"
+
+
+# --- what has no value, or another network's --------------------------------------------------------------------------
+
+
+def test_a_run_that_lost_a_metric_fails_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = {"psnr": Score(value=None, reason="all pictures failed", scored=0, expected=40)}
+    ids = [f"{index}.png" for index in range(40)]
+    ours = saved_table(tmp_path / "run", pd.DataFrame({"id": ids, "psnr": np.full(40, np.nan)}), scores=none)
+    theirs = saved(tmp_path / "baseline", BASE)
+    (found,) = comparison.check(ours, [theirs], {"psnr": 0.1})
+    assert (found.failed, found.value, found.reason) == (True, None, "has no value: all pictures failed")
+    with pytest.raises(ResultError, match="psnr: jpeg-q5 has no such score"):
+        comparison.check(theirs, [ours], {"psnr": 0.1})
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "check",
+        "run",
+        "--baseline",
+        "baseline",
+        "--max-drop",
+        "psnr=0.1",
+        "--junit",
+        "j.xml",
+        "--markdown",
+        "m",
+    ]
+    for form in ([], ["--json"]):
+        done = CliRunner().invoke(app, [*command, *form])
+        assert done.exit_code == 1, done.output
+    (told,) = json.loads(done.stdout, parse_constant=pytest.fail)["checks"]
+    assert (told["run"], told["reason"]) == (None, found.reason)
+    assert "has no value: all pictures failed" in (tmp_path / "j.xml").read_text()
+
+
+def test_an_infinite_set_metric_is_strict_json_against_several_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, rfid: float) -> None:
+        table = pd.DataFrame({"id": ["0.png"], "psnr": [25.0]})
+        saved_table(tmp_path / name, table, scores={"rfid": Score(value=rfid, scored=9, expected=9)})
+
+    for name, rfid in (("run", math.inf), ("a", 2.0), ("b", 3.0), ("c", math.inf), ("good", 2.0)):
+        run(name, rfid)
+    monkeypatch.chdir(tmp_path)
+    for name, baselines, worse, code in (
+        ("run", "ab", "Infinity", 1),
+        ("run", "ac", "Infinity", 1),
+        ("good", "ac", "-Infinity", 0),
+        ("run", "cc", 0.0, 0),
+    ):
+        against = [word for baseline in baselines for word in ("--baseline", baseline)]
+        done = CliRunner().invoke(app, ["check", name, *against, "--max-drop", "rfid=0.1", "--json"])
+        assert done.exit_code == code, done.output
+        (told,) = json.loads(done.stdout, parse_constant=pytest.fail)["checks"]
+        assert told["worse_by"] == worse
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "second", "message"),
+    [
+        ("cknna", {"foundation/config.json": "1"}, {"foundation/features": "2"}, "differ in foundation/config.json"),
+        ("cknna", {"foundation/features": "2"}, {}, "differ in foundation/features"),
+        ("lpips", {"lpips-alex/file": "1"}, {}, "differ in lpips-alex/file"),
+        ("cer", {"easyocr/version": "1"}, {}, "read by easyocr and by no engine that it states"),
+        ("lpips", {"lpips-alex/a.pth": "1"}, {"lpips-alex/b.safetensors": "2"}, None),
+    ],
+)
+def test_what_states_no_file_in_common_is_not_compared(
+    tmp_path: Path, metric: str, first: dict[str, str], second: dict[str, str], message: str | None
+) -> None:
+    """Of the suite's own backbones, each of which may lie here under several names, any file is the same network."""
+    ours = saved(tmp_path / "run", BASE, metric, digests=first)
+    theirs = saved(tmp_path / "baseline", BASE, metric, digests=second)
+    for compared in (
+        lambda: comparison.check(ours, [theirs], {metric: 0.1}),
+        lambda: comparison.contrast(ours, theirs),
+    ):
+        if message is None:
+            assert compared()
+        else:
+            with pytest.raises(ResultError, match=message):
+                compared()

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from builders import make_run
+from typer.testing import CliRunner
 
 from vtbench import leaderboard, results
 from vtbench.catalogue import metrics
+from vtbench.cli import app
+from vtbench.report import page
 from vtbench.results import Run, Score
 
 
@@ -110,6 +113,31 @@ def test_groups_are_ordered_as_numbers() -> None:
     assert "LPIPS by cap height:\n\n| tokenizer | 8 | 16 | 48 |" in said
 
 
+def test_words_are_ordered_after_numbers_whatever_they_spell() -> None:
+    """ "nan" is the name of a group like any other, and no number to sort by."""
+    labels = ("16", "nan", "8", "scales=10", "inf", "scales=9", "1e999")
+    found = []
+    for order in (labels, labels[::-1]):
+        groups = {label: {"lpips": Score(value=0.1, scored=1, expected=1)} for label in order}
+        said = leaderboard.to_markdown([make_run(scores=scores(0.1), groups={"kind": groups})])
+        found += [line for line in said.splitlines() if "scales=10" in line]
+    assert found == ["| tokenizer | 8 | scales=9 | scales=10 | 16 | 1e999 | inf | nan |"] * 2
+
+
+@pytest.mark.parametrize("floor", [None, 0.05])
+def test_a_metric_that_is_not_installed_is_named_and_stops_nobody(tmp_path: Path, floor: float | None) -> None:
+    odd = Score(value=0.2, scored=32, expected=32, floor=floor)
+    runs = [make_run("a", scores=scores(0.1) | {"acme": odd, "acme/3": odd}), make_run("b", scores=scores(0.2))]
+    said = leaderboard.to_markdown(runs)
+    assert "Not shown: acme of a: no installed package measures it." in said and "own floor" not in said
+    for run in runs:
+        results.write(run, tmp_path / run.task / f"{run.name}.json")
+    done = CliRunner().invoke(app, ["leaderboard", "--results", str(tmp_path)])
+    assert done.exit_code == 0
+    assert "not shown: acme of a: no installed package measures it" in done.stderr
+    assert "acme of a: no installed package" in page.build(runs, tmp_path).html.decode()
+
+
 def test_intervals_and_floors_stand_beside_values() -> None:
     read = Score(value=0.25, scored=9, expected=9, low=0.2, high=0.3, floor=0.05)
     run = make_run(task="text", primary="cer", scores={"cer": read, "psnr": Score(value=20.0, scored=9, expected=9)})
@@ -144,12 +172,14 @@ def test_protocols_never_share_a_table() -> None:
         ({"digests": {"data": "d" * 64, "lpips-alex/file": "another"}}, "another lpips-alex"),
         ({"digests": {"data": "d" * 64, "easyocr/version": "2"}}, "another easyocr"),
         ({"digests": {"data": "d" * 64, "rapidocr/version": "1"}}, "another OCR engine"),
+        ({"digests": {"data": "d" * 64, "foundation/features": "1"}}, "another foundation"),
         ({"scores": scores(0.05) | {"lpips": Score(value=0.05, scored=20, expected=32)}}, "20 of 31 pictures scored"),
         ({"scores": scores(math.inf)}, "lpips is infinite"),
     ],
 )
 def test_what_may_not_be_compared_stands_without_a_rank_and_says_why(change: dict[str, object], why: str) -> None:
     same = {"digests": {"data": "d" * 64, "lpips-alex/file": "one", "easyocr/version": "1"}}
+    same["digests"] |= {"foundation/config.json": "1"}
     others = [make_run(name, scores=scores(0.1 * place), **same) for place, name in enumerate("abc", start=1)]
     odd = make_run("odd", **({"scores": scores(0.05)} | same | change))
     (standings,) = leaderboard.tables([*others, odd]).values()
@@ -172,6 +202,25 @@ def test_a_run_of_another_kind_takes_the_rank_from_nobody() -> None:
         others = [make_run(name, scores=scores(0.2)) for name in "abcd"]
         (standings,) = leaderboard.tables([*others, make_run("odd", **{"scores": more} | change)]).values()
         assert [one.rank for one in standings] == [1, 2, 3, 4, None], change
+
+
+def test_what_has_no_rank_does_not_say_what_ranks(tmp_path: Path) -> None:
+    """Three parts of an older version of the task, ranked by another metric, beside two whole runs."""
+
+    def run(name: str, contrast: float, psnr: float, **change: object) -> Run:
+        scores = {"contrast": contrast, "psnr": psnr} | ({"ssim": psnr / 100} if "limit" in change else {})
+        known = {name: Score(value=value, scored=32, expected=32) for name, value in scores.items()}
+        return make_run(name, "detail", **({"task_version": 2, "primary": "contrast", "scores": known} | change))
+
+    whole = [run("good", 0.9, 20.0), run("bad", 0.5, 30.0)]
+    parts = [run(f"part{at}", 0.1, 40.0 + at, task_version=1, primary="ssim", limit=4) for at in range(3)]
+    ((table, standings),) = leaderboard.tables([*parts, *whole]).items()
+    assert [(one.run.tokenizer, one.rank) for one in standings][:2] == [("good", 1), ("bad", 2)]
+    assert leaderboard.primary_of(standings) == "contrast"
+    said = leaderboard.to_markdown([*parts, *whole])
+    assert "## detail (version 2" in said and "**[contrast](" in said and "**[SSIM](" not in said
+    (view,) = re.findall(r"<h2>.*?</h2>", page.build([*parts, *whole], tmp_path).html.decode())[:1]
+    assert table[0] in view and "version 2" in view and "ranked by contrast" in view
 
 
 def test_what_may_be_compared_is_told_of_runs_without_a_rank_too() -> None:

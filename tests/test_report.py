@@ -20,6 +20,7 @@ from scipy.integrate import trapezoid
 from test_cli import one_line, vtbench
 
 from vtbench import evaluate, files, kept, leaderboard, load_tokenizer, rates, results, statistics
+from vtbench.cli.report import chosen
 from vtbench.errors import ResultError
 from vtbench.metrics import text as text_metrics
 from vtbench.report import content, gallery, page
@@ -77,7 +78,8 @@ def test_every_number_follows_from_the_per_image_tables(report_demo: Path) -> No
         run = ordered[place]
         assert run is group
         table = pd.read_parquet(report_demo / "work" / run.task / run.name / "images.parquet")
-        names = [column["name"] for column in content.columns([one for one in ordered if one.task == run.task])]
+        group = [one for one in ordered if one.task == run.task]
+        names = [column["name"] for column in content.columns(group, run.primary)]
         for name, cell in zip(names, cells[3:], strict=False):
             if cell["data-v"] == "":
                 assert run.scores[name].value is None or name not in run.scores
@@ -302,7 +304,7 @@ def test_levels_and_groups_become_curves() -> None:
     assert found["cer/plain_height"]["series"][0] == [[8.0, 0.1, 0.05, 0.2], [12.0, 0.1, 0.05, 0.2]]
     assert found["cer/plain_height"]["line"] == content.LEGIBLE
     assert found["cer/strings"]["labels"] == ["random"]
-    assert [content.position(label) for label in ("scales=3", "0.25", "depth=2", "red-green", "1e-3")] == [
+    assert [leaderboard.position(label) for label in ("scales=3", "0.25", "depth=2", "red-green", "1e-3")] == [
         3.0,
         0.25,
         2.0,
@@ -441,6 +443,37 @@ def test_runs_are_named_or_found(report_demo: Path, tmp_path: Path) -> None:
     assert "ends in .html" in one_line(vtbench("report", *places[:-1], tmp_path / "r.txt"))
     assert "holds no runs" in one_line(vtbench("report", "--results", tmp_path, "--out", tmp_path / "r.html"))
     assert "no such folder" in one_line(vtbench("report", "--results", tmp_path / "none", "--out", tmp_path / "r.html"))
+
+
+def test_a_run_is_shown_once_however_it_is_named(report_demo: Path, tmp_path: Path) -> None:
+    folder = report_demo / "results" / "text"
+    named = folder / "jpeg-q5.json"
+    other = folder / ".." / "text" / "jpeg-q5.json"
+    work = report_demo / "work" / "text" / "jpeg-q5"
+    found = chosen(["text/*", str(named), str(other), str(work), "text/jpeg-q5"], report_demo / "results")
+    assert [run.name for run, _ in found] == [path.stem for path in sorted(folder.glob("*.json"))]
+    assert {place for _, place in found} == {None, named}
+    # One of other numbers that says it is the same run is passed over, and named.
+    run = results.read_run(named)
+    copy = tmp_path / "copy.json"
+    results.write(run.model_copy(update={"device": "another"}), copy)
+    done = vtbench("report", named, copy, "--out", tmp_path / "r.html")
+    assert done.returncode == 0
+    assert f"passed over: {copy}: is the same run as {named}" in done.stderr.replace("\n", "")
+    assert len(data_of((tmp_path / "r.html").read_text())["runs"]) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["report", "sheet"])
+def test_a_run_that_was_changed_is_refused_by_its_name_too(report_demo: Path, tmp_path: Path, command: str) -> None:
+    run = results.read_run(report_demo / "results" / "text" / "jpeg-q5.json")
+    name, score = next((name, score) for name, score in run.scores.items() if score.high is not None)
+    better = score.model_copy(update={"value": 2.0 * score.high + 1.0})
+    results.write(run.model_copy(update={"scores": {**run.scores, name: better}}), tmp_path / "changed.json")
+    done = vtbench(
+        command, tmp_path / "changed.json", "--out", tmp_path / ("r.html" if command == "report" else "r.png")
+    )
+    assert done.returncode == 2
+    assert "outside of its own interval" in one_line(done) and "changed.json" in one_line(done)
 
 
 def test_a_run_named_by_its_folder_shows_what_lies_beside_it(report_demo: Path, tmp_path: Path) -> None:

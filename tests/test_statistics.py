@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vtbench.statistics import compare, holm, mean_interval, paired_difference
+from vtbench.statistics import commonest, compare, holm, mean_interval, paired_difference
 
 
 def test_interval_holds_the_true_difference_about_as_often_as_it_says() -> None:
@@ -119,3 +119,12 @@ def test_wilcoxon_takes_a_document_by_its_mean() -> None:
     clusters = [f"document {index // 3}" for index in range(24)]
     wanted = stats.wilcoxon(np.reshape(first, (8, 3)).mean(1)).pvalue
     assert compare(first, [0.0] * 24, clusters).wilcoxon == pytest.approx(wanted)
+
+
+def test_of_equally_common_values_the_later_one_counts() -> None:
+    """Version 10 is later than 9, though the text "9" sorts after "10"."""
+    assert commonest([10, 9]) == commonest([9, 10]) == 10
+    assert commonest(["v9", "v10"]) == "v10"
+    assert commonest([("data", 9), ("data", 16)]) == ("data", 16)
+    assert commonest([9, 9, 10]) == 9
+    assert commonest(["1" * 5000, "2"]) == "1" * 5000

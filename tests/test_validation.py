@@ -16,7 +16,7 @@ import pytest
 from builders import make_run
 from test_cli import one_line, vtbench
 
-from vtbench import cards, files, published, results, validation
+from vtbench import cards, files, leaderboard, published, results, validation
 from vtbench.errors import ResultError
 from vtbench.leaderboard import to_csv
 from vtbench.protocols import find_protocol
@@ -136,6 +136,17 @@ def test_three_people_s_results(tmp_path: Path) -> None:
         ("jpeg-q50", "another task version")
     ]
     assert to_csv(found.accepted) == (tmp_path / "leaderboard.csv").read_text()
+
+
+def test_of_equally_common_versions_the_later_one_counts_everywhere(tmp_path: Path) -> None:
+    for version in (9, 10):
+        placed(tmp_path, make_run(f"jpeg-q{version}", task_version=version))
+    assert only_problem(tmp_path) == ("reconstruction/jpeg-q9.json", "has version 9 of reconstruction, most have 10")
+    (standings,) = leaderboard.tables(validation.validate(tmp_path).accepted).values()
+    assert [(one.run.tokenizer, one.why) for one in standings] == [
+        ("jpeg-q10", None),
+        ("jpeg-q9", "another task version"),
+    ]
 
 
 def test_what_lies_too_deep_is_no_result_and_is_said(folder: Path) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from vtbench.catalogue import OCR, find_metric, metrics
 from vtbench.errors import ResultError
-from vtbench.leaderboard import engines
+from vtbench.leaderboard import engines, files_of, pinned
+from vtbench.protocols import PROTOCOLS
 from vtbench.results import CLUSTER, Run, capped, clusters_of, read_images
-from vtbench.statistics import Comparison, Difference, compare, holm, spread_of_means
+from vtbench.statistics import Comparison, Difference, compare, holm, mean, spread_of_means
 
 if TYPE_CHECKING:
     import pandas
@@ -36,10 +37,12 @@ class Check:
 
     metric: str
     baseline: float
-    """Mean over the pictures that all runs scored, and over the baselines; a set metric's own value."""
-    value: float
+    """Mean over the pictures that all runs scored, and over the baselines; a set metric's own value, and whatever else
+    a protocol makes of all pictures together."""
+    value: float | None
+    """The same of the run; None where it has no value and the baselines have one."""
     drop: Difference
-    """Positive is worse, whatever the metric's direction."""
+    """Positive is worse, whatever the metric's direction; infinite where the run has no value."""
     allowed: float
     adjusted: float | None
     """The p-value of the drop after Holm's correction over all metrics of the gate; None where there is no test, or so
@@ -48,15 +51,19 @@ class Check:
     """Pictures that one side scored and the other did not; of a set metric, by how many the two numbers differ."""
     allowed_missing: int
     infinite: int
-    """Pictures whose value became infinite, less those whose value became finite again."""
+    """Of the pictures that are infinite in one or both, those that got worse less those that got better."""
+    lacking: str | None = None
+    """Why the run has no value."""
 
     @property
     def reason(self) -> str | None:
         """Say why it fails; None where it passes."""
+        if self.value is None:
+            return f"has no value: {self.lacking}"
         if self.missing > self.allowed_missing:
             return f"{self.missing} pictures are scored on one side alone"
         if self.infinite > 0:
-            return f"{self.infinite} pictures became infinite"
+            return f"{self.infinite} pictures became infinitely worse"
         if not self.drop.mean > self.allowed:
             return None
         # Worse by more than is allowed, and not by chance: the interval of the drop excludes zero.
@@ -78,10 +85,10 @@ class Contrast:
 
     metric: str
     first: float | None
-    """Means over the pictures that are compared; None where there are none."""
+    """Means over the pictures that are compared, or what the protocol makes of all together; None if there is none."""
     second: float | None
     comparison: Comparison | None
-    """First minus second; None where no picture can be compared."""
+    """First minus second; None where no picture can be compared, or none has a part of its own in the score."""
     adjusted: float | None
     """The sign-flip p-value after Holm's correction over all metrics compared."""
     missing: int
@@ -92,6 +99,15 @@ class Contrast:
     """How many of these are infinite in the first run, and how many in the second."""
     reason: str | None = None
     """Why there is no comparison."""
+
+    @property
+    def difference(self) -> float | None:
+        """First minus second; None where either is missing, or both are infinite."""
+        if self.comparison is not None:
+            return self.comparison.difference.mean
+        if self.first is None or self.second is None or math.isnan(self.first - self.second):
+            return None
+        return self.first - self.second
 
 
 @dataclass(frozen=True)
@@ -107,11 +123,8 @@ class _Pairs:
     capped ones."""
     left_out: int
     """Pictures that are infinite in either."""
-
-    @property
-    def infinite(self) -> int:
-        """Pictures that are infinite in the first alone, less those in the second alone."""
-        return self.endless[0] - self.endless[1]
+    infinite: int
+    """Of these, the ones that are worse in the first less those that are worse in the second."""
 
     @property
     def scored(self) -> bool:
@@ -164,7 +177,7 @@ def check_all(questions: Sequence[Question], *, allow_missing: int = 0) -> list[
         checks[number].append(
             Check(
                 metric=name,
-                baseline=math.fsum(one.second for one in against) / len(against),
+                baseline=mean([one.second for one in against]),
                 value=against[0].first,
                 drop=spread_of_means([one.drop for one in against]),
                 allowed=limit,
@@ -172,6 +185,7 @@ def check_all(questions: Sequence[Question], *, allow_missing: int = 0) -> list[
                 missing=max(one.missing for one in against),
                 allowed_missing=allow_missing,
                 infinite=max(one.infinite for one in against),
+                lacking=against[0].lacking,
             )
         )
     return checks
@@ -183,7 +197,8 @@ def _compared(question: Question) -> list[tuple[str, float, list[_Against]]]:
     if not baselines:
         raise ResultError("no baseline was given; name one run to compare with")
     for baseline in baselines:
-        _same_question(run[0], baseline[0], question.allowed)
+        scored = [name for name in question.allowed if _value(run[0], name) is not None]
+        _same_question(run[0], baseline[0], [name for name in scored if _value(baseline[0], name) is not None])
     for name, limit in question.allowed.items():
         if not limit >= 0:
             raise ResultError(f"{name}: it may get worse by {limit:g}; expected 0 or more")
@@ -200,7 +215,7 @@ def _compared(question: Question) -> list[tuple[str, float, list[_Against]]]:
 class _Against:
     """One metric of a run against one baseline."""
 
-    first: float
+    first: float | None
     second: float
     drop: Difference
     p: float | None
@@ -208,6 +223,7 @@ class _Against:
     infinite: int
     units: int = 0
     """Pictures, or documents, whose signs the test flips."""
+    lacking: str | None = None
 
 
 def _p(against: Sequence[_Against], metrics: int) -> float | None:
@@ -218,18 +234,23 @@ def _p(against: Sequence[_Against], metrics: int) -> float | None:
 
 def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: pandas.DataFrame) -> _Against:
     metric = find_metric(name)
-    values = [one.scores[name].value if name in one.scores else None for one in (run, baseline)]
+    values = [_value(one, name) for one in (run, baseline)]
+    if values[0] is None and values[1] is not None and name in run.scores:
+        score = run.scores[name]
+        missing = baseline.scores[name].scored - score.scored
+        return _Against(None, values[1], Difference(math.inf, None, None, 0), None, missing, 0, lacking=score.reason)
     if values[0] is None or values[1] is None:
         which = run.name if values[0] is None else baseline.name
         common = ", ".join(sorted(_scored(run) & _scored(baseline))) or "none"
         raise ResultError(f"{name}: {which} has no such score; metrics of both runs: {common}")
-    if name not in own.columns or name not in other.columns:
-        # A distance between sets has no value a picture: the difference stands without an interval.
+    columns = name in own.columns and name in other.columns
+    pairs = _pairs(name, own, other, run.protocol) if columns else None
+    if pairs is None or not _is_mean(name, run.protocol, (own, other)):
+        # What comes from all pictures together has no share of a picture: the difference stands without an interval.
         drop = metric.badness(values[0]) - metric.badness(values[1])
         drop = 0.0 if math.isnan(drop) else drop  # infinite in both
-        missing = abs(run.scores[name].scored - baseline.scores[name].scored)
+        missing = pairs.missing if pairs else abs(run.scores[name].scored - baseline.scores[name].scored)
         return _Against(values[0], values[1], Difference(drop, None, None, 0), None, missing, 0)
-    pairs = _pairs(name, own, other)
     if not pairs.first:
         if pairs.left_out or not pairs.missing:
             return _Against(values[0], values[1], Difference(0.0, None, None, 0), None, pairs.missing, pairs.infinite)
@@ -244,15 +265,21 @@ def _against(name: str, run: Run, baseline: Run, own: pandas.DataFrame, other: p
 def contrast(first: Found, second: Found) -> list[Contrast]:
     """Compare two runs over the same pictures in every metric that both have for single pictures.
 
-    A metric that no picture can be compared in is there with its reason.
+    A metric that no picture can be compared in is there with its reason, and so is one of which the protocol makes
+    something else than the mean over pictures: its two scores stand without a test.
 
     Raises:
         ResultError: if the two are not of the same task, version, protocol, pictures and backbones, or share no metric.
     """
     tables = read_images(first[1]), read_images(second[1])
     names = [name for name in metrics() if all(name in table.columns for table in tables)]
-    _same_question(first[0], second[0], names)
-    found = [_contrast(name, pairs) for name in names if (pairs := _pairs(name, *tables)).scored]
+    _same_question(first[0], second[0], [name for name in names if all(table[name].notna().any() for table in tables)])
+    protocol = first[0].protocol
+    paired = {name: pairs for name in names if (pairs := _pairs(name, *tables, protocol)).scored}
+    found = [
+        _contrast(name, pairs) if _is_mean(name, protocol, tables) else _untested(name, first[0], second[0], pairs)
+        for name, pairs in paired.items()
+    ]
     if not found:
         raise ResultError(f"the two runs of {first[0].task} share no metric of single pictures; run both again")
     pvalues = [None if one.comparison is None else one.comparison.sign_flip for one in found]
@@ -270,13 +297,32 @@ def _contrast(name: str, pairs: _Pairs) -> Contrast:
     return Contrast(name, means[0], means[1], compared, None, pairs.missing, pairs.left_out, pairs.endless)
 
 
+def _untested(name: str, first: Run, second: Run, pairs: _Pairs) -> Contrast:
+    """Put two scores beside each other that are no means over pictures, without a test."""
+    reason = f"{first.protocol} makes it of all pictures together, so there is no test picture by picture"
+    return Contrast(name, _value(first, name), _value(second, name), None, None, pairs.missing, reason=reason)
+
+
+def _is_mean(name: str, protocol: str, tables: Sequence[pandas.DataFrame]) -> bool:
+    """Tell whether a score is the mean over pictures; the mean over batches is one where all batches are whole."""
+    rule = PROTOCOLS.get(protocol)
+    if rule is None or rule.is_plain_mean(name):
+        return True
+    return name in rule.batch_means and not any(table[name].notna().sum() % rule.batch for table in tables)
+
+
+def _value(run: Run, name: str) -> float | None:
+    return run.scores[name].value if name in run.scores else None
+
+
 def _scored(run: Run) -> set[str]:
     return {name for name, score in run.scores.items() if score.value is not None and "/" not in name}
 
 
-def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
+def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame, protocol: str) -> _Pairs:
     """Pair one metric's values by the pictures' ids, capped as in a mean."""
-    cap = find_metric(name).cap
+    metric, rule = find_metric(name), PROTOCOLS.get(protocol)
+    cap = None if rule is not None and rule.published else metric.cap  # published code caps nothing
     sides = []
     for table in (own, other):
         known = table[table[name].notna()]
@@ -285,6 +331,8 @@ def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
     first, second = sides
     both = [picture for picture in first if picture in second]
     finite = [p for p in both if math.isfinite(first[p]) and math.isfinite(second[p])]
+    paired = set(finite)
+    left_out = [(metric.badness(first[p]), metric.badness(second[p])) for p in both if p not in paired]
     endless = sum(math.isinf(first[p]) for p in both), sum(math.isinf(second[p]) for p in both)
     clusters = None
     if CLUSTER in own.columns:
@@ -297,7 +345,8 @@ def _pairs(name: str, own: pandas.DataFrame, other: pandas.DataFrame) -> _Pairs:
         clusters=clusters,
         missing=missing,
         endless=endless,
-        left_out=len(both) - len(finite),
+        left_out=len(left_out),
+        infinite=sum(one > another for one, another in left_out) - sum(one < another for one, another in left_out),
     )
 
 
@@ -311,12 +360,20 @@ def _same_question(run: Run, baseline: Run, names: Iterable[str]) -> None:
         raise ResultError(f"the two runs of {run.task} are on different pictures; run the baseline again on these")
     needs = {need for name in names for need in find_metric(name).needs}
     ours, theirs = engines(run), engines(baseline)
-    if OCR in needs and ours and theirs and ours != theirs:
+    if OCR in needs and ours != theirs:
+        readers = [" and ".join(one) or "no engine that it states" for one in (ours, theirs)]
         raise ResultError(
-            f"the two runs of {run.task} were read by {' and '.join(ours)} and by {' and '.join(theirs)}; run the "
-            "baseline again with the same --ocr"
+            f"the two runs of {run.task} were read by {readers[0]} and by {readers[1]}; run the baseline again with "
+            "the same --ocr"
         )
-    for file in sorted(run.digests.keys() & baseline.digests.keys()):
-        name, slash, _ = file.partition("/")
-        if slash and (OCR if name in ours else name) in needs and run.digests[file] != baseline.digests[file]:
-            raise ResultError(f"the two runs of {run.task} differ in {file}; run the baseline again with this {name}")
+    for name in sorted(needs - {OCR} | set(ours if OCR in needs else ())):
+        files = [files_of(one, name) for one in (run, baseline)]
+        if pinned(name) and all(files):  # whichever of its files was used, it is the same network
+            files = [{file: one[file] for file in files[0].keys() & files[1].keys()} for one in files]
+        differing = sorted(
+            file for file in files[0].keys() | files[1].keys() if files[0].get(file) != files[1].get(file)
+        )
+        if differing:
+            raise ResultError(
+                f"the two runs of {run.task} differ in {name}/{differing[0]}; run the baseline again with this {name}"
+            )

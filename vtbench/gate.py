@@ -168,7 +168,7 @@ def row(check: Check) -> tuple[str, ...]:
     digits = catalogue.find_metric(check.metric).digits + 1
     return (
         check.metric,
-        *(f"{number:z.{digits}f}" for number in (check.baseline, check.value, check.drop.mean)),
+        *("-" if one is None else f"{one:z.{digits}f}" for one in (check.baseline, check.value, check.drop.mean)),
         interval(check.drop, digits),
         f"{check.allowed:g}",
         str(check.drop.pairs or "-"),
@@ -185,12 +185,12 @@ def to_object(verdict: Verdict) -> dict[str, object]:
         "checks": [
             {
                 "metric": one.metric,
-                "baseline": _finite(one.baseline),
-                "run": _finite(one.value),
-                "worse_by": _finite(one.drop.mean),
+                "baseline": finite(one.baseline),
+                "run": finite(one.value),
+                "worse_by": finite(one.drop.mean),
                 "low": one.drop.low,
                 "high": one.drop.high,
-                "allowed": _finite(one.allowed),
+                "allowed": finite(one.allowed),
                 "pictures": one.drop.pairs,
                 "missing": one.missing,
                 "failed": one.failed,
@@ -207,8 +207,9 @@ def to_json(verdicts: Sequence[Verdict], *, whole: bool) -> str:
     return json.dumps(objects if whole else objects[0], indent=2, allow_nan=False)
 
 
-def _finite(number: float) -> float | str:
-    return number if math.isfinite(number) else "Infinity" if number > 0 else "-Infinity"
+def finite(number: float | None) -> float | str | None:
+    """Give a number as strict JSON has it: an infinite one is a string."""
+    return number if number is None or math.isfinite(number) else "Infinity" if number > 0 else "-Infinity"
 
 
 def to_markdown(verdicts: Sequence[Verdict]) -> str:

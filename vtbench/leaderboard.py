@@ -10,13 +10,14 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-from vtbench import rates
+from vtbench import backbones, rates
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.data import HINTS
 from vtbench.results import CANONICAL, LOCAL, UNRANKED, Run, Score, run_name
+from vtbench.statistics import commonest
 
 CEILING = "control-identity"
 """The tokenizer that keeps every pixel: its values are those of the originals."""
@@ -65,40 +66,42 @@ def _standings(group: Sequence[Run], rank_local: bool) -> list[Standing]:
         if why[id(run)] in (None, LOCAL, UNRANKED):
             why[id(run)] = unlike.get(id(run), why[id(run)])
     alike = {id(run) for run in known if id(run) not in unlike}
-    primary = primary_of(group)
+    found = [Standing(run, None, why[id(run)], id(run) in alike) for run in group]
+    primary = primary_of(found)
     ceiling = [_badness(run, primary) for run in group if run.tokenizer == CEILING and why[id(run)] is None]
 
-    def place(run: Run) -> tuple[bool, float, float, str]:
-        known = why[id(run)] is not None
-        return known, max(_badness(run, primary), *ceiling, -math.inf), _badness(run, "psnr"), run.name
+    def place(one: Standing) -> tuple[bool, float, float, str]:
+        worse = max(_badness(one.run, primary), *ceiling, -math.inf)
+        return one.why is not None, worse, _badness(one.run, "psnr"), one.run.name
 
-    found = []
-    for position, run in enumerate(sorted(group, key=place), start=1):
-        reason = why[id(run)]
-        found.append(Standing(run, position if reason is None else None, reason, id(run) in alike))
-    return found
+    ordered = enumerate(sorted(found, key=place), start=1)
+    return [one if one.why else one._replace(rank=position) for position, one in ordered]
 
 
 def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
     """Say, by `id`, in what runs differ from most voters; what differs in one thing has no vote in the next."""
 
-    def of(file: str) -> Callable[[Run], object]:
+    def of(file: str) -> Callable[[Run], Hashable]:
         return lambda one: one.digests.get(file)
 
-    compared: list[tuple[str, Callable[[Run], object]]] = [
+    def all_of(name: str) -> Callable[[Run], Hashable]:
+        return lambda one: tuple(sorted(files_of(one, name).items())) or None
+
+    compared: list[tuple[str, Callable[[Run], Hashable]]] = [
         ("another task version", lambda one: one.task_version),
         ("other pictures", lambda one: (one.digests.get("data"), one.limit)),
         ("another metric ranks it", lambda one: one.primary),
         ("another OCR engine", lambda one: engines(one) or None),
     ]
     for file in sorted({file for run in runs for file in run.digests if "/" in file}):
-        compared.append((f"another {file.partition('/')[0]}", of(file)))
+        name = file.partition("/")[0]
+        compared.append((f"another {name}", of(file) if pinned(name) else all_of(name)))
     unlike: dict[int, str] = {}
     for what, value in compared:
         left = [run for run in voters if id(run) not in unlike]
         known = [value(run) for run in left if value(run) is not None]
         if known:
-            fits = (None, _majority(known))
+            fits = (None, commonest(known))
             unlike |= {id(run): what for run in runs if id(run) not in unlike and value(run) not in fits}
     left = [run for run in voters if id(run) not in unlike]
     most = max((run.scores[run.primary].scored for run in left if _has(run, run.primary)), default=0)
@@ -115,6 +118,17 @@ def _unlike(runs: Sequence[Run], voters: Sequence[Run]) -> dict[int, str]:
 def engines(run: Run) -> tuple[str, ...]:
     """Name the OCR engines that read for a run: the backbones whose version is recorded beside their files."""
     return tuple(sorted(file.removesuffix("/version") for file in run.digests if file.endswith("/version")))
+
+
+def files_of(run: Run, backbone: str) -> dict[str, str | None]:
+    """Give the digests of the files behind a backbone or an OCR engine of a run, by the files' names."""
+    parts = ((file.partition("/"), digest) for file, digest in run.digests.items())
+    return {file: digest for (name, slash, file), digest in parts if slash and name == backbone}
+
+
+def pinned(backbone: str) -> bool:
+    """Tell whether a backbone is one network wherever it lies: each of its files is held against a known digest."""
+    return backbone in backbones.names()
 
 
 class Place(NamedTuple):
@@ -142,18 +156,15 @@ def places(standings: Sequence[Standing]) -> list[Place | None]:
 def on_frontier(standings: Sequence[Standing]) -> list[bool]:
     """Say of each ranked run whether no other of the table takes fewer bits and is better in what ranks."""
     ranked = [one.run for one in standings if one.rank is not None]
-    best = {id(run) for run in rates.frontier(ranked, primary_of([one.run for one in standings]))}
+    best = {id(run) for run in rates.frontier(ranked, primary_of(standings))}
     return [id(one.run) in best for one in standings]
 
 
-def _majority(values: Iterable[object]) -> object:
-    """The commonest value; of several, the one that sorts last (a later version)."""
-    return max(Counter(values).items(), key=lambda item: (item[1], str(item[0])))[0]
-
-
-def primary_of(group: Sequence[Run]) -> str:
-    """Name the metric that ranks in a table."""
-    return str(_majority(run.primary for run in group))
+def primary_of(standings: Sequence[Standing]) -> str:
+    """Name the metric that ranks in a table: what has no rank has no say, unless nothing has one."""
+    ranked = [one.run for one in standings if one.why is None]
+    alike = [one.run for one in standings if one.alike]
+    return commonest(run.primary for run in ranked or alike or [one.run for one in standings])
 
 
 def _badness(run: Run, metric: str) -> float:
@@ -256,22 +267,22 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
     ]
     for (task, protocol), standings in tables(runs, rank_local=rank_local).items():
         group = [standing.run for standing in standings]
-        first = group[0]
+        first = next((one.run for one in standings if one.alike), group[0])
         parts.append(f"## {cell(task)} (version {first.task_version}, protocol {cell(protocol)})")
         parts.append(ranking(standings))
         parts += [f"Not scored: {cell(reason)}." for reason in missing(group)]
         parts += [f"{cell(line)}." for line in pictures(group)]
-        if floors := [(name, score.floor) for name, score in first.scores.items() if score.floor is not None]:
-            said = ", ".join(
-                f"{find_metric(name).title} {floor:.{find_metric(name).digits}f}" for name, floor in floors
-            )
+        parts += [f"Not shown: {cell(line)}." for line in unknown(group)]
+        known = [(metrics()[name], score.floor) for name, score in first.scores.items() if name in metrics()]
+        if floors := [(metric, floor) for metric, floor in known if floor is not None]:
+            said = ", ".join(f"{metric.title} {floor:.{metric.digits}f}" for metric, floor in floors)
             parts.append(f"The engine's own floor, on the originals: {said}. What lies above it is the tokenizer's.")
         others = [one for one in standings if one.why and one.why != UNRANKED]
         if unranked := [f"{cell(shown_name(one.run))} ({cell(one.why)})" for one in others]:
             parts.append(f"Not ranked: {', '.join(unranked)}.")
         parts += diagnosed(group)
         for attribute in dict.fromkeys(attribute for run in group for attribute in run.groups):
-            for name in (first.primary, "legibility"):
+            for name in (primary_of(standings), "legibility"):
                 if labels := _labels(group, attribute, name):
                     parts.append(f"{find_metric(name).title} by {cell(attribute.replace('_', ' '))}:")
                     parts.append(by_group(group, attribute, name, labels))
@@ -283,10 +294,9 @@ def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:
 
 def ranking(standings: Sequence[Standing]) -> str:
     """Draw the runs of one table as Markdown, best first."""
-    group = [standing.run for standing in standings]
+    group, primary = [standing.run for standing in standings], primary_of(standings)
     apart = ("bpp", "latent_values", "bpp_entropy", "code_perplexity")
     names = [name for name in measured(group) if name not in apart]
-    primary = primary_of(group)
     ranks = any(one.rank is not None for one in standings)
     heads = [f"**{_head(name)}**" if name == primary and ranks else _head(name) for name in names]
     first = ["", "tokenizer", "in its rate class", _linked("bpp"), _linked("latent_values"), "tokens"]
@@ -339,6 +349,16 @@ def missing(group: Sequence[Run]) -> list[str]:
         return ", ".join(sorted(own, key=lambda name: (place.get(name.partition("/")[0], len(place)), name)))
 
     return sorted(f"{listed(own)}{of}: {reason}" for (of, reason), own in names.items())
+
+
+def unknown(group: Sequence[Run]) -> list[str]:
+    """Name the metrics that runs have and no installed package measures, with the runs, so that no table shows them."""
+    runs: dict[str, list[str]] = {}
+    for run in group:
+        for name in dict.fromkeys(key.partition("/")[0] for key in run.scores):
+            if name not in metrics():
+                runs.setdefault(name, []).append(shown_name(run))
+    return [f"{name} of {_several(own)}: no installed package measures it" for name, own in sorted(runs.items())]
 
 
 def _several(names: Sequence[str]) -> str:
@@ -476,11 +496,16 @@ def _interval(run: Run, name: str) -> str:
     return f" ({digits(score.low, name)} to {digits(score.high, name)})"
 
 
+def position(label: str) -> float | None:
+    """Read the number of a level: "0.25", or "scales=3"; None where it is a word."""
+    found = re.fullmatch(r"(?:[A-Za-z_ -]+=)?(-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)", label)
+    number = float(found[1]) if found else math.nan
+    return number if math.isfinite(number) else None
+
+
 def _number_first(label: str) -> tuple[bool, float, str]:
-    try:
-        return False, float(label), label
-    except ValueError:
-        return True, 0.0, label
+    number = position(label)
+    return number is None, number or 0.0, label
 
 
 def shown(score: Score | None, name: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +24,8 @@ _T_95 = 2.2621571627982053
 """Student's t at 97.5% with 9 degrees of freedom."""
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,20 @@ def paired_difference(
     return Difference(float(differences.mean()), low, high, len(differences))
 
 
+def mean(values: Sequence[float]) -> float:
+    """Average values, at least one; where some are infinite the mean is, and `inf` where they are so of both signs."""
+    for infinite in (math.inf, -math.inf):
+        if infinite in values:
+            return infinite
+    return math.fsum(values) / len(values)
+
+
 def spread_of_means(differences: Sequence[Difference]) -> Difference:
     """Put the differences against several baselines together, so that the interval covers another training seed too.
 
     The baselines differ by their seed alone, and a new run has a seed of its own: the difference to their mean varies
     by s sqrt(1 + 1/k), s their standard deviation. Its t interval and half the widest interval over pictures add in
-    squares. One difference is given back as it is.
+    squares. One difference is given back as it is. Infinite ones have an infinite mean and no interval.
 
     Args:
         differences: one a baseline, at least one.
@@ -128,13 +140,15 @@ def spread_of_means(differences: Sequence[Difference]) -> Difference:
 
     count = len(differences)
     means = [one.mean for one in differences]
-    mean = math.fsum(means) / count
+    if not all(map(math.isfinite, means)):
+        return Difference(mean(means), None, None, min(one.pairs for one in differences))
+    middle = math.fsum(means) / count
     seeds = float(stats.t.ppf(0.975, count - 1)) * float(np.std(means, ddof=1)) * math.sqrt(1 + 1 / count)
     pictures = max(
         ((one.high - one.low) / 2 for one in differences if one.low is not None and one.high is not None), default=0.0
     )
     reach = math.hypot(seeds, pictures)
-    return Difference(mean, mean - reach, mean + reach, min(one.pairs for one in differences))
+    return Difference(middle, middle - reach, middle + reach, min(one.pairs for one in differences))
 
 
 def compare(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Comparison:
@@ -176,6 +190,21 @@ def holm(pvalues: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(pvalues) - position) * pvalues[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def commonest(values: Iterable[Value]) -> Value:
+    """Give the commonest value; of several, the one that sorts last, numbers by their size (version 10 after 9).
+
+    Args:
+        values: at least one.
+    """
+
+    def order(item: tuple[Value, int]) -> tuple[int, list[tuple[int, str]]]:
+        value, count = item
+        parts = re.split(r"0*([0-9]+)", str(value))  # text at even places, numbers at odd ones: longer ones are larger
+        return count, [(len(part) * (place % 2), part) for place, part in enumerate(parts)]
+
+    return max(Counter(values).items(), key=order)[0]
 
 
 def jackknife_interval(value: Callable[[np.ndarray[Any, Any]], float], count: int) -> tuple[float, float] | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from vtbench import cards, catalogue, checkpoints, files, results, weights
 from vtbench.errors import CardError, ResultError
 from vtbench.protocols import PROTOCOLS, Protocol
 from vtbench.results import Run, Score
+from vtbench.statistics import commonest
 from vtbench.types import Key, as_text
 
 if TYPE_CHECKING:
@@ -93,6 +93,24 @@ def validate(folder: Path, work: Path | None = None) -> Report:
     void = {one.file for one in problems if one.void}
     accepted = tuple(run for shown, run in found.items() if shown not in void)
     return Report(len(found), tuple(sorted(problems, key=lambda one: (one.file, one.problem))), accepted, held)
+
+
+def read(place: Path) -> Run:
+    """Read one summary that tables may show: its file, or the folder that a run left.
+
+    Raises:
+        ResultError: if it can't be read, or `validate` would say of it that it was changed.
+    """
+    run = results.read_run(place)
+    _strict(place / results.RUN if files.is_file(place / results.RUN) else place)
+    for what in _changed(run):
+        raise ResultError(f"{place}: {what}; run it again, or leave it out")
+    return run
+
+
+def identity(run: Run) -> Hashable:
+    """Say what two summaries of one run share; one without a plan's digest is like its equals alone."""
+    return run.task, run.name, run.digests.get("plan") or results.encode(run)
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -239,27 +257,21 @@ def _same(said: float | None, own: float | None) -> bool:
 
 
 def _of_all(found: dict[str, Run]) -> Iterator[Problem]:
-    by_plan: dict[tuple[str, str, str], list[str]] = {}
+    by_plan: dict[Hashable, list[str]] = {}
     by_task: dict[str, list[str]] = {}
     for shown, run in found.items():
-        if plan := run.digests.get("plan"):
-            by_plan.setdefault((run.task, plan, run.name), []).append(shown)
+        by_plan.setdefault(identity(run), []).append(shown)
         by_task.setdefault(run.task, []).append(shown)
     for same in by_plan.values():
         first, *others = sorted(same, key=lambda shown: shown != _wanted(found[shown]))  # the copy is the misplaced one
         for shown in others:
             yield Problem(shown, f"is the same run as {first}", void=True)
     for task, beside in by_task.items():
-        versions = Counter(found[shown].task_version for shown in beside)
-        pictures = Counter(found[shown].digests.get("data") for shown in beside)
+        version = commonest(found[shown].task_version for shown in beside)
+        pictures = commonest(found[shown].digests.get("data") for shown in beside)
         for shown in beside:
             run = found[shown]
-            if run.task_version != _commonest(versions):
-                yield Problem(shown, f"has version {run.task_version} of {task}, most have {_commonest(versions)}")
-            elif run.digests.get("data") != _commonest(pictures):
+            if run.task_version != version:
+                yield Problem(shown, f"has version {run.task_version} of {task}, most have {version}")
+            elif run.digests.get("data") != pictures:
                 yield Problem(shown, f"is on other pictures than most runs of {task}")
-
-
-def _commonest(counts: Counter[object] | Counter[int] | Counter[str | None]) -> object:
-    ordered: Sequence[tuple[object, int]] = sorted(counts.items(), key=lambda item: (item[1], str(item[0])))
-    return ordered[-1][0]

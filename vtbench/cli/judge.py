@@ -28,6 +28,8 @@ def leaderboard(
     from vtbench import leaderboard as tables
 
     runs = accepted(results_folder)
+    for said in tables.unknown(runs):
+        complaints.print(f"vtbench: not shown: {one_line(said)}")
     contents = (
         ("leaderboard.csv", tables.to_csv(runs, rank_local=rank_local)),
         ("LEADERBOARD.md", tables.to_markdown(runs, rank_local=rank_local)),
@@ -102,24 +104,19 @@ def compare(
     for one in found:
         metric = catalogue.find_metric(one.metric)
         name, digits = f"{one.metric} {metric.arrow}", metric.digits + 1
+        values = ("-" if number is None else f"{number:z.{digits}f}" for number in (one.first, one.second))
+        cells = (name, *values, "-" if one.difference is None else f"{one.difference:+z.{digits}f}")
         if one.comparison is None:
-            lines.append((name, *["-"] * 4, "0", *["-"] * 3))
+            lines.append((*cells, "-", "0", *["-"] * 3))
             continue
         change = one.comparison.difference
-        lines.append(
-            (
-                name,
-                *("-" if number is None else f"{number:z.{digits}f}" for number in (one.first, one.second)),
-                f"{change.mean:+z.{digits}f}",
-                gate.interval(change, digits),
-                str(change.pairs),
-                *(_p(p) for p in (one.comparison.wilcoxon, one.comparison.sign_flip, one.adjusted)),
-            )
-        )
+        tests = (one.comparison.wilcoxon, one.comparison.sign_flip, one.adjusted)
+        lines.append((*cells, gate.interval(change, digits), str(change.pairs), *map(_p, tests)))
     table(heads, lines, title=f"{gate.shown(ours)} minus {gate.shown(theirs)} on {ours[0].task}")
     for one in found:
         if one.reason:
-            console.print(f"{one.metric} is not compared: {one.reason}.", soft_wrap=True)
+            how = "is not compared" if one.difference is None else "has no test"
+            console.print(f"{one.metric} {how}: {one.reason}.", soft_wrap=True)
         if one.left_out:
             console.print(
                 f"{one.metric}: {one.left_out} pictures are infinite and left out; "
@@ -133,13 +130,15 @@ def compare(
 
 def _contrast(one: Contrast) -> dict[str, object]:
     """Give a contrast as JSON has it."""
+    from vtbench.gate import finite
+
     compared = one.comparison
     difference = None if compared is None else compared.difference
     return {
         "metric": one.metric,
-        "first": one.first,
-        "second": one.second,
-        "difference": None if difference is None else difference.mean,
+        "first": finite(one.first),
+        "second": finite(one.second),
+        "difference": finite(one.difference),
         "low": None if difference is None else difference.low,
         "high": None if difference is None else difference.high,
         "pictures": 0 if difference is None else difference.pairs,

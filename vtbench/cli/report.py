@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -101,14 +101,14 @@ def chosen(names: Sequence[str], results_folder: Path) -> list[tuple[Run, Path |
     """Find the runs that a command names, in its order; all of the results folder where it names none.
 
     Returns:
-        Each with the folder or file that it was named by, where it was.
+        Each once, with the folder or file that it was named by, where it was.
 
     Raises:
-        ResultError: if one is not found, or there is none.
+        ResultError: if one is not found or was changed, or there is none.
     """
-    from vtbench import results
+    from vtbench import validation
 
-    places = {name: (results.read_run(Path(name)), Path(name)) for name in names if files.exists(name)}
+    places = {name: (validation.read(Path(name)), Path(name)) for name in names if files.exists(name)}
     known = accepted(results_folder) if len(places) < len(set(names)) or not names else []
     found: list[tuple[Run, Path | None]] = [] if names else [(run, None) for run in known]
     for name in names:
@@ -117,7 +117,14 @@ def chosen(names: Sequence[str], results_folder: Path) -> list[tuple[Run, Path |
             there = ", ".join(sorted({run.name for run in known})[:20]) or "none"
             raise ResultError(f"{name}: no such run in {results_folder}, no such file; there: {there}")
         found += own
-    return list({id(run): (run, place) for run, place in found}.values())
+    once: dict[Hashable, tuple[Run, Path | None]] = {}
+    for run, place in found:
+        before = once.setdefault(validation.identity(run), (run, place))
+        if before[1] is None:
+            once[validation.identity(run)] = (run, place)  # beside a named file lie pictures
+        elif place is not None and run != before[0]:
+            complaints.print(f"vtbench: passed over: {one_line(f'{place}: is the same run as {before[1]}')}")
+    return list(once.values())
 
 
 def _matching(name: str, known: Sequence[Run]) -> list[Run]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -73,10 +72,10 @@ def named(run: Run) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def columns(group: Sequence[Run]) -> list[Json]:
+def columns(group: Sequence[Run], primary: str) -> list[Json]:
     """Say which metrics a table shows, each with the scale that its whiskers share: first the rate and what ranks."""
     found = []
-    for name in _in_order(leaderboard.measured(group), leaderboard.primary_of(group)):
+    for name in _in_order(leaderboard.measured(group), primary):
         metric = find_metric(name)
         # The ceiling and the bottom would squeeze all others into a corner.
         between = [run for run in group if run.family != rates.CONTROLS] or group
@@ -309,7 +308,7 @@ def curves(group: Sequence[Run]) -> list[Json]:
 
 def _curve_of(key: str, name: str, axis: str, by_run: Mapping[int, Mapping[str, Score]]) -> Json:
     labels = list(dict.fromkeys(label for scores in by_run.values() for label in scores))
-    places: dict[str, float | None] = {label: position(label) for label in labels}
+    places: dict[str, float | None] = {label: leaderboard.position(label) for label in labels}
     words: list[str] = []
     if any(place is None for place in places.values()):
         words = sorted(labels)
@@ -332,12 +331,6 @@ def _curve_of(key: str, name: str, axis: str, by_run: Mapping[int, Mapping[str, 
         "line": LEGIBLE if name == "cer" and axis.endswith("(px)") else None,
         "series": series,
     }
-
-
-def position(label: str) -> float | None:
-    """Read the number of a level: "0.25", or "scales=3"; None where it is a word."""
-    found = re.fullmatch(r"(?:[A-Za-z_ -]+=)?(-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", label)
-    return float(found[1]) if found else None
 
 
 def steps(group: Sequence[Run]) -> list[Json]:

@@ -132,8 +132,8 @@ def _view(
     group = [standing.run for standing in standings]
     alike = [standing.run for standing in standings if standing.alike]
     ranked = [standing.run for standing in standings if standing.rank is not None]
-    primary = leaderboard.primary_of(group)
-    columns = content.columns(group)
+    primary = leaderboard.primary_of(standings)
+    columns = content.columns(group, primary)
     ties, places = content.ties(standings, primary), leaderboard.places(standings)
     best = leaderboard.on_frontier(standings)
     rows = [
@@ -164,12 +164,12 @@ def _view(
         "id": at,
         "task": plain(task),
         "protocol": plain(protocol),
-        "version": group[0].task_version,
+        "version": (alike or group)[0].task_version,
         "primary": find_metric(primary),
         "columns": columns,
         "rows": rows,
         "classes": list(dict.fromkeys(map(rates.rate_class, sorted(group, key=rates.class_order)))),
-        "missing": [plain(reason) for reason in leaderboard.missing(group)],
+        "missing": [plain(reason) for reason in (*leaderboard.missing(group), *leaderboard.unknown(group))],
         "curves": bool(curves),
         "steps": bool(steps),
         "diagnostics": diagnostics,

@@ -106,7 +106,7 @@ def _one_table(runs: Sequence[Run], task: str | None, fits: Callable[[Run], bool
 
 
 def _rate_distortion(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
-    name = metric or leaderboard.primary_of(_group(standings))
+    name = metric or leaderboard.primary_of(standings)
     group = [one.run for one in standings if one.alike]
     ranked = [one.run for one in standings if one.rank is not None]
     if apart := [f"{content.named(one.run)} ({content.plain(one.why)})" for one in standings if not one.alike]:
@@ -191,7 +191,7 @@ def _curve(key: Callable[[Mapping[str, Any]], bool]) -> Callable[[Sequence[Stand
 
 def _steps(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
     group = _group(standings)
-    name = metric or leaderboard.primary_of(group)
+    name = metric or leaderboard.primary_of(standings)
     series = []
     for one in content.steps(group):
         found = []
