@@ -668,6 +668,16 @@ def test_sets_under_a_protocol_count_the_pictures_that_they_are_of(folder: Path)
     assert all(score.value is not None for score in scores.values())
 
 
+def test_a_protocols_set_of_one_picture_says_so(folder: Path) -> None:
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    measure = published.Published([find_metric("rfid")], replace(context, protocol=PROTOCOLS["titok"]))
+    columns = {str(key): [np.zeros(5), None, None] for key in published.FEATURES}
+    table = pa.table({"index": [0, 1, 2], "reason": [None, "planted", "planted"], **columns})
+    score = measure.scores(Table(table, intervals=lambda name: False))["rfid"]
+    assert (score.value, score.scored, score.expected) == (None, 1, 3)
+    assert score.reason == "rFID needs at least 2 pictures, 1 of 3 were scored; the others: planted"
+
+
 def test_published_code_caps_nothing(folder: Path) -> None:
     context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
     measure = published.Published([find_metric("psnr")], replace(context, protocol=PROTOCOLS["cosmos"]))
@@ -765,7 +775,8 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
     keys = [Key("features", f"vtbench.metrics.frechet.inception_features/{side}", "raw") for side in sets.SIDES]
     table = pa.table({str(key): list(side) for key, side in zip(keys, sides, strict=True)})
     context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
-    measure = sets.Measure([find_metric("rfid"), find_metric("kid")], context)
+    rfid = replace(find_metric("rfid"), options=dict(find_metric("rfid").options) | {"minimum": 0})
+    measure = sets.Measure([rfid, find_metric("kid")], context)
     scores = measure.scores(Table(table, intervals=lambda name: True))
     assert set(scores) == {"rfid", "kid"}
     assert scores["rfid"].value == pytest.approx(frechet_distance(*sides))
@@ -773,6 +784,21 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
     assert scores["rfid"].scored == count
     # Under 20 pictures groups of a jackknife would hold one each: no interval, and no crash.
     assert (scores["rfid"].low is None) == (scores["kid"].low is None) == (count < 20)
+
+
+def test_a_set_is_refused_by_the_pictures_that_were_scored_not_by_those_expected(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    keys = [Key("features", f"vtbench.metrics.frechet.inception_features/{side}", "raw") for side in sets.SIDES]
+    rows = [*generator.normal(size=(30, 8)), *[None] * 2070]
+    reasons = [None] * 30 + ["planted"] * 2070
+    table = pa.table({**{str(key): rows for key in keys}, "reason": reasons})
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    scores = sets.Measure([find_metric("rfid"), find_metric("kid")], context).scores(
+        Table(table, intervals=lambda name: True)
+    )
+    assert scores["kid"].value is not None
+    assert (scores["rfid"].value, scores["rfid"].low, scores["rfid"].scored) == (None, None, 30)
+    assert scores["rfid"].reason == ("rFID needs at least 2048 pictures, 30 of 2100 were scored; the others: planted")
 
 
 @pytest.mark.parametrize("name", ["reconstruction", "detail", "text", "stability", "latents"])

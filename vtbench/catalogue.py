@@ -70,6 +70,11 @@ class Metric:
         """Say in a table's head which way is better."""
         return ARROWS[self.direction]
 
+    @property
+    def minimum(self) -> int:
+        """Say under how many pictures a value of whole sets is refused; 0 where it never is."""
+        return int(self.options.get("minimum", 0))
+
     def badness(self, value: float) -> float:
         """Order values: the larger, the worse."""
         if self.direction == "one":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vtbench import backbones, catalogue, evaluate, load_task, load_tokenizer, wrap
 from vtbench.backbones import foundation
+from vtbench.bottleneck import Bottleneck
 from vtbench.errors import DataError
 from vtbench.measures import latent_sets
 from vtbench.metrics import frechet
@@ -304,6 +305,44 @@ def test_what_needs_more_pictures_says_so(folder: Path, monkeypatch: pytest.Monk
     found = run(load_tokenizer("tiny-fsq-f16"), folder, "purity", "token_gain")
     assert found is not None
     assert found.scores["token_gain"].reason == "token gain (bits) needs at least 2000 pictures, the task has 24"
+
+
+def test_a_diagnostic_is_refused_by_the_pictures_that_were_scored(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two dozen pictures are expected and asked for; two with one latent are refused, so too few are scored."""
+
+    def least(metric: catalogue.Metric) -> catalogue.Metric:
+        return replace(metric, options={**metric.options, "minimum": COUNT}) if "minimum" in metric.options else metric
+
+    monkeypatch.setattr(catalogue, "_BUILT_IN", tuple(map(least, catalogue._BUILT_IN)))
+    catalogue.metrics.cache_clear()
+    pooled = latent_sets.pooled
+
+    def refuse(z: Tensor) -> Tensor:
+        if torch.equal(z[0], first):
+            raise DataError("planted")
+        return pooled(z)
+
+    tokenizer = load_tokenizer("tiny-fsq-f16")
+    picture = small_task(folder, geometry={"size": SIDE}).read(0).image[None]
+    bottleneck = Bottleneck(tokenizer)
+    first = bottleneck.latent(tokenizer.encode(picture))[0]
+    whole = run(tokenizer, folder, "purity", batch_size=1)
+    assert whole is not None and whole.scores["purity"].scored == COUNT
+    monkeypatch.setattr(latent_sets, "pooled", refuse)
+    found = run(tokenizer, folder, "purity", batch_size=1)
+    assert found is not None and found.scores["purity"].value is None
+    assert found.scores["purity"].reason == (
+        "label purity needs at least 24 pictures, 22 of 24 were scored; the others: planted"
+    )
+
+
+def test_what_needs_rfids_features_says_so(folder: Path, inception: None) -> None:
+    found = run(load_tokenizer("tiny-fsq-f16"), folder, "ifid", "pfid")
+    assert found is not None
+    for name in ("ifid", "pfid"):
+        assert found.scores[name].reason == "it needs rfid's features of the originals: measure rfid beside it"
 
 
 def test_the_card_is_whole() -> None:

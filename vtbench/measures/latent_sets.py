@@ -171,8 +171,7 @@ class Measure(measures.Measure):
 
     def _ifid(self, table: Table) -> dict[str, Score]:
         places, (flat, shapes, features) = table.together(LATENT, SHAPE, REFERENCE)
-        if len(places) < 2 * (NEIGHBOURS + 1):
-            raise DataError(_no(table, "ifid", "rfid's features of the originals too"))
+        self._check("ifid", len(places), table, 2 * (NEIGHBOURS + 1))
         bottleneck = self.context.bottleneck
         assert bottleneck is not None
         names = [str(name) for name in table.values(Key("id"))]
@@ -214,8 +213,7 @@ class Measure(measures.Measure):
         found = {}
         for rate in RATES:
             places, (features, made) = table.together(REFERENCE, Key("pfid", f"{rate:g}", "raw"))
-            if len(places) < 2:
-                raise DataError(_no(table, "pfid", "rfid's features of the originals too"))
+            self._check("pfid", len(places), table)
             value = float(frechet_distance(features, made))
             found[f"pfid/{rate:g}"] = Score(value=value, scored=len(places), expected=table.expected)
         return {"pfid": found[f"pfid/{RATES[1]:g}"], **found}
@@ -223,8 +221,7 @@ class Measure(measures.Measure):
     def _purity(self, table: Table) -> dict[str, Score]:
         said = _labels(table)
         places, (features,) = table.together(POOLED)
-        if len(places) < 2:
-            raise DataError(_no(table, "purity"))
+        self._check("purity", len(places), table)
         known = {label: number for number, label in enumerate(dict.fromkeys(said))}
         labels = np.array([known[said[place]] for place in places])
         return {"purity": _total(lambda at: latents.label_purity(features[at], labels[at]), len(places), table)}
@@ -237,8 +234,9 @@ class Measure(measures.Measure):
         maps = table.levels("codes", "raw")
         last = max(maps, key=int) if maps else ""
         places, (tokens,) = table.together(Key("codes", last, "raw"))
-        if len(places) < 4 or tokens.shape[1] < 2:
-            raise DataError(_no(table, "token_gain"))
+        self._check("token_gain", len(places), table, 4)
+        if tokens.shape[1] < 2:
+            raise DataError("its pictures have one token each, and none before it")
         sizes = self.context.codebook_sizes or (int(tokens.max()) + 1,)
         size = sizes[min(int(last), len(sizes) - 1)]
 
@@ -298,12 +296,24 @@ class Measure(measures.Measure):
         return Score(value=value, scored=moved.scored, expected=table.expected)
 
     def _aligned(self, mine: Array, theirs: Array, table: Table, name: str) -> float:
-        if len(mine) <= NEIGHBOURS + 1:
-            raise DataError(_no(table, name))
+        self._check(name, len(mine), table, NEIGHBOURS + 2)
         value = latents.cknna(mine, theirs, k=NEIGHBOURS, clip=CLIP)
         if math.isnan(value):
             raise DataError("it is not a number: the self-similarities have a negative product")
         return value
+
+    def _check(self, name: str, scored: int, table: Table, least: int = 2) -> None:
+        """Refuse a metric for want of pictures that have all that it is made of.
+
+        Raises:
+            DataError: saying how many there are, and what the others lack.
+        """
+        metric = next(metric for metric in self.metrics if metric.name == name)
+        reason = measures.too_few(metric, scored, table, least=least)
+        if reason == measures.NO_PICTURE and name in ("ifid", "pfid"):
+            raise DataError("it needs rfid's features of the originals: measure rfid beside it")
+        if reason:
+            raise DataError(reason)
 
 
 def _sides(change: str) -> tuple[Key, Key]:
@@ -343,8 +353,3 @@ def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:
 
 def _missing(table: Table, reason: str) -> Score:
     return Score(value=None, reason=reason, scored=0, expected=table.expected)
-
-
-def _no(table: Table, name: str, also: str = "") -> str:
-    said = table.reason(name)
-    return said if said != measures.NO_PICTURE else f"too few pictures{f', or it needs {also}' if also else ''}"
