@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from vtbench import backbones, catalogue, evaluate, load_task, load_tokenizer, wrap
 from vtbench.backbones import foundation
 from vtbench.bottleneck import Bottleneck
+from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import DataError
 from vtbench.measures import latent_sets
 from vtbench.metrics import frechet
 from vtbench.results import Run
 from vtbench.tokenizer import Tokenizer
+from vtbench.types import Codes
 
 COUNT, SIDE = 24, 64
 METRICS = ("ifid", "pfid", "purity", "token_gain", "cknna", "cknna_se", "cknna_change")
@@ -275,6 +277,44 @@ def test_token_gain_of_noise_is_negative_and_of_stripes_is_not(folder: Path) -> 
         live = wrap(nn.Identity(), name="codes", codebook_size=16, encode=encode, decode=black)
         gains.append(values(run(live, folder, "token_gain"))["token_gain"])
     assert gains[0] < 0 and gains[1] > 3.5
+
+
+class _Codebooks(nn.Module):
+    """Two indices a position, each of a codebook of its own: of the first noise, of the second stripes."""
+
+    def encode(self, x: Tensor) -> Codes:
+        seeds = ((x.double().abs().sum((1, 2, 3)) * 1000).long() % 2**31).tolist()
+        noise = torch.stack(
+            [torch.randint(0, 16, (16, 16), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
+        stripes = (torch.arange(256) % 8).view(1, 16, 16).expand_as(noise)
+        return Codes(indices=(torch.stack([noise, stripes], -1),), codebook_sizes=(16,), size=(SIDE, SIDE))
+
+    def decode(self, codes: Codes) -> Tensor:
+        return torch.zeros(len(codes), 3, SIDE, SIDE)
+
+
+def test_token_gain_of_several_codebooks_is_their_mean(folder: Path) -> None:
+    card = TokenizerCard(
+        name="two",
+        family="test",
+        network="planted",
+        kind="discrete",
+        title="Two",
+        code=Code(codebook_sizes=(16, 16)),
+    )
+    found = run(Tokenizer(card, _Codebooks()), folder, "token_gain")
+    assert found is not None and found.scores["token_gain"].low is not None
+    got = values(found)
+    assert got["token_gain/0"] < 0 and got["token_gain/1"] > 2.5
+    assert got["token_gain"] == pytest.approx((got["token_gain/0"] + got["token_gain/1"]) / 2)
+
+
+def test_token_gain_of_several_scales_is_of_the_finest(folder: Path) -> None:
+    """VAR's scales: each is a map of its own, and they are no codebooks of one position."""
+    found = run(small("var-256"), folder, "token_gain")
+    assert found is not None and found.scores["token_gain"].value is not None
+    assert not [name for name in values(found) if name.startswith("token_gain/")]
 
 
 def test_tokens_of_several_indices_have_no_gain_and_say_why(folder: Path) -> None:

@@ -231,23 +231,33 @@ class Measure(measures.Measure):
             raise DataError(NO_CODES)
         if self.context.indices_per_token > 1:
             raise DataError("its tokens have too many values to be counted, and come in several indices")
-        maps = table.levels("codes", "raw")
-        last = max(maps, key=int) if maps else ""
-        places, (tokens,) = table.together(Key("codes", last, "raw"))
+        levels = _finest(table)
+        places, maps = table.together(*(Key("codes", level, "raw") for level in levels))
         self._check("token_gain", len(places), table, 4)
-        if tokens.shape[1] < 2:
+        if maps[0].shape[1] < 2:
             raise DataError("its pictures have one token each, and none before it")
-        sizes = self.context.codebook_sizes or (int(tokens.max()) + 1,)
-        size = sizes[min(int(last), len(sizes) - 1)]
 
-        def gain(at: Array) -> float:
+        def gain(tokens: Array, size: int, at: Array) -> float:
             # By their places, so that leaving out pictures moves no other from one half to the other.
             fit, rest = tokens[at[at % 2 == 0]], tokens[at[at % 2 == 1]]
             # Both forms code the same tokens: those that have one before them.
             alone = latents.heldout_bits(fit, rest[:, 1:], size)
             return alone - latents.heldout_bits(fit, rest, size, context="previous")
 
-        return {"token_gain": _total(gain, len(places), table)}
+        stated = self.context.codebook_sizes
+        sizes = [
+            stated[min(int(level), len(stated) - 1)] if stated else int(tokens.max()) + 1
+            for level, tokens in zip(levels, maps, strict=True)
+        ]
+
+        def gains(at: Array) -> list[float]:
+            return [gain(tokens, size, at) for tokens, size in zip(maps, sizes, strict=True)]
+
+        found = {"token_gain": _total(lambda at: float(np.mean(gains(at))), len(places), table)}
+        if len(levels) > 1:
+            for level, value in zip(levels, gains(np.arange(len(places))), strict=True):
+                found[f"token_gain/{level}"] = Score(value=value, scored=len(places), expected=table.expected)
+        return found
 
     def _cknna(self, table: Table) -> dict[str, Score]:
         places, (mine, theirs) = table.together(POOLED, SEEN)
@@ -344,6 +354,13 @@ def _labels(table: Table) -> list[str]:
     if all(folders) and len(set(folders)) > 1:
         return folders
     raise DataError("labels are not known: a column `class` of metadata.csv, or a folder a class, says them")
+
+
+def _finest(table: Table) -> list[str]:
+    """Name the maps of codes of the most tokens: one scale, or all codebooks of which each position has an index."""
+    levels = sorted(table.levels("codes", "raw"), key=int)
+    counts = [len(next(table.arrays(Key("codes", level, "raw")), ())) for level in levels]
+    return [level for level, count in zip(levels, counts, strict=True) if count == max(counts)]
 
 
 def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:
