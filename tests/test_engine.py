@@ -619,6 +619,34 @@ def test_one_exact_shift_does_not_decide_the_mean_of_all() -> None:
     assert same["shift_psnr"] == [np.inf, np.inf]
 
 
+def test_a_shift_counts_no_more_than_an_exact_one_and_a_drop_is_of_capped_decibels() -> None:
+    """One level of one value is over 100 dB here: what moves it is no better than what moves none."""
+    pictures = torch.randint(1, 255, (1, 3, 320, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def damaged(times: list[int]) -> stability.Reconstruct:
+        calls = iter(range(100))
+
+        def reconstruct(given: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            made = given.clone()
+            if next(calls) in times:
+                made[0, 0, 100, 100] += 1
+            return made, ()
+
+        return reconstruct
+
+    exact = stability.shifts(damaged([]), pictures, pictures)
+    assert exact["shift_psnr"] == [np.inf]
+    one = stability.shifts(damaged([0]), pictures, pictures)
+    assert (one["shift_psnr/1"][0] or 0) > 100
+    assert one["shift_psnr"] == [100.0]
+    assert stability.repeats(damaged([]), pictures, pictures, ())["repeat_drop"] == [0.0]
+    lossless_once = stability.repeats(damaged([0]), pictures, pictures, ())
+    assert lossless_once["repeat_psnr/1"] == [np.inf] and (lossless_once["repeat_psnr"][0] or 0) > 100
+    assert lossless_once["repeat_drop"] == [0.0]
+    darker = stability.repeats(lambda given: (given - 1, ()), pictures.clamp_min(20), pictures.clamp_min(20), ())
+    assert darker["repeat_drop"] == [pytest.approx(100 - (darker["repeat_psnr"][0] or 0))]
+
+
 def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_path: Path) -> None:
     """And pictures without anything within the margin lack what is compared there."""
 

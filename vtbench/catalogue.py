@@ -467,7 +467,6 @@ _BUILT_IN = (
     Metric(
         *("repeat_drop", "drop (dB)", "lower", 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent"),
         measure="stability",
-        cap=PSNR_CAP,
     ),
     Metric(
         *("token_agreement", "tokens kept", "higher", 4, "share of tokens that a second pass leaves as they are"),
