@@ -86,7 +86,8 @@ PSNR_CAP = 100.0
 """dB that a PSNR counts for at most in a mean, infinite or not; a mean of infinite values alone stays infinite."""
 
 RFID_MINIMUM = 2048
-"""rFID is refused under this many pictures: the covariance of 2048 features would be singular."""
+"""rFID is refused under this many pictures, as many as it has features: what of the value comes from the number of
+pictures grows as that falls. The value itself would be exact, though the covariances have no full rank."""
 
 _HERE = "vtbench.metrics"
 _FID = f"{_HERE}.frechet"
