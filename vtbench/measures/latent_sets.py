@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vtbench import device as devices
-from vtbench import images, measures
+from vtbench import measures
 from vtbench.backbones import foundation
 from vtbench.errors import DataError, NoMemoryError, VtbenchError
 from vtbench.measures import Column, Columns, Outcome, Table, function
@@ -135,8 +135,7 @@ class Measure(measures.Measure):
             scale, altered = 1.0, _altered(picture, name, change)
             if change == MOVED:
                 turn, scale = latents.se_transforms(1, seed=_number(name))[0]
-                moved = latents.se_apply(picture.permute(1, 2, 0), turn, scale)
-                altered = images.to_uint8(moved)
+                altered = latents.se_levels(picture.permute(1, 2, 0), turn, scale)
             z = seen.bottleneck.latent(seen.bottleneck.tokenizer.encode(altered[None]))
             sides[0].append(pooled(z)[0].cpu().numpy())
             sides[1].append(model.features(altered[None], scale=scale)[0].cpu().numpy())
