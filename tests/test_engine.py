@@ -619,6 +619,34 @@ def test_one_exact_shift_does_not_decide_the_mean_of_all() -> None:
     assert same["shift_psnr"] == [np.inf, np.inf]
 
 
+def test_a_shift_counts_no_more_than_an_exact_one_and_a_drop_is_of_capped_decibels() -> None:
+    """One level of one value is over 100 dB here: what moves it is no better than what moves none."""
+    pictures = torch.randint(1, 255, (1, 3, 320, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def damaged(times: list[int]) -> stability.Reconstruct:
+        calls = iter(range(100))
+
+        def reconstruct(given: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            made = given.clone()
+            if next(calls) in times:
+                made[0, 0, 100, 100] += 1
+            return made, ()
+
+        return reconstruct
+
+    exact = stability.shifts(damaged([]), pictures, pictures)
+    assert exact["shift_psnr"] == [np.inf]
+    one = stability.shifts(damaged([0]), pictures, pictures)
+    assert (one["shift_psnr/1"][0] or 0) > 100
+    assert one["shift_psnr"] == [100.0]
+    assert stability.repeats(damaged([]), pictures, pictures, ())["repeat_drop"] == [0.0]
+    lossless_once = stability.repeats(damaged([0]), pictures, pictures, ())
+    assert lossless_once["repeat_psnr/1"] == [np.inf] and (lossless_once["repeat_psnr"][0] or 0) > 100
+    assert lossless_once["repeat_drop"] == [0.0]
+    darker = stability.repeats(lambda given: (given - 1, ()), pictures.clamp_min(20), pictures.clamp_min(20), ())
+    assert darker["repeat_drop"] == [pytest.approx(100 - (darker["repeat_psnr"][0] or 0))]
+
+
 def test_only_the_pictures_that_fail_on_a_later_pass_lack_their_stability(tmp_path: Path) -> None:
     """And pictures without anything within the margin lack what is compared there."""
 
@@ -666,6 +694,16 @@ def test_sets_under_a_protocol_count_the_pictures_that_they_are_of(folder: Path)
         ("psnr", "rfid", "inception_score"), (4, 6)
     )
     assert all(score.value is not None for score in scores.values())
+
+
+def test_a_protocols_set_of_one_picture_says_so(folder: Path) -> None:
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    measure = published.Published([find_metric("rfid")], replace(context, protocol=PROTOCOLS["titok"]))
+    columns = {str(key): [np.zeros(5), None, None] for key in published.FEATURES}
+    table = pa.table({"index": [0, 1, 2], "reason": [None, "planted", "planted"], **columns})
+    score = measure.scores(Table(table, intervals=lambda name: False))["rfid"]
+    assert (score.value, score.scored, score.expected) == (None, 1, 3)
+    assert score.reason == "rFID needs at least 2 pictures, 1 of 3 were scored; the others: planted"
 
 
 def test_published_code_caps_nothing(folder: Path) -> None:
@@ -782,7 +820,8 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
     keys = [Key("features", f"vtbench.metrics.frechet.inception_features/{side}", "raw") for side in sets.SIDES]
     table = pa.table({str(key): list(side) for key, side in zip(keys, sides, strict=True)})
     context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
-    measure = sets.Measure([find_metric("rfid"), find_metric("kid")], context)
+    rfid = replace(find_metric("rfid"), options=dict(find_metric("rfid").options) | {"minimum": 0})
+    measure = sets.Measure([rfid, find_metric("kid")], context)
     scores = measure.scores(Table(table, intervals=lambda name: True))
     assert set(scores) == {"rfid", "kid"}
     assert scores["rfid"].value == pytest.approx(frechet_distance(*sides))
@@ -790,6 +829,21 @@ def test_distances_between_sets_come_from_the_features_of_all_pictures(count: in
     assert scores["rfid"].scored == count
     # Under 20 pictures groups of a jackknife would hold one each: no interval, and no crash.
     assert (scores["rfid"].low is None) == (scores["kid"].low is None) == (count < 20)
+
+
+def test_a_set_is_refused_by_the_pictures_that_were_scored_not_by_those_expected(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    keys = [Key("features", f"vtbench.metrics.frechet.inception_features/{side}", "raw") for side in sets.SIDES]
+    rows = [*generator.normal(size=(30, 8)), *[None] * 2070]
+    reasons = [None] * 30 + ["planted"] * 2070
+    table = pa.table({**{str(key): rows for key in keys}, "reason": reasons})
+    context = made(load_tokenizer("jpeg-q5"), small_task(folder)).measures[0].context
+    scores = sets.Measure([find_metric("rfid"), find_metric("kid")], context).scores(
+        Table(table, intervals=lambda name: True)
+    )
+    assert scores["kid"].value is not None
+    assert (scores["rfid"].value, scores["rfid"].low, scores["rfid"].scored) == (None, None, 30)
+    assert scores["rfid"].reason == ("rFID needs at least 2048 pictures, 30 of 2100 were scored; the others: planted")
 
 
 @pytest.mark.parametrize("name", ["reconstruction", "detail", "text", "stability", "latents"])

@@ -75,6 +75,12 @@ def test_clusters_of_unequal_size_keep_the_mean_of_all_pictures() -> None:
         mean_interval([0.0, 0.0, 0.0, 4.0], ["a", "a", "b"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_documents_of_one_mean_have_no_width_and_no_warning() -> None:
+    assert mean_interval([1.0, 3.0, 3.0, 1.0], ["a", "a", "b", "b"]) == (2.0, 2.0)
+    assert mean_interval([1.0, 3.0, 2.0, 2.0, 2.0], ["a", "a", "b", "b", "c"]) == (2.0, 2.0)
+
+
 def test_pvalues_equal_scipy_and_the_exact_count() -> None:
     first, second = [3.0, 4.0, 7.0, 5.0, 9.0, 2.0], [1.0, 1.0, 2.0, 5.5, 2.0, 1.5]
     differences = np.subtract(first, second)

@@ -70,6 +70,11 @@ class Metric:
         """Say in a table's head which way is better."""
         return ARROWS[self.direction]
 
+    @property
+    def minimum(self) -> int:
+        """Say under how many pictures a value of whole sets is refused; 0 where it never is."""
+        return int(self.options.get("minimum", 0))
+
     def badness(self, value: float) -> float:
         """Order values: the larger, the worse."""
         if self.direction == "one":
@@ -81,7 +86,8 @@ PSNR_CAP = 100.0
 """dB that a PSNR counts for at most in a mean, infinite or not; a mean of infinite values alone stays infinite."""
 
 RFID_MINIMUM = 2048
-"""rFID is refused under this many pictures: the covariance of 2048 features would be singular."""
+"""rFID is refused under this many pictures, as many as it has features: what of the value comes from the number of
+pictures grows as that falls. The value itself would be exact, though the covariances have no full rank."""
 
 _HERE = "vtbench.metrics"
 _FID = f"{_HERE}.frechet"
@@ -462,7 +468,6 @@ _BUILT_IN = (
     Metric(
         *("repeat_drop", "drop (dB)", "lower", 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent"),
         measure="stability",
-        cap=PSNR_CAP,
     ),
     Metric(
         *("token_agreement", "tokens kept", "higher", 4, "share of tokens that a second pass leaves as they are"),

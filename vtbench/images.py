@@ -52,6 +52,15 @@ def to_uint8(values: Tensor, span: Range = (-1.0, 1.0)) -> Tensor:
     return scaled.clamp_(0.0, 255.0).add_(0.5).floor_().to(torch.uint8)
 
 
+def to_levels(values: Tensor) -> Tensor:
+    """Round levels that float64 arithmetic made of levels to uint8 ones: clamp, then to the nearest, half up.
+
+    What lies 1e-9 or less under a half counts as one: means of pixels are often a half exactly, and the order of their
+    additions must not decide it.
+    """
+    return values.add(0.5 + 1e-9).floor_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
 def to_unit(values: Tensor, span: Range) -> Tensor:
     """Map float pictures so that 0 is black and 1 is white, in their own type and without a clamp."""
     low, high = (end.to(values.dtype) for end in _ends(span, values.device))

@@ -276,11 +276,10 @@ def _unavailable(names: Sequence[str], expected: int, card: TaskCard) -> dict[st
     reasons = {}
     for name in names:
         metric = find_metric(name)
-        minimum = metric.options.get("minimum", 0)
         if reason := ocr.lacking(name, card.ocr, card.foundation):
             reasons[name] = reason
-        elif expected < minimum:
-            reasons[name] = f"{metric.title} needs at least {minimum} pictures, the task has {expected}"
+        elif expected < metric.minimum:
+            reasons[name] = f"{metric.title} needs at least {metric.minimum} pictures, the task has {expected}"
     return reasons
 
 

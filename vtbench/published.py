@@ -22,7 +22,7 @@ from torch import Tensor
 from vtbench import device as devices
 from vtbench import geometry, images, measures, ocr
 from vtbench import metrics as metrics_
-from vtbench.catalogue import Metric
+from vtbench.catalogue import Metric, find_metric
 from vtbench.errors import DataError
 from vtbench.measures import Column, Context, Outcome, Table
 from vtbench.measures._originals import Originals
@@ -216,16 +216,21 @@ class Published(measures.Measure):
                     found[name] = Score(value=None, reason=str(error), scored=0, expected=table.expected)
         # How many pictures are behind what no column of single values says.
         behind = {"inception_score": len(columns.get(LOGITS, ()))}
+        refused: dict[str, str | None] = {}
         if table.has(FEATURES[0]) and "rfid" in self.names:
             sums = FrechetSums()
             for pair in zip(*(table.arrays(key) for key in FEATURES), strict=True):
                 sums.add(*pair)
             averages["rfid"] = sums.distance() if sums.count > 1 else math.nan
             behind["rfid"] = sums.count
+            unbound = replace(find_metric("rfid"), options={})  # published code refuses no number of pictures
+            refused["rfid"] = measures.too_few(unbound, sums.count, table)
         for name, value in averages.items():
             if math.isnan(value):
-                reason = EMPTY_BIN if WORDS in columns else f"{name} is not a number under {self.rule.name}"
-                found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
+                empty = WORDS in columns and name in self.rule.text_metrics
+                reason = EMPTY_BIN if empty else f"{name} is not a number under {self.rule.name}"
+                reason = refused.get(name) or reason
+                found[name] = Score(value=None, reason=reason, scored=behind.get(name, 0), expected=table.expected)
                 continue
             own = found.get(name)
             if own is None or own.value is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -83,17 +84,20 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None =
     def ratio(part: Array, number: Array, axis: int = -1) -> Array:
         return np.asarray(part.sum(axis=axis) / number.sum(axis=axis))
 
-    found = stats.bootstrap(
-        (sums, counts),
-        ratio,
-        n_resamples=RESAMPLES,
-        batch=max(1, 1_000_000 // len(sums)),  # 8 MB of resamples at a time, whatever the number of pictures
-        paired=True,
-        vectorized=True,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    if not np.isfinite(found.low) or not np.isfinite(found.high):  # all clusters have one mean
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # SciPy warns of clusters that all have one mean, and of nothing else here; they are told by the ends.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (sums, counts),
+            ratio,
+            n_resamples=RESAMPLES,
+            batch=max(1, 1_000_000 // len(sums)),  # 8 MB of resamples at a time, whatever the number of pictures
+            paired=True,
+            vectorized=True,
+            method="BCa",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    if not np.isfinite(found.low) or not np.isfinite(found.high):
         return mean, mean
     return float(found.low), float(found.high)
 

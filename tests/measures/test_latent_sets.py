@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from vtbench import backbones, catalogue, evaluate, load_task, load_tokenizer, wrap
 from vtbench.backbones import foundation
+from vtbench.bottleneck import Bottleneck
+from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import DataError
 from vtbench.measures import latent_sets
 from vtbench.metrics import frechet
 from vtbench.results import Run
 from vtbench.tokenizer import Tokenizer
+from vtbench.types import Codes
 
 COUNT, SIDE = 24, 64
 METRICS = ("ifid", "pfid", "purity", "token_gain", "cknna", "cknna_se", "cknna_change")
@@ -276,6 +279,44 @@ def test_token_gain_of_noise_is_negative_and_of_stripes_is_not(folder: Path) -> 
     assert gains[0] < 0 and gains[1] > 3.5
 
 
+class _Codebooks(nn.Module):
+    """Two indices a position, each of a codebook of its own: of the first noise, of the second stripes."""
+
+    def encode(self, x: Tensor) -> Codes:
+        seeds = ((x.double().abs().sum((1, 2, 3)) * 1000).long() % 2**31).tolist()
+        noise = torch.stack(
+            [torch.randint(0, 16, (16, 16), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
+        stripes = (torch.arange(256) % 8).view(1, 16, 16).expand_as(noise)
+        return Codes(indices=(torch.stack([noise, stripes], -1),), codebook_sizes=(16,), size=(SIDE, SIDE))
+
+    def decode(self, codes: Codes) -> Tensor:
+        return torch.zeros(len(codes), 3, SIDE, SIDE)
+
+
+def test_token_gain_of_several_codebooks_is_their_mean(folder: Path) -> None:
+    card = TokenizerCard(
+        name="two",
+        family="test",
+        network="planted",
+        kind="discrete",
+        title="Two",
+        code=Code(codebook_sizes=(16, 16)),
+    )
+    found = run(Tokenizer(card, _Codebooks()), folder, "token_gain")
+    assert found is not None and found.scores["token_gain"].low is not None
+    got = values(found)
+    assert got["token_gain/0"] < 0 and got["token_gain/1"] > 2.5
+    assert got["token_gain"] == pytest.approx((got["token_gain/0"] + got["token_gain/1"]) / 2)
+
+
+def test_token_gain_of_several_scales_is_of_the_finest(folder: Path) -> None:
+    """VAR's scales: each is a map of its own, and they are no codebooks of one position."""
+    found = run(small("var-256"), folder, "token_gain")
+    assert found is not None and found.scores["token_gain"].value is not None
+    assert not [name for name in values(found) if name.startswith("token_gain/")]
+
+
 def test_tokens_of_several_indices_have_no_gain_and_say_why(folder: Path) -> None:
     found = run(small("bsqvit-36bit"), folder, "token_gain")
     assert found is not None
@@ -304,6 +345,44 @@ def test_what_needs_more_pictures_says_so(folder: Path, monkeypatch: pytest.Monk
     found = run(load_tokenizer("tiny-fsq-f16"), folder, "purity", "token_gain")
     assert found is not None
     assert found.scores["token_gain"].reason == "token gain (bits) needs at least 2000 pictures, the task has 24"
+
+
+def test_a_diagnostic_is_refused_by_the_pictures_that_were_scored(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two dozen pictures are expected and asked for; two with one latent are refused, so too few are scored."""
+
+    def least(metric: catalogue.Metric) -> catalogue.Metric:
+        return replace(metric, options={**metric.options, "minimum": COUNT}) if "minimum" in metric.options else metric
+
+    monkeypatch.setattr(catalogue, "_BUILT_IN", tuple(map(least, catalogue._BUILT_IN)))
+    catalogue.metrics.cache_clear()
+    pooled = latent_sets.pooled
+
+    def refuse(z: Tensor) -> Tensor:
+        if torch.equal(z[0], first):
+            raise DataError("planted")
+        return pooled(z)
+
+    tokenizer = load_tokenizer("tiny-fsq-f16")
+    picture = small_task(folder, geometry={"size": SIDE}).read(0).image[None]
+    bottleneck = Bottleneck(tokenizer)
+    first = bottleneck.latent(tokenizer.encode(picture))[0]
+    whole = run(tokenizer, folder, "purity", batch_size=1)
+    assert whole is not None and whole.scores["purity"].scored == COUNT
+    monkeypatch.setattr(latent_sets, "pooled", refuse)
+    found = run(tokenizer, folder, "purity", batch_size=1)
+    assert found is not None and found.scores["purity"].value is None
+    assert found.scores["purity"].reason == (
+        "label purity needs at least 24 pictures, 22 of 24 were scored; the others: planted"
+    )
+
+
+def test_what_needs_rfids_features_says_so(folder: Path, inception: None) -> None:
+    found = run(load_tokenizer("tiny-fsq-f16"), folder, "ifid", "pfid")
+    assert found is not None
+    for name in ("ifid", "pfid"):
+        assert found.scores[name].reason == "it needs rfid's features of the originals: measure rfid beside it"
 
 
 def test_the_card_is_whole() -> None:

@@ -46,9 +46,28 @@ def test_more_noise_raises_lpc(tiny):
 
 def test_a_decoder_that_copies_is_equivariant(photographs):
     pictures = photographs[:2, :, :64, :64]
-    found = probes.equivariance(images.to_uint8, pictures, images.to_float(pictures), distance)
+    found = probes.equivariance(images.to_levels, pictures, pictures.double(), distance)
     assert list(found) == list(probes.TRANSFORMS)
-    assert all(float(value.abs().max()) < 0.01 for value in found.values())
+    assert all(not value.any() for value in found.values())
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75])
+def test_ties_of_a_scaled_picture_are_rounded_up(photographs, scale):
+    """Every value is a whole number of 36ths, so a tie is known from whole numbers alone."""
+    pictures = photographs[:, :, :64, :64]
+    axis = {  # 6 times the weights of the pixels between which a position lies, and the first of these
+        0.25: [(4 * i + 1, 3, 3) for i in range(16)],
+        0.5: [(2 * i, 3, 3) for i in range(32)],
+        0.75: [(4 * (i // 3) + i % 3, *((5, 1), (3, 3), (1, 5))[i % 3]) for i in range(48)],
+    }[scale]
+    first, *weights = (torch.tensor(one) for one in zip(*axis, strict=True))
+    rows = sum(pictures.long()[:, :, first + k] * weights[k][:, None] for k in (0, 1))
+    sixths = sum(rows[..., first + k] * weights[k] for k in (0, 1))
+    wanted = (2 * sixths + 36) // 72
+    assert (sixths % 36 == 18).any(), "no tie"
+    assert (probes._moved_levels(pictures, scale, 0).long() == wanted).all()
+    hwc = pictures[0].permute(1, 2, 0)
+    assert (latents.se_levels(hwc, 90, scale).long() == torch.rot90(wanted[0], 1, (1, 2))).all()
 
 
 def test_a_tokenizer_is_less_so(tiny):

@@ -2,7 +2,7 @@
 
 Photographs, textures, scientific pictures and graphics lie at 256x256 in vtbench/assets/sample and, where the original
 is large enough, at 512x512 in its folder 512, lossless; LICENSES.md in either names author, source and licence of each.
-There are too few of them for a Fréchet distance: read an rFID over one of these sets as a smoke value.
+There are too few of them for a Fréchet distance, so rFID is refused.
 """
 
 from __future__ import annotations

@@ -301,6 +301,25 @@ def means(metric: Metric, table: Table, *, reason: str | None = None) -> dict[st
     return found
 
 
+def too_few(metric: Metric, scored: int, table: Table, *, least: int = 2) -> str | None:
+    """Say why a value of whole sets is refused for want of pictures; None where enough of them were scored.
+
+    Args:
+        metric: which; its `minimum` counts.
+        scored: pictures that have all that it is made of.
+        table: the columns.
+        least: pictures that it can't be computed without, whatever its `minimum`.
+    """
+    needed = max(least, metric.minimum)
+    if scored >= needed:
+        return None
+    reason = table.reason(metric.name)
+    if not scored:
+        return reason
+    why = "" if reason == NO_PICTURE else f"; the others: {reason}"
+    return f"{metric.title} needs at least {needed} pictures, {scored} of {table.expected} were scored{why}"
+
+
 def each(
     probe: Callable[[Sequence[int], Columns], None], names: Sequence[str], rows: Sequence[int], *, apart: bool = True
 ) -> Columns:

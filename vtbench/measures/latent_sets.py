@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vtbench import device as devices
-from vtbench import images, measures
+from vtbench import measures
 from vtbench.backbones import foundation
 from vtbench.errors import DataError, NoMemoryError, VtbenchError
 from vtbench.measures import Column, Columns, Outcome, Table, function
@@ -135,8 +135,7 @@ class Measure(measures.Measure):
             scale, altered = 1.0, _altered(picture, name, change)
             if change == MOVED:
                 turn, scale = latents.se_transforms(1, seed=_number(name))[0]
-                moved = latents.se_apply(picture.permute(1, 2, 0), turn, scale)
-                altered = images.to_uint8(moved)
+                altered = latents.se_levels(picture.permute(1, 2, 0), turn, scale)
             z = seen.bottleneck.latent(seen.bottleneck.tokenizer.encode(altered[None]))
             sides[0].append(pooled(z)[0].cpu().numpy())
             sides[1].append(model.features(altered[None], scale=scale)[0].cpu().numpy())
@@ -171,8 +170,7 @@ class Measure(measures.Measure):
 
     def _ifid(self, table: Table) -> dict[str, Score]:
         places, (flat, shapes, features) = table.together(LATENT, SHAPE, REFERENCE)
-        if len(places) < 2 * (NEIGHBOURS + 1):
-            raise DataError(_no(table, "ifid", "rfid's features of the originals too"))
+        self._check("ifid", len(places), table, 2 * (NEIGHBOURS + 1))
         bottleneck = self.context.bottleneck
         assert bottleneck is not None
         names = [str(name) for name in table.values(Key("id"))]
@@ -214,8 +212,7 @@ class Measure(measures.Measure):
         found = {}
         for rate in RATES:
             places, (features, made) = table.together(REFERENCE, Key("pfid", f"{rate:g}", "raw"))
-            if len(places) < 2:
-                raise DataError(_no(table, "pfid", "rfid's features of the originals too"))
+            self._check("pfid", len(places), table)
             value = float(frechet_distance(features, made))
             found[f"pfid/{rate:g}"] = Score(value=value, scored=len(places), expected=table.expected)
         return {"pfid": found[f"pfid/{RATES[1]:g}"], **found}
@@ -223,8 +220,7 @@ class Measure(measures.Measure):
     def _purity(self, table: Table) -> dict[str, Score]:
         said = _labels(table)
         places, (features,) = table.together(POOLED)
-        if len(places) < 2:
-            raise DataError(_no(table, "purity"))
+        self._check("purity", len(places), table)
         known = {label: number for number, label in enumerate(dict.fromkeys(said))}
         labels = np.array([known[said[place]] for place in places])
         return {"purity": _total(lambda at: latents.label_purity(features[at], labels[at]), len(places), table)}
@@ -234,22 +230,33 @@ class Measure(measures.Measure):
             raise DataError(NO_CODES)
         if self.context.indices_per_token > 1:
             raise DataError("its tokens have too many values to be counted, and come in several indices")
-        maps = table.levels("codes", "raw")
-        last = max(maps, key=int) if maps else ""
-        places, (tokens,) = table.together(Key("codes", last, "raw"))
-        if len(places) < 4 or tokens.shape[1] < 2:
-            raise DataError(_no(table, "token_gain"))
-        sizes = self.context.codebook_sizes or (int(tokens.max()) + 1,)
-        size = sizes[min(int(last), len(sizes) - 1)]
+        levels = _finest(table)
+        places, maps = table.together(*(Key("codes", level, "raw") for level in levels))
+        self._check("token_gain", len(places), table, 4)
+        if maps[0].shape[1] < 2:
+            raise DataError("its pictures have one token each, and none before it")
 
-        def gain(at: Array) -> float:
+        def gain(tokens: Array, size: int, at: Array) -> float:
             # By their places, so that leaving out pictures moves no other from one half to the other.
             fit, rest = tokens[at[at % 2 == 0]], tokens[at[at % 2 == 1]]
             # Both forms code the same tokens: those that have one before them.
             alone = latents.heldout_bits(fit, rest[:, 1:], size)
             return alone - latents.heldout_bits(fit, rest, size, context="previous")
 
-        return {"token_gain": _total(gain, len(places), table)}
+        stated = self.context.codebook_sizes
+        sizes = [
+            stated[min(int(level), len(stated) - 1)] if stated else int(tokens.max()) + 1
+            for level, tokens in zip(levels, maps, strict=True)
+        ]
+
+        def gains(at: Array) -> list[float]:
+            return [gain(tokens, size, at) for tokens, size in zip(maps, sizes, strict=True)]
+
+        found = {"token_gain": _total(lambda at: float(np.mean(gains(at))), len(places), table)}
+        if len(levels) > 1:
+            for level, value in zip(levels, gains(np.arange(len(places))), strict=True):
+                found[f"token_gain/{level}"] = Score(value=value, scored=len(places), expected=table.expected)
+        return found
 
     def _cknna(self, table: Table) -> dict[str, Score]:
         places, (mine, theirs) = table.together(POOLED, SEEN)
@@ -298,12 +305,24 @@ class Measure(measures.Measure):
         return Score(value=value, scored=moved.scored, expected=table.expected)
 
     def _aligned(self, mine: Array, theirs: Array, table: Table, name: str) -> float:
-        if len(mine) <= NEIGHBOURS + 1:
-            raise DataError(_no(table, name))
+        self._check(name, len(mine), table, NEIGHBOURS + 2)
         value = latents.cknna(mine, theirs, k=NEIGHBOURS, clip=CLIP)
         if math.isnan(value):
             raise DataError("it is not a number: the self-similarities have a negative product")
         return value
+
+    def _check(self, name: str, scored: int, table: Table, least: int = 2) -> None:
+        """Refuse a metric for want of pictures that have all that it is made of.
+
+        Raises:
+            DataError: saying how many there are, and what the others lack.
+        """
+        metric = next(metric for metric in self.metrics if metric.name == name)
+        reason = measures.too_few(metric, scored, table, least=least)
+        if reason == measures.NO_PICTURE and name in ("ifid", "pfid"):
+            raise DataError("it needs rfid's features of the originals: measure rfid beside it")
+        if reason:
+            raise DataError(reason)
 
 
 def _sides(change: str) -> tuple[Key, Key]:
@@ -336,6 +355,13 @@ def _labels(table: Table) -> list[str]:
     raise DataError("labels are not known: a column `class` of metadata.csv, or a folder a class, says them")
 
 
+def _finest(table: Table) -> list[str]:
+    """Name the maps of codes of the most tokens: one scale, or all codebooks of which each position has an index."""
+    levels = sorted(table.levels("codes", "raw"), key=int)
+    counts = [len(next(table.arrays(Key("codes", level, "raw")), ())) for level in levels]
+    return [level for level, count in zip(levels, counts, strict=True) if count == max(counts)]
+
+
 def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:
     ends = jackknife_interval(value, count) or (None, None)
     return Score(value=value(np.arange(count)), low=ends[0], high=ends[1], scored=count, expected=table.expected)
@@ -343,8 +369,3 @@ def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:
 
 def _missing(table: Table, reason: str) -> Score:
     return Score(value=None, reason=reason, scored=0, expected=table.expected)
-
-
-def _no(table: Table, name: str, also: str = "") -> str:
-    said = table.reason(name)
-    return said if said != measures.NO_PICTURE else f"too few pictures{f', or it needs {also}' if also else ''}"

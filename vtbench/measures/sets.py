@@ -3,9 +3,9 @@
 A metric's `function(reference, reconstruction)` takes the features of both sets, (n, d) each, row i of the second the
 reconstruction of row i of the first, and gives the distance. Its options: `interval`, a function that gives both ends
 of the 95% interval; `sums`, a class that computes both from the features of one picture after the other, for sets that
-memory does not hold; `minimum`, the pictures under which it is refused; `features`, `package.module:name` of what makes
-the network, `name(device)`, whose result takes uint8 (B, 3, H, W) and gives (B, d), an array or a tensor where it was
-computed: FID's Inception where left out.
+memory does not hold; `minimum`, the scored pictures under which it is refused; `features`, `package.module:name` of
+what makes the network, `name(device)`, whose result takes uint8 (B, 3, H, W) and gives (B, d), an array or a tensor
+where it was computed: FID's Inception where left out.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class Measure(measures.Measure):
             pairs = zip(*(table.arrays(key) for key in keys), strict=True)
             compared = self._streamed(metric, pairs) if "sums" in metric.options else self._at_once(metric, pairs)
             scored, value, ends = compared
-            reason = None
-            if value is None:
-                reason = table.reason(metric.name) if not scored else f"{metric.name} needs two pictures or more"
+            reason = measures.too_few(metric, scored, table)
             found[metric.name] = Score(
                 value=value, low=ends[0], high=ends[1], reason=reason, scored=scored, expected=table.expected
             )
@@ -81,14 +79,14 @@ class Measure(measures.Measure):
         sums = function(metric.options["sums"])()
         for pair in pairs:
             sums.add(*pair)
-        if sums.count < 2:
+        if sums.count < max(2, metric.minimum):
             return sums.count, None, NO_ENDS
         return sums.count, float(sums.distance()), sums.interval() if sums.count >= 2 * GROUPS else NO_ENDS
 
     def _at_once(self, metric: Metric, pairs: Iterable[tuple[Features, Features]]) -> Compared:
         sides = list(zip(*pairs, strict=True))
         scored = len(sides[0]) if sides else 0
-        if scored < 2:
+        if scored < max(2, metric.minimum):
             return scored, None, NO_ENDS
         features = [np.stack(side) for side in sides]
         interval = metric.options.get("interval")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from vtbench.catalogue import PSNR_CAP
 from vtbench.metrics.pairs import check_side
 from vtbench.metrics.peak import psnr
+from vtbench.results import capped
 
 PASSES = (2, 4, 8)
 """Round trips after which a picture is compared, the first one counted."""
@@ -40,7 +41,8 @@ def repeats(
     """Measure what further passes change.
 
     * `repeat_psnr/k`: PSNR in dB of the original and what k passes leave; `repeat_psnr` is that after the last.
-    * `repeat_drop`: dB of PSNR that passes 2 to the last cost; 0 for an idempotent tokenizer.
+    * `repeat_drop`: dB of PSNR that passes 2 to the last cost, each PSNR counting PSNR_CAP at most; 0 for an idempotent
+      tokenizer.
     * `token_agreement/k`: share of tokens that pass k and the pass before have in common; `token_agreement` is that of
       pass 2.
 
@@ -66,7 +68,7 @@ def repeats(
         before = after
     columns["repeat_psnr"] = columns[f"repeat_psnr/{PASSES[-1]}"]
     pairs = zip(columns["repeat_psnr/1"], columns["repeat_psnr"], strict=True)
-    columns["repeat_drop"] = [0.0 if a == b else (a or 0.0) - (b or 0.0) for a, b in pairs]
+    columns["repeat_drop"] = [capped(a or 0.0, PSNR_CAP) - capped(b or 0.0, PSNR_CAP) for a, b in pairs]
     columns["token_agreement"] = columns[f"token_agreement/{PASSES[0]}"]
     return columns
 
@@ -75,8 +77,8 @@ def shifts(reconstruct: Reconstruct, reference: Tensor, first: Tensor) -> dict[s
     """Measure what a move of the picture changes.
 
     * `shift_psnr/d`: PSNR in dB of the reconstruction of the picture moved by d pixels, moved back, and the
-      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d, in which an infinite one
-      counts PSNR_CAP beside others. Infinite for what acts on each pixel alone.
+      reconstruction, without a border of MARGIN pixels; `shift_psnr` is the mean over d, in which each counts
+      PSNR_CAP at most unless all are infinite. Infinite for what acts on each pixel alone.
 
     Args:
         reconstruct: one round trip.
@@ -97,10 +99,10 @@ def shifts(reconstruct: Reconstruct, reference: Tensor, first: Tensor) -> dict[s
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Average dB; an infinite value counts PSNR_CAP beside finite ones, as in a mean over pictures."""
+    """Average dB; values count PSNR_CAP at most, as in a mean over pictures."""
     if all(map(math.isinf, values)):
         return math.inf
-    return sum(PSNR_CAP if math.isinf(value) else value for value in values) / len(values)
+    return sum(capped(value, PSNR_CAP) for value in values) / len(values)
 
 
 def _agreement(

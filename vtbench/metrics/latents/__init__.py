@@ -25,7 +25,7 @@ from vtbench.metrics.latents.tokens import (
     prefix_entropies,
     token_entropy,
 )
-from vtbench.metrics.latents.transforms import se_apply, se_noise, se_transforms
+from vtbench.metrics.latents.transforms import se_apply, se_levels, se_noise, se_transforms
 
 __all__ = [
     "block_amplitudes",
@@ -50,6 +50,7 @@ __all__ = [
     "radial_spectrum",
     "rmsc",
     "se_apply",
+    "se_levels",
     "se_noise",
     "se_transforms",
     "slerp",

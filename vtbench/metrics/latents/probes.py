@@ -96,7 +96,7 @@ def moved_rise(
 
     Args:
         decode: the decoder.
-        pictures: uint8, (B, 3, H, W); scaled and turned as floats, rounded to levels once.
+        pictures: uint8, (B, 3, H, W); scaled and turned in float64, rounded to levels once.
         plain: uint8, (B, 3, H, W), the decodes of z.
         z: (B, C, h, w), the pictures' latents.
         distance: of two batches of pictures.
@@ -119,10 +119,10 @@ def moved_rise(
 
 
 def _moved_levels(pictures: Tensor, scale: float, turns: int) -> Tensor:
-    """Move uint8 pictures as floats, rounded to levels once; what is only turned keeps its levels."""
+    """Move uint8 pictures in float64, rounded to levels once; what is only turned keeps its levels."""
     if scale == 1:
         return torch.rot90(pictures, turns, (-1, -2)).contiguous()
-    return images.to_uint8(transform(images.to_float(pictures), scale=scale, turns=turns))
+    return images.to_levels(transform(pictures, scale=scale, turns=turns))
 
 
 def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:

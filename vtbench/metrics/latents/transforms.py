@@ -69,16 +69,32 @@ def se_apply(image: ArrayT, rotation: int, scale: float) -> ArrayT:
     Raises:
         DataError: if it is no such picture, turn or scale, or nothing of it would be left.
     """
+    return same_kind(_moved(images.to_float(_picture(image)), rotation, scale), image)
+
+
+def se_levels(image: ArrayT, rotation: int, scale: float) -> ArrayT:
+    """Move a picture as `se_apply` does, in float64 and rounded to levels, half up: what can be shown as a picture.
+
+    Arguments and errors are those of `se_apply`, whose float32 would leave to chance which way a half is rounded.
+
+    Returns:
+        uint8, (3, H', W'), of the image's kind.
+    """
+    return same_kind(images.to_levels(_moved(_picture(image).double(), rotation, scale)), image)
+
+
+def _moved(picture: Tensor, rotation: int, scale: float) -> Tensor:
+    """Scale and turn a picture in its own type: (H, W, 3) -> (3, H', W')."""
     if whole(rotation, "turn of a picture in degrees") % 90:
         raise DataError(f"picture turned by {rotation} degrees: expected a multiple of 90")
     scale = real(scale, "scale of a picture", above=0)
-    x = images.to_float(_picture(image).permute(2, 0, 1)[None])
+    x = picture.permute(2, 0, 1)[None]
     if scale != 1:
         size = int(x.shape[-2] * scale), int(x.shape[-1] * scale)
         if min(size) < 1:
             raise DataError(f"picture of {x.shape[-2]}x{x.shape[-1]} scaled by {scale}: expected a pixel to be left")
         x = F.interpolate(x, size, mode="bilinear", align_corners=False)
-    return same_kind(torch.rot90(x[0], rotation // 90, (-2, -1)).contiguous(), image)
+    return torch.rot90(x[0], rotation // 90, (-2, -1)).contiguous()
 
 
 def _generator(seed: int, index: int) -> np.random.RandomState:
