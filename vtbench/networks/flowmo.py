@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vtbench.errors import DataError
 from vtbench.networks._candidates import other_bits
+from vtbench.networks._finite import numbered
 from vtbench.networks._patches import from_patches, to_patches
 from vtbench.types import Codes, Strict
 
@@ -272,7 +273,8 @@ class Network(nn.Module):
         Bit k of code f is the sign of channel k * codes + f and weighs 2^k; a zero counts as negative.
         """
         size = (x.shape[-2], x.shape[-1])
-        indices = _packed((self._coded(x) > 0).long())
+        z = self._coded(x)
+        indices = numbered(_packed((z > 0).long()), z)
         return Codes(indices=(indices,), codebook_sizes=(2**self.config.bits,), size=size)
 
     def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
