@@ -4,7 +4,8 @@ Own architecture; the quantiser follows Mentzer et al., "Finite Scalar Quantizat
 Trained by training/train.py; weights and code are Apache-2.0.
 
 A linear patch transform runs beside the encoder and beside the decoder. Training starts it from a principal component
-analysis, so the convolutions only learn what a linear transform code cannot do.
+analysis, so the convolutions only have to learn what a linear transform code cannot do. Those of tiny-fsq-f16's encoder
+learned nothing: they died in training (training/README.md).
 """
 
 from __future__ import annotations
