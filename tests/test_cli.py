@@ -88,6 +88,16 @@ def test_show_explains_every_kind_of_name() -> None:
     assert "Gaussian" in vtbench("show", "ssim").stdout
 
 
+def test_show_names_every_cached_file_of_a_card_and_its_values_a_pixel(tmp_path: Path) -> None:
+    files = [tmp_path / "weights" / f"taef2_{part}.pth" for part in ("encoder", "decoder")]
+    (tmp_path / "weights").mkdir()
+    for file in files:
+        file.touch()
+    said = vtbench("show", "taef2", VTBENCH_CACHE=str(tmp_path), COLUMNS="400").stdout
+    assert f"{files[0]}, {files[1]}" in said
+    assert re.search(r"values per pixel at 256 +0\.5000\s", said)
+
+
 def test_doctor_says_what_is_there_and_what_mends_the_rest(tmp_path: Path) -> None:
     endpoint = {"HF_ENDPOINT": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path)}
     done = vtbench("doctor", **endpoint)

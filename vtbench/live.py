@@ -21,7 +21,7 @@ from vtbench.cards import Code, Input, TokenizerCard, explain
 from vtbench.errors import CardError, VtbenchError
 from vtbench.results import WeightsOrigin
 from vtbench.tokenizer import Tokenizer, precision_of
-from vtbench.types import Codes
+from vtbench.types import NO_CODE, Codes
 
 log = logging.getLogger("vtbench")
 
@@ -69,6 +69,7 @@ def wrap(
         codebook_size: number of codes, where `encode` gives integer tensors; every scale has as many.
         encode: `encode(module, x)` in place of the module's own method. It gives Codes, a float tensor (the latent),
             an integer tensor (indices), or a sequence of integer tensors (one a scale); each has the batch first.
+            An index may be `vtbench.types.NO_CODE`, where the model's numbers are not finite; a latent shows it itself.
         decode: `decode(module, codes)` in place of the module's own; it gets what `encode` gave, and gives pictures.
 
     Raises:
@@ -237,7 +238,7 @@ class Live(nn.Module):
             raise VtbenchError("encode gave integers; say of how many codes, with codebook_size=")
         indices = tuple(part.to(torch.int64) for part in parts)
         for part in indices:
-            if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < self._codebook_size:
+            if part.numel() and not NO_CODE <= int(part.min()) <= int(part.max()) < self._codebook_size:
                 raise VtbenchError(
                     f"encode gave indices from {int(part.min())} to {int(part.max())}, "
                     f"expected 0 to {self._codebook_size - 1}, by codebook_size={self._codebook_size}"

@@ -22,7 +22,7 @@ from vtbench import weights as weight_files
 from vtbench.cards import Code, TokenizerCard
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.results import WeightsOrigin
-from vtbench.types import Codes, Regions
+from vtbench.types import NO_CODE, Codes, Regions
 
 log = logging.getLogger("vtbench")
 
@@ -31,7 +31,14 @@ Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """From the finest mantissa to the coarsest."""
 
-NOT_FINITE = "the decoder gave values that are not finite"
+NOT_FINITE = "gave values that are not finite"
+
+OTHERWISE: dict[Precision, str] = {
+    "fp32": "",
+    "fp16": " (in fp16; fp32 or bf16 may do)",
+    "bf16": " (in bf16; fp32 may do)",
+}
+"""Said of a network's wrong numbers: in half precision they may overflow or be rounded away."""
 
 NO_PIXELS = "gives tokens for understanding and no pixels"
 
@@ -292,7 +299,7 @@ class Tokenizer:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
         """
         on_device = _on(codes, self.device)
-        checks = [end for part in on_device.indices for end in part.flatten(1).aminmax(dim=1)]
+        ends = [end for part in on_device.indices for end in part.flatten(1).aminmax(dim=1)]
         if self.card.kind == "understanding":
             decoded = torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device)
         else:
@@ -302,29 +309,46 @@ class Tokenizer:
             if decoded.dtype != torch.uint8:
                 decoded = decoded.float()
             decoded = self._fitted(decoded, size, len(codes))
-        finite = torch.isfinite(decoded).flatten(1).all(1).long()
-        return decoded, torch.stack([finite, *checks], 1)
+        finite = _finite(decoded)
+        # An opaque model's latent is its picture.
+        latent = None if self.card.kind == "opaque" else on_device.latent
+        coded = torch.ones_like(finite) if latent is None else _finite(latent)
+        return decoded, torch.stack([finite, coded, *ends], 1)
 
     def flaws(self, codes: Codes, checks: Tensor) -> list[Flaw | None]:
         """Say of each picture why it can't be used, or None; waits for what `decoded` gave beside the pictures."""
         found: list[Flaw | None] = []
-        for finite, *ends in checks.tolist():
-            flaw = None if finite else Flaw(f"{self.card.name}: {NOT_FINITE}", of_codes=False)
+        for finite, coded, *ends in checks.tolist():
+            flaw = None if finite else Flaw(self._not_finite("the decoder"), of_codes=False)
+            if not coded:
+                flaw = Flaw(self._not_finite("its encoder"), of_codes=True)
             for low, high, size in zip(ends[::2], ends[1::2], codes.codebook_sizes, strict=False):
-                if (error := _beyond(self.card, low, high, size)) is not None:
+                if (error := self._beyond(low, high, size)) is not None:
                     flaw = Flaw(str(error), of_codes=True)
             found.append(flaw)
         return found
+
+    def _not_finite(self, part: str) -> str:
+        return f"{self.card.name}: {part} {NOT_FINITE}{OTHERWISE[self.precision]}"
+
+    def _beyond(self, low: int, high: int, size: int) -> DataError | None:
+        """Refuse indices that are not all of a codebook."""
+        if low >= 0 and high < size:
+            return None
+        if low == NO_CODE and high < size:
+            return DataError(self._not_finite("its encoder"))
+        said = f"gives indices from {low} to {high}, expected 0 to {size - 1}{OTHERWISE[self.precision]}"
+        return _refusal(self.card, said)
 
     def _in_range(self, codes: Codes) -> Codes:
         """Refuse indices that are no codes.
 
         Raises:
-            DataError: with the index.
+            DataError: with the indices, or saying that the encoder's values are not finite.
         """
         ends = [torch.stack(part.aminmax()) for part in codes.indices]
         for (low, high), size in zip(torch.stack(ends).tolist() if ends else (), codes.codebook_sizes, strict=True):
-            if (error := _beyond(self.card, low, high, size)) is not None:
+            if (error := self._beyond(low, high, size)) is not None:
                 raise error
         return codes
 
@@ -378,7 +402,7 @@ class Tokenizer:
             for label, bits, decoded in own(clamped(_on(codes, self.device))):
                 pictures = self._fitted(decoded.to(self.device).float(), size, len(codes))
                 if not torch.isfinite(pictures).all():
-                    raise DataError(f"{self.card.name}, {label}: {NOT_FINITE}")
+                    raise DataError(f"{self._not_finite('the decoder')}, {label}")
                 yield label, bits, images.to_uint8(pictures, self._decoded_span)
 
     @torch.no_grad()
@@ -440,6 +464,11 @@ def _grid(codes: Codes) -> tuple[int, int] | None:
     return (maps.shape[1], maps.shape[2]) if codes.indices else (maps.shape[2], maps.shape[3])
 
 
+def _finite(values: Tensor) -> Tensor:
+    """Say of each item of a batch, (B, ...), whether all of its numbers are finite: int64 (B,), 1 or 0."""
+    return torch.isfinite(values).flatten(1).all(1).long()
+
+
 def _on(codes: Codes, device: torch.device) -> Codes:
     """Move codes to a device."""
     return replace(
@@ -458,13 +487,6 @@ def clamped(codes: Codes) -> Codes:
 
 def _refusal(card: TokenizerCard, what: str) -> DataError:
     return DataError(f"{card.name}: its network {what}; correct the network, or its card")
-
-
-def _beyond(card: TokenizerCard, low: int, high: int, size: int) -> DataError | None:
-    """Refuse indices that are not all of a codebook."""
-    if low >= 0 and high < size:
-        return None
-    return _refusal(card, f"gives indices from {low} to {high}, expected 0 to {size - 1}")
 
 
 def check_codes(card: TokenizerCard, codes: Codes, x: Tensor) -> None:

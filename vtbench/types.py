@@ -71,12 +71,17 @@ def as_text(value: str | float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
+NO_CODE = -1
+"""The index where the encoder's numbers are not finite; any code in its place would be scored as a right one."""
+
+
 @dataclass(frozen=True)
 class Codes:
     """All that crosses the bottleneck: what a tokenizer's decoder may know about a batch of B pictures."""
 
     indices: tuple[Tensor, ...] = ()
-    """Discrete codes: int64, batch first, one tensor a scale; a depth axis comes last."""
+    """Discrete codes: int64, batch first, one tensor a scale; a depth axis comes last. `NO_CODE` where the numbers by
+    which an index is chosen are not finite: such a picture is a failed one."""
 
     latent: Tensor | None = None
     """Continuous codes: float, (B, C, h, w) or (B, tokens, C). Discrete networks encode to indices alone; where their

@@ -47,6 +47,20 @@ def test_every_variant_agrees_with_the_published_implementation(variant):
     torch.testing.assert_close(decoded.flatten()[::7], golden["reconstruction"], rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_the_picture_on_its_way_is_float32_whatever_the_networks_type(small, dtype):
+    """A velocity of 1 takes the whole of it from the noise, in steps the last of which half precision rounds away."""
+    network = small.to(dtype)
+    last = network.decoder.final_layer_img.linear
+    last.weight.zero_()
+    last.bias.fill_(1)
+    codes = network.encode(random(1, 3, 8, 8).to(dtype))
+    decoded = network.decode(codes)
+    noise = torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(SMALL.seed))
+    torch.testing.assert_close(decoded, noise - 1, rtol=0, atol=1e-6)
+
+
 @torch.inference_mode()
 def test_an_index_is_the_signs_of_every_second_channel(small):
     x = random(2, 3, 8, 12)

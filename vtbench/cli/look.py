@@ -271,13 +271,10 @@ def _show_tokenizer(card: TokenizerCard, extra: Path | None) -> None:
     if card.weights is None:
         said["cached"] = "needs no weights"
     else:
-        path = weights.cached(card)
-        bring = (
-            f"`vtbench fetch {card.name}` brings it"
-            if card.weights.is_published
-            else "no file is published; give one by --weights"
-        )
-        said["cached"] = str(path) if path else f"no; {bring}"
+        paths = weights.cached_all(card)
+        had = card.weights.is_published
+        bring = f"`vtbench fetch {card.name}` brings it" if had else "no file is published; give one by --weights"
+        said["cached"] = [str(path) for path in paths] or f"no; {bring}"
         said |= _size_of(card)
     fields(said)
     if card.reported:
@@ -301,4 +298,6 @@ def _size_of(card: TokenizerCard) -> dict[str, object]:
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
     sizes: dict[str, object] = {"parameters": f"{sum(p.numel() for p in network.parameters()):,}"}
     sizes |= {f"parameters.{name}": f"{count:,}" for name, count in parts.items() if count}
+    if values := values_per_pixel(card):
+        return sizes | {"values per pixel at 256": values}
     return sizes | {"bits per pixel at 256": bits_per_pixel(card)}

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtbench.networks._finite import numbered
 from vtbench.types import Strict
 
 SCORES_AT_ONCE = 1 << 24
@@ -285,7 +286,7 @@ def best_codes(z: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (K,); -|e|^2 / 2 makes the highest score the nearest row.
 
     Returns:
-        int64, (B, h, w), in row-major order; of equal scores the earliest row.
+        int64, (B, h, w), in row-major order; of equal scores the earliest row. -1 where the best score is not finite.
     """
     vectors = z.movedim(1, -1).flatten(0, 2).float()  # (N, C)
     best = vectors.new_full((len(vectors),), -torch.inf)
@@ -296,7 +297,8 @@ def best_codes(z: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
             part = table[start : start + rows].float().mT  # (C, rows)
             scores = vectors @ part if bias is None else torch.addmm(bias[start : start + rows].float(), vectors, part)
             score, where = scores.max(1)
-            better = score > best  # strictly: of equal scores the earliest keeps its place
+            # Strictly: of equal scores the earliest keeps its place. One that is not a number stays, as it would lose.
+            better = (score > best) | score.isnan()
             best = torch.where(better, score, best)
             index = torch.where(better, where + start, index)
-    return index.view(z.shape[0], *z.shape[2:])
+    return numbered(index, best).view(z.shape[0], *z.shape[2:])

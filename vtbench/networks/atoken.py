@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vtbench.errors import DataError
 from vtbench.networks._candidates import other_digits
+from vtbench.networks._finite import numbered
 from vtbench.networks._gaussian import Posterior, code
 from vtbench.types import Codes
 
@@ -218,7 +219,8 @@ class Quantizer(nn.Module):
 
     def indices(self, z: Tensor) -> Tensor:
         """(B, h, w, C) -> one index for every len(levels) channels, int64 (B, h, w, C / len(levels))."""
-        return ((self._bounded(z).round().long() + self.levels // 2) * self.places).sum(-1)
+        indices = ((self._bounded(z).round().long() + self.levels // 2) * self.places).sum(-1)
+        return numbered(indices, z.reshape(*indices.shape, -1))
 
     def others(self, z: Tensor) -> Tensor:
         """The indices with the least certain digit of each changed, of the shape of `indices`."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from vtbench.errors import DataError
 from vtbench.networks._candidates import other_bits
+from vtbench.networks._finite import numbered
 from vtbench.networks._transformer import Block
 from vtbench.networks.magvit2 import index_to_signs, signs_to_index
 from vtbench.types import Codes, Strict
@@ -114,9 +115,10 @@ class Network(nn.Module):
         size, side = self.config.size, self.config.size // self.config.patch
         if tuple(x.shape[2:]) != (size, size):
             raise DataError(f"BSQ-ViT takes {size}x{size} pixels only, got {x.shape[3]}x{x.shape[2]}")
-        bits = torch.unflatten(self.latent(x), 1, (side, side)) > 0  # (B, h, w, bits)
+        z = torch.unflatten(self.latent(x), 1, (side, side))  # (B, h, w, bits)
         codes, parts = (2, self.config.bits) if self.config.tokens == "bits" else (2**self.config.bits, 1)
-        return Codes(indices=(self._indices(bits.long()),), codebook_sizes=(codes,), indices_per_token=parts)
+        indices = numbered(self._indices((z > 0).long()), z)
+        return Codes(indices=(indices,), codebook_sizes=(codes,), indices_per_token=parts)
 
     def decode(self, codes: Codes) -> Tensor:
         """Indices as `encode` gives them, or what they stand for -> (B, 3, size, size), unclamped."""

@@ -26,6 +26,7 @@ from vtbench.cards import Code, Input, Output, TokenizerCard, WeightsSource
 from vtbench.errors import CardError, WeightsError
 from vtbench.networks._candidates import best_few
 from vtbench.networks._diffusers import FACTS, ClassName, Values, build, complete, library_class
+from vtbench.networks._finite import numbered
 from vtbench.networks._gaussian import Posterior, code, latent_of
 from vtbench.types import Codes
 
@@ -142,11 +143,11 @@ class Network(nn.Module):
     def _indices(self, encoded: Any) -> Tensor:  # noqa: ANN401  (each class has an output of its own)
         """int64 (B, h, w)."""
         if isinstance(encoded, tuple):  # VidTok: the values to decode, and their indices (B, 1, h, w)
-            indices: Tensor = encoded[1].squeeze(1)
+            z, indices = self._still(encoded[0]), encoded[1].squeeze(1)
         else:
-            latents = encoded.latents
-            indices = self.model.quantize(latents)[2][2].view(len(latents), *latents.shape[-2:])
-        return indices.long()
+            z = encoded.latents
+            indices = self.model.quantize(z)[2][2].view(len(z), *z.shape[-2:])
+        return numbered(indices.long(), z.movedim(1, -1))
 
     @staticmethod
     def published_name(own: str) -> str:

@@ -82,7 +82,7 @@ class Network(Autoencoder):
             # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every row.
             given = residual, table, -table.square().sum(1) / 2
             yield given
-            residual = residual - F.embedding(best_codes(*given), table).movedim(-1, 1)
+            residual = residual - F.embedding(best_codes(*given).clamp_min(0), table).movedim(-1, 1)
 
     def decode(self, codes: Codes) -> Tensor:
         """Indices (B, h, w, depth) or what they add up to -> (B, 3, H, W), unclamped; from the first few depths too."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vtbench.errors import DataError
 from vtbench.networks._candidates import other_bits
+from vtbench.networks._finite import numbered
 from vtbench.networks._patches import from_patches, to_patches
 from vtbench.types import Codes, Strict
 
@@ -272,7 +273,8 @@ class Network(nn.Module):
         Bit k of code f is the sign of channel k * codes + f and weighs 2^k; a zero counts as negative.
         """
         size = (x.shape[-2], x.shape[-1])
-        indices = _packed((self._coded(x) > 0).long())
+        z = self._coded(x)
+        indices = numbered(_packed((z > 0).long()), z)
         return Codes(indices=(indices,), codebook_sizes=(2**self.config.bits,), size=size)
 
     def candidates(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -295,7 +297,7 @@ class Network(nn.Module):
         if codes.size is None:
             raise DataError("the codes hold no size; FlowMo has as many codes for every size and needs it told")
         generator = torch.Generator().manual_seed(self.config.seed)  # on the CPU: the same noise on every device
-        noise = torch.randn((3, *codes.size), generator=generator).to(self.decoder.img_in.weight)
+        noise = torch.randn((3, *codes.size), generator=generator).to(self.decoder.img_in.weight.device)
         z = self.vectors(codes) if codes.latent is None else codes.latent
         return self.sample(z, noise.expand(len(z), -1, -1, -1))
 
@@ -307,22 +309,23 @@ class Network(nn.Module):
         return signs.flatten(2).to(self.decoder.img_in.weight)
 
     def sample(self, z: Tensor, noise: Tensor) -> Tensor:
-        """Follow the flow from noise (B, 3, H, W), unit normal, to pictures of the same shape, unclamped.
+        """Follow the flow from noise (B, 3, H, W), unit normal, to pictures of the same shape and type, unclamped.
 
         Args:
             z: signs, (B, positions, channels).
-            noise: where the flow begins.
+            noise: where the flow begins; float32 whatever the network's type, or its last, small steps would be rounded
+                away.
         """
         tokens = F.pad(z, (0, 1), value=1.0)
         blank = torch.zeros_like(tokens)
         low, high = (sigma / (1 + sigma) for sigma in self.config.guided)
         x = noise
         for time, length in zip(self.times, self.lengths, strict=False):
-            velocity = self.velocity(x, tokens, time)
+            velocity = self.velocity(x.to(z.dtype), tokens, time)
             if self.config.guidance != 1 and low <= time <= high:
-                free = self.velocity(x, blank, time)
+                free = self.velocity(x.to(z.dtype), blank, time)
                 velocity = free + self.config.guidance * (velocity - free)
-            x = x - length * velocity
+            x = x - length * velocity.to(x.dtype)
         return x
 
     def velocity(self, x: Tensor, tokens: Tensor, time: float) -> Tensor:

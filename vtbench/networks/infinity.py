@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vtbench.networks import _scales
 from vtbench.networks._candidates import other_bits
+from vtbench.networks._finite import numbered
 from vtbench.networks._taming import Decoder, Encoder, Layout
 from vtbench.types import Codes
 
@@ -80,7 +81,7 @@ class Network(nn.Module):
         Raises:
             DataError: if the authors have no sides of maps for the picture's size.
         """
-        maps = tuple((left > 0).long() for left in self._coded(x))
+        maps = tuple(numbered((left > 0).long(), left) for left in self._coded(x))
         size, bits = (x.shape[2], x.shape[3]), self.config.bits
         return Codes(indices=maps, codebook_sizes=(2,) * len(maps), size=size, indices_per_token=bits)
 

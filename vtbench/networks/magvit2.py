@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from vtbench.errors import DataError
 from vtbench.networks._candidates import other_bits
+from vtbench.networks._finite import numbered
 from vtbench.networks._taming import norm
 from vtbench.types import Codes, Strict
 
@@ -227,10 +228,11 @@ class Network(nn.Module):
 def signs_to_index(z: Tensor) -> Tensor:
     """Read the signs as a number: (B, bits, h, w) -> int64 (B, h, w).
 
-    Channel 0 is the least significant bit, whatever the published comments say. A zero counts as negative.
+    Channel 0 is the least significant bit, whatever the published comments say. A zero counts as negative. It is -1
+    where a channel is not finite.
     """
     places = torch.arange(z.shape[1], device=z.device).view(-1, 1, 1)
-    return ((z > 0).long() << places).sum(1)
+    return numbered(((z > 0).long() << places).sum(1), z.movedim(1, -1))
 
 
 def index_to_signs(indices: Tensor, bits: int) -> Tensor:

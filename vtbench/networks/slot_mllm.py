@@ -282,7 +282,7 @@ class Quantizer(nn.Module):
         found = []
         for _ in range(self.depth):
             found.append(best_codes(residual.mT.unsqueeze(2), table, bias)[:, 0])
-            residual = residual - F.embedding(found[-1], table)
+            residual = residual - F.embedding(found[-1].clamp_min(0), table)
         return torch.stack(found, dim=-1)
 
     def vectors(self, indices: Tensor) -> Tensor:

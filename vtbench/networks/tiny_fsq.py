@@ -4,7 +4,8 @@ Own architecture; the quantiser follows Mentzer et al., "Finite Scalar Quantizat
 Trained by training/train.py; weights and code are Apache-2.0.
 
 A linear patch transform runs beside the encoder and beside the decoder. Training starts it from a principal component
-analysis, so the convolutions only learn what a linear transform code cannot do.
+analysis, so the convolutions only have to learn what a linear transform code cannot do. Those of tiny-fsq-f16's encoder
+learned nothing: they died in training (training/README.md).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtbench.networks._candidates import other_digits
+from vtbench.networks._finite import numbered
 from vtbench.types import Codes, Strict
 
 
@@ -142,9 +144,9 @@ class Quantizer(nn.Module):
         return rounded / (self.levels // 2).view(1, -1, 1, 1)
 
     def indices(self, z: Tensor) -> Tensor:
-        """One number a position, int64 (B, h, w), from the latent (B, channels, h, w)."""
+        """One number a position, int64 (B, h, w), from the latent (B, channels, h, w); -1 where that is not finite."""
         digits = self.bound(z).round().long() + (self.levels // 2).view(1, -1, 1, 1)
-        return (digits * self.basis.view(1, -1, 1, 1)).sum(1)
+        return numbered((digits * self.basis.view(1, -1, 1, 1)).sum(1), z.movedim(1, -1))
 
     def others(self, z: Tensor) -> Tensor:
         """The numbers with the least certain digit changed, of the shape of `indices`."""

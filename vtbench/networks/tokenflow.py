@@ -211,7 +211,7 @@ class Network(nn.Module):
             parts = [F.normalize(left[:, :border]), F.normalize(left[:, border:])]
             given = torch.cat(parts, dim=1), both
             yield given
-            residual = residual - _spread(best_codes(*given), both, height)
+            residual = residual - _spread(best_codes(*given).clamp_min(0), both, height)
 
     def decode(self, codes: Codes) -> Tensor:
         """Index maps -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`.

@@ -104,7 +104,7 @@ class Network(nn.Module):
         z = self.latent(x)
         coarse = F.pixel_unshuffle(z, 2)
         top = self.quantize_t(coarse)
-        return coarse, top, self.up_conv(z - self._top(top))
+        return coarse, top, self.up_conv(z - self._top(top.clamp_min(0)))
 
     def decode(self, codes: Codes) -> Tensor:
         """Both maps of indices, or what they stand for -> (B, 3, H, W), unclamped."""

@@ -120,7 +120,7 @@ class Network(nn.Module):
             left = F.interpolate(residual, size=sides, mode="area") if scale < len(steps) - 1 else residual
             chosen = best_codes(left, *self._rows())
             yield left, chosen
-            residual = residual - self.quantize.spread(chosen, scale, steps)
+            residual = residual - self.quantize.spread(chosen.clamp_min(0), scale, steps)
 
     def decode(self, codes: Codes) -> Tensor:
         """Index maps -> (B, 3, H, W), unclamped; from the first few of them too, where the codes say their `size`.
