@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata, util
@@ -179,6 +180,10 @@ class Tokenizer:
             return self._origin, self._digest
         return "local", fingerprint.module_digest(self.network)
 
+    def _defaults(self) -> AbstractContextManager[None]:
+        """Of which type and where the network makes tensors: a live model as it is used to, any other as torch does."""
+        return devices.as_set() if self.held else devices.plain()
+
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Codes:
         """Encode uint8 pictures, (B, 3, H, W), on the tokenizer's device.
@@ -225,7 +230,7 @@ class Tokenizer:
         x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
         if x.is_floating_point():
             x = x.to(DTYPES[self.precision])
-        with devices.exact():
+        with devices.exact(), self._defaults():
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
@@ -284,7 +289,7 @@ class Tokenizer:
         if self.card.kind == "understanding":
             decoded = torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device)
         else:
-            with devices.exact():
+            with devices.exact(), self._defaults():
                 # A GPU that looks up what is in no codebook can't be used any more.
                 decoded = self.network.decode(clamped(on_device)).to(self.device)
             if decoded.dtype != torch.uint8:
@@ -362,7 +367,7 @@ class Tokenizer:
         own = getattr(self.network, "curve", None)
         if own is None:
             return
-        with devices.exact():
+        with devices.exact(), self._defaults():
             for label, bits, decoded in own(clamped(_on(codes, self.device))):
                 pictures = self._fitted(decoded.to(self.device).float(), size, len(codes))
                 if not torch.isfinite(pictures).all():
@@ -384,7 +389,7 @@ class Tokenizer:
         x = images.pad_to_multiple(images.to_float(pictures.to(self.device), self.span), self.card.input.multiple_of)
         own = getattr(self.network, "regions", None)
         if own is not None:
-            with devices.exact():
+            with devices.exact(), self._defaults():
                 labels: Tensor = own(x.to(DTYPES[self.precision]))
             return Regions(images.crop_to(labels, (pictures.shape[-2], pictures.shape[-1])), codes.tokens or 0)
         grid = _grid(codes)
@@ -516,6 +521,7 @@ def check_pictures(pictures: Tensor) -> None:
         raise DataError(f"expected uint8 pictures (B, 3, H, W), got {pictures.dtype} {tuple(pictures.shape)}")
 
 
+@devices.plain()
 def load_tokenizer(
     name: str | TokenizerCard,
     *,
