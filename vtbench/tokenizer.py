@@ -148,6 +148,7 @@ class Tokenizer:
         if compiled:
             for name in ("encode", "decode"):
                 setattr(network, name, devices.compiled(getattr(network, name), card.name))
+        self._stamp = None if state is None else weight_files.stamp(network)
         spec = card.input
         self.span = images.value_range(*spec.range, spec.mean, spec.std)
         """What the levels 0 and 255 become on the way in, per channel where the card gives mean and std."""
@@ -173,10 +174,15 @@ class Tokenizer:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def identity(self) -> tuple[WeightsOrigin, str | None]:
-        """Say where the weights came from and their sha256; a live module is hashed now, and is always local."""
+        """Say where the weights came from and their sha256.
+
+        A live module is hashed now, and is always local; so is a network whose weights were written to since they were
+        loaded.
+        """
         if self.held:
             return self.held.identity()
-        if self._origin is not None:
+        assert isinstance(self.network, nn.Module)
+        if self._origin is not None and self._stamp == weight_files.stamp(self.network):
             return self._origin, self._digest
         return "local", fingerprint.module_digest(self.network)
 
