@@ -217,6 +217,7 @@ def evaluate(
     return evaluate_together(tokenizer, [(task, protocol)], how, progress)[0]
 
 
+@devices.plain()
 def evaluate_together(
     tokenizer: Tokenizer | str,
     pairs: Sequence[tuple[Task | str, str | None]],
