@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import write_pictures
+from builders import small_task, write_pictures
 from torch.distributed import HashStore
 
-from vtbench import load_task, load_tokenizer, plan, results, team
+from vtbench import evaluate, finished, load_task, load_tokenizer, plan, results, team
 from vtbench.errors import OF_ONE, DataError, ResultError, ToldError, VtbenchError
 from vtbench.plan import SHARD
 from vtbench.team import ElsewhereError, Team
@@ -319,8 +319,29 @@ def test_a_restart_reads_nothing_that_earlier_starts_left_in_the_store() -> None
 def test_processes_that_would_compute_other_numbers_are_told_apart() -> None:
     one = {"digests": {"code": "a", "weights": None}, "said": {"device": "cuda: A", "limit": 5}}
     other = {"digests": {"code": "b", "weights": None}, "said": {"device": "cuda: B", "limit": 5}}
-    assert plan.differences(one, one) == []
-    assert plan.differences(one, other) == ["code", "device (cuda: A, cuda: B)"]
+    assert finished.differences(one, one) == []
+    assert finished.differences(one, other) == ["code", "device (cuda: A, cuda: B)"]
+
+
+def test_what_differs_between_plans_is_named_as_users_know_it(tmp_path: Path) -> None:
+    """A batch size that moves nothing is not, and neither is the task where its metrics or its reader differ."""
+    pictures = write_pictures(tmp_path / "in", 1)
+
+    def identity(batch_size: int = 8, **change: object) -> dict[str, object]:
+        return plan.make(
+            load_tokenizer("jpeg-q10"), small_task(pictures, **change),
+            protocol=None, limit=None, batch_size=batch_size, label=None, step=None, require=(), originals=None,
+        ).identity  # fmt: skip
+
+    one = identity()
+    assert finished.differences(one, identity(batch_size=4)) == []
+    assert finished.differences(one, identity(metrics=("ssim", "lpips"))) == ["metrics (without psnr; with lpips)"]
+    assert finished.differences(one, identity(ocr="rapidocr")) == ["OCR engine (easyocr, rapidocr)"]
+    assert finished.differences(one, identity(primary="ssim")) == ["task"]
+    other = json.loads(json.dumps(one)) | {
+        "said": {**one["said"], "versions": {**one["said"]["versions"], "torch": "1"}}
+    }
+    assert finished.differences(other, one) == [f"torch (1, {one['said']['versions']['torch']})"]
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -740,6 +761,45 @@ def test_merge_refuses_what_was_computed_otherwise_and_what_is_damaged(data: Pat
     assert len(shards_in(tmp_path)) == 7
     record.write_text("{")
     assert "damaged; start the command again" in merge(tmp_path).stderr
+
+
+def test_shards_of_another_plan_give_way_to_a_whole_run_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a trial nor a part of another plan takes them; whoever does says so, and why."""
+    pictures = write_pictures(tmp_path / "pictures", 3 * SHARD)
+
+    def made(*metrics: str, **how: object) -> list[str]:
+        caplog.clear()
+        task = small_task(pictures, metrics=metrics)
+        evaluate(load_tokenizer("jpeg-q10"), task, out=tmp_path / "r", work=tmp_path / "w", **how)
+        return caplog.messages
+
+    both = ("psnr", "ssim")
+    (said,) = made(*both, rank=0, world=2)
+    assert "1 of 3 shards are not there yet" in said and "another plan" not in said
+    first = set(shards_in(tmp_path))
+    assert not made(*both, limit=4)
+    assert first < set(shards_in(tmp_path)), "a trial took the shards of a run that may go on"
+    said = made("psnr", rank=1, world=2)[-1]
+    assert "2 of 3 shards are not there yet" in said
+    assert said.endswith("There are 2 shards of another plan, for these differ (there, here): metrics (without ssim)")
+    assert first < set(shards_in(tmp_path))
+
+    said = made("psnr")[0]
+    assert said.endswith("deletes 2 shards of another plan, for these differ (there, here): metrics (without ssim)")
+    assert not first & set(shards_in(tmp_path))
+    (said,) = made(*both)
+    assert said.endswith("computed anew, for these differ (before, now): metrics (with ssim)")
+    assert made(*both) == []
+    assert not shards_in(tmp_path)
+
+
+def test_a_part_says_that_the_others_shards_are_of_another_plan(data: Path, tmp_path: Path) -> None:
+    for part, more in (("1/2", ()), ("2/2", ("--metric", "gmsd"))):
+        assert finish([sys.executable, *command(data, tmp_path, "--shards", part, *more)]).returncode == 0
+    done = merge(tmp_path)
+    assert done.returncode == 2
+    assert "4 of 7 shards are not there" in done.stderr
+    assert "There are 4 shards of another plan, for these differ (there, here): metrics (with gmsd)" in done.stderr
 
 
 # --- what stops a run -------------------------------------------------------------------------------------------------
