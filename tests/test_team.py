@@ -636,6 +636,64 @@ def test_ctrl_c_ends_all_processes_of_a_shared_run(
     assert len(others) == 1 and not any(Path(f"/proc/{one}").exists() for one in others)
 
 
+STARTS = """
+import functools, os, pathlib, signal, sys, time
+from vtbench.cli._terminal import in_one_line, prepare
+from vtbench.team import Team
+def works(place, member):
+    prepare()
+    with in_one_line(), member:
+        counts(place, member)
+def counts(place, member):
+    for number in range(600):
+        time.sleep(0.1)
+        (place / str(member.rank)).write_text(str(os.getpid()))
+        member.add(1)
+    member.meet()
+if __name__ == "__main__":
+    place, dies = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    with in_one_line(), Team.start(2, functools.partial(works, place), wait=600) as team:
+        while not (place / "1").exists() or not (place / "1").read_text():
+            time.sleep(0.1)
+        os.kill(int((place / "1").read_text()) if dies else os.getpid(), signal.SIGKILL)
+        counts(place, team)
+"""
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_when_one_of_one_machine_is_killed_the_others_end_with_what_is_in_hand(dies: int, tmp_path: Path) -> None:
+    """And say so in a line."""
+    (tmp_path / "starts.py").write_text(STARTS)
+    (tmp_path / "at").mkdir()
+    began = time.monotonic()
+    done = finish([sys.executable, str(tmp_path / "starts.py"), str(tmp_path / "at"), str(dies)])  # until both ended
+    assert time.monotonic() - began < 45, "it worked to the end of its share"
+    assert done.returncode == (2 if dies else -signal.SIGKILL)
+    who = f"rank 1 on {socket.gethostname()} died" if dies else "rank 1: rank 0, which started it, ended"
+    assert done.stderr == f"vtbench: {who}; committed shards are kept, and the same command goes on from there\n"
+
+
+def test_a_team_is_given_the_time_that_its_start_takes(tmp_path: Path) -> None:
+    """`--wait 0` means the other processes that write the same run."""
+    said = STARTS.replace("wait=600", "wait=0").replace("signal.SIGKILL", "0").replace("range(600)", "range(20)")
+    said = said.replace(
+        "        counts(place, team)\n", "        team.meet()\n"
+    )  # at once, and the other after two seconds
+    (tmp_path / "starts.py").write_text(said)
+    (tmp_path / "at").mkdir()
+    done = finish([sys.executable, str(tmp_path / "starts.py"), str(tmp_path / "at"), "1"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("wait", ["inf", "1e15"])
+def test_a_wait_that_nothing_can_count_is_one_line(wait: str, data: Path, tmp_path: Path) -> None:
+    joined = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for more, change in ((("--processes", 2), {}), ((), joined)):
+        done = finish([sys.executable, *command(data, tmp_path, "--wait", wait, *more)], **change)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "expected seconds, from 0 to 31536000 (a year)" in done.stderr
+
+
 # --- array jobs -------------------------------------------------------------------------------------------------------
 
 
@@ -849,6 +907,19 @@ def test_a_full_disk_is_one_line_and_loses_nothing(data: Path, whole: Whole, tmp
     assert 0 < len(survived) < 7
     assert finish([sys.executable, *command(data, tmp_path)]).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in survived} == survived
+    assert bytes_of(tmp_path) == whole
+
+
+def test_what_only_saves_time_later_keeps_no_table_off_the_screen(data: Path, whole: Whole, tmp_path: Path) -> None:
+    """As on a disk that is full when all of a run is written."""
+    for place in ("w/hashes.json", f"w/{NAME}/finished.json"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "w" / "small@pictures" / "jpeg-q75" / "finished.json" / "in").mkdir(parents=True)
+    done = finish([sys.executable, *command(data, tmp_path, "-t", "jpeg-q75")])
+    assert done.returncode == 0, done.stderr
+    assert "jpeg-q10" in done.stdout and "jpeg-q75" in done.stdout and "protocol canonical" in done.stdout
+    said = done.stderr.splitlines()
+    assert len(said) == 2 and all("the run is whole; only finding it finished takes longer" in line for line in said)
     assert bytes_of(tmp_path) == whole
 
 
