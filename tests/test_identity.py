@@ -622,7 +622,7 @@ def test_a_compiled_network_gives_the_same_within_rounding_and_says_so(
     plain = evaluate(load_tokenizer("tiny-fsq-f16"), task, **places)
     with caplog.at_level("WARNING", logger="vtbench"):
         run = evaluate(load_tokenizer("tiny-fsq-f16", compiled=True), task, **places)
-    assert "computed anew, for these differ: compiled (False, now True)" in caplog.text
+    assert "computed anew, for these differ (before, now): compiled (false, true)" in caplog.text
     assert (plain.compiled, run.compiled) == (False, True)
     assert run.digests["plan"] != plain.digests["plan"]
     assert run.scores["psnr"].value == pytest.approx(plain.scores["psnr"].value, abs=1e-3)  # dB; a code may round over

@@ -379,6 +379,26 @@ def test_pictures_that_are_gone_are_not_listed_and_are_kept_again(
     assert kept.are_kept(run, folder, kept.parse("all"))
 
 
+def test_pictures_of_other_data_are_not_shown_and_are_written_anew(tmp_path: Path) -> None:
+    """The control gives all pictures back, so its table is the same whatever they are."""
+    (tmp_path / "in").mkdir()
+    tokenizer, runs = load_tokenizer("control-identity"), []
+    folder = tmp_path / "w" / "small@in" / "control-identity"
+    shown = folder / kept.FOLDER / "000000.original.webp"
+    for level in (10, 200):
+        Image.new("RGB", (64, 64), (level,) * 3).save(tmp_path / "in" / "a.png")
+        task = small_task(tmp_path / "in")
+        runs.append(evaluate(tokenizer, task, out=tmp_path / "r", work=tmp_path / "w", overwrite=True))
+        assert kept.read(folder, runs[-1]) == ()
+        kept.keep(tokenizer, task, runs[-1], folder, kept.parse("all"), wait=1)
+        assert int(np.asarray(Image.open(shown)).max()) == level
+    assert runs[0].digests["table"] == runs[1].digests["table"]
+    before = shown.stat().st_mtime_ns
+    for anew in (False, True):
+        kept.keep(tokenizer, task, runs[-1], folder, kept.parse("all"), wait=1, anew=anew)
+        assert (shown.stat().st_mtime_ns > before) == anew
+
+
 @pytest.mark.parametrize("said", ["worst", "worst:0", "worst:-1", "best:3", "", "ALL"])
 def test_what_is_kept_is_said_in_one_way(said: str, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"expected all, or worst:N"):

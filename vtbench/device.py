@@ -60,7 +60,10 @@ def unusable(device: str | torch.device) -> str | None:
 
 
 def model(device: torch.device) -> str:
-    """Say which kind of device it is: what of a device can move a number."""
+    """Say which kind of device it is: what of a device can move a number beyond its last digits.
+
+    A CPU's threads, and the instructions that its model has, move those alone; a run may go on with others.
+    """
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type}: {platform.machine()}"
