@@ -16,12 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import pyarrow as pa
 
@@ -34,7 +32,8 @@ from vtbench.plan import make as make_plan
 from vtbench.protocols import find_protocol
 from vtbench.published import fed
 from vtbench.results import Run
-from vtbench.shards import Job, Progress, Want
+from vtbench.settings import WAIT, Progress, Settings
+from vtbench.shards import Job, Want
 from vtbench.summary import Shard
 from vtbench.task import Task, load_task
 from vtbench.team import Added, Team
@@ -44,64 +43,6 @@ from vtbench.workfolder import Counted, WorkFolder, alike, compute_missing, pict
 log = logging.getLogger("vtbench")
 
 T = TypeVar("T")
-
-WAIT = 600.0
-"""Seconds that a process waits for another one to finish writing a run of the same name."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run is made: arguments of `evaluate`, which says what they mean."""
-
-    out: str | Path | None = "results"
-    work: str | Path = ".vtbench"
-    batch_size: int | Literal["auto"] = 8
-    limit: int | None = None
-    label: str | None = None
-    step: float | None = None
-    require: Sequence[str] = ()
-    overwrite: bool = False
-    rank: int = 0
-    world: int = 1
-    wait: float = WAIT
-    workers: int | None = None
-    team: Team | None = None
-    """The processes that make the run together, in place of `rank` and `world`."""
-    may_compute: bool = True
-    """Whether pictures may be computed; without, only shards that are there are merged."""
-    command: Mapping[str, Any] | None = None
-    """What `vtbench run` was asked for, for `vtbench merge`."""
-    merging: Progress | None = None
-    """Told which shard a merge reads, and how many there are; it passes over them more than once."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is none of its kind, before anything is loaded."""
-        expected = (
-            ("out", self.out is None or isinstance(self.out, str | Path), "a folder, or None for memory alone"),
-            ("work", isinstance(self.work, str | Path), "a folder"),
-            (
-                "batch_size",
-                self.batch_size == "auto" or _is_count(self.batch_size),
-                "a whole number from 1 up, or auto",
-            ),
-            ("limit", self.limit is None or _is_count(self.limit), "a whole number from 1 up, or None"),
-            ("label", self.label is None or isinstance(self.label, str), "a text, or None"),
-            ("step", self.step is None or _is_number(self.step), "a finite number, or None"),
-            ("require", not isinstance(self.require, str), "a sequence of metrics' names, such as ['psnr']"),
-            ("wait", _is_number(self.wait) and self.wait >= 0, "seconds, from 0 up"),
-            ("workers", self.workers is None or _is_count(self.workers), "a whole number from 1 up"),
-        )
-        for name, right, what in expected:
-            if not right:
-                raise VtbenchError(f"{name} {getattr(self, name)!r}: expected {what}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @overload
@@ -201,8 +142,8 @@ def evaluate(
         VtbenchError: if an argument is none of its kind, or a required metric can't be scored.
     """
     how = Settings(
-        out=out,
-        work=work,
+        out=Path(out) if isinstance(out, str) else out,
+        work=Path(work) if isinstance(work, str) else work,
         batch_size=batch_size,
         limit=limit,
         label=label,
@@ -239,12 +180,9 @@ def evaluate_together(
     Raises:
         VtbenchError: as `evaluate`; and if the pairs are of several tasks.
     """
-    team, out, work = how.team, how.out, Path(how.work)
-    rank, world = (how.rank, how.world) if team is None else (team.rank, team.world)
-    if not (isinstance(rank, int) and isinstance(world, int) and 0 <= rank < world):
-        raise VtbenchError(f"rank {rank!r} of world {world!r}: expected whole numbers, 0 <= rank < world")
-    if out is None and world > 1:
-        raise VtbenchError("out=None keeps a run in one process's memory: give world=1, or a folder")
+    how.check()
+    team, out, work = how.team, how.out, how.work
+    rank, world = how.part
     tokenizer = _tokenizer_of(tokenizer)
     opened = [(_task_of(task, protocol), protocol) for task, protocol in pairs]
     if len({task.card.name for task, _ in opened}) != 1:
@@ -276,7 +214,7 @@ def evaluate_together(
     folders = [
         WorkFolder(
             plan,
-            Path(out),
+            out,
             work,
             wait=how.wait,
             overwrite=how.overwrite,
@@ -328,7 +266,7 @@ def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
         return passes.best_batch(tokenizer, task.size)
     said = [tokenizer.card.name, tokenizer.precision, tokenizer.compiled, devices.model(tokenizer.device), task.size]
     key = hashlib.sha256(json.dumps([*said, provenance.versions()], sort_keys=True).encode()).hexdigest()[:16]
-    kept = Path(how.work) / BATCHES / f"{key}.json"
+    kept = how.work / BATCHES / f"{key}.json"
     with files.lock(kept.with_suffix(".lock"), wait=how.wait, purpose="finding the best batch size"):
         try:
             known = json.loads(kept.read_bytes())

@@ -46,9 +46,6 @@ ASYNCHRONOUS = ("cuda",)
 They are waited for once, when all of a batch is measured; earlier only after a picture that could not be used.
 """
 
-Progress = Callable[[int, int], None]
-"""Called with pictures done and pictures in all."""
-
 
 def workers() -> int:
     """Say how many threads read pictures where nobody says another number: one a core, eight at most."""

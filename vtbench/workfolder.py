@@ -20,7 +20,8 @@ from vtbench.errors import ResultError
 from vtbench.finished import differences
 from vtbench.plan import Plan
 from vtbench.results import Run
-from vtbench.shards import Job, Progress, Want
+from vtbench.settings import Progress
+from vtbench.shards import Job, Want
 from vtbench.summary import Shard
 
 log = logging.getLogger("vtbench")

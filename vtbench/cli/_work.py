@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,44 +19,26 @@ from vtbench.cli._chosen import Chosen, Command, check_required, check_sizes, ch
 from vtbench.cli._terminal import complaints, console, one_line, table
 from vtbench.errors import OF_ONE, ResultError, VtbenchError
 from vtbench.results import CANONICAL, UNRANKED
+from vtbench.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vtbench.results import Run
     from vtbench.task import Task
     from vtbench.team import Team
     from vtbench.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run is made, and by whom."""
-
-    out: Path
-    work: Path
-    overwrite: bool = False
-    rank: int = 0
-    world: int = 1
-    team: Team | None = None
-    wait: float = 600
-    workers: int | None = None
-    may_compute: bool = True
-    keep: kept.Wish | None = None
-    """Which pictures are kept beside the per-image tables."""
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this process says what was done: of a team rank 0 alone."""
-        return self.team is None or self.team.rank == 0
-
-
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 
 
-def perform(command: Command, place: Place) -> int:
+def perform(command: Command, how: Settings, keep: kept.Wish | None = None) -> int:
     """Run tokenizers through tasks, print their tables and write their summaries.
+
+    Args:
+        command: what is asked for.
+        how: where the runs are made, and by whom; the rest of it the command says.
+        keep: which pictures are kept beside the per-image tables.
 
     Returns:
         The exit code: 0, 2 where a tokenizer or a task of it was refused, 3 where one ended by an exception.
@@ -64,12 +46,12 @@ def perform(command: Command, place: Place) -> int:
     Raises:
         VtbenchError: if the user can mend something.
     """
-    team = place.team
-    files.recall_hashes(place.work / finished.HASHES)
-    chosen = choose(command, speaks=place.speaks)
+    team = how.team
+    files.recall_hashes(how.work / finished.HASHES)
+    chosen = choose(command, speaks=how.speaks)
     check_sizes(chosen.tokenizers, chosen.tasks)
-    files.check_writable(place.out)
-    files.check_writable(place.work)
+    files.check_writable(how.summaries)
+    files.check_writable(how.work)
     required = tuple(one.strip() for one in command.require.split(",") if one.strip())
     check_required(required, chosen.tasks)
     step = command.step
@@ -77,36 +59,41 @@ def perform(command: Command, place: Place) -> int:
         step = step_of(command.weights[0])
         step = step_of(command.name or "") if step is None else step
 
-    how_many = _count(command.batch_size)
+    how = replace(
+        how,
+        batch_size=_count(command.batch_size),
+        limit=command.limit,
+        label=command.name,
+        step=step,
+        require=required,
+    )
     if team is not None:
         team.agree(
             "what they are to run",
             [[card.name for card in chosen.tokenizers], [card.name for card in chosen.tasks], chosen.rules],
         )
-    work = _Work(command, place, chosen, how_many, step, required)
+    work = _Work(command, how, keep, chosen)
     try:
         work.do()
     except KeyboardInterrupt:
-        if place.speaks:
-            complaints.print(
-                f"vtbench: interrupted; finished shards are in {place.work}: the same command resumes there"
-            )
+        if how.speaks:
+            complaints.print(f"vtbench: interrupted; finished shards are in {how.work}: the same command resumes there")
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        if place.speaks:
+        if how.speaks:
             print_runs(work.came.done)
     if work.came.broken:
-        if place.speaks:
+        if how.speaks:
             complaints.print(f"vtbench: ended by an exception, see above: {', '.join(work.came.broken)}")
         return 3
     if work.came.refused:
-        if place.speaks:
+        if how.speaks:
             complaints.print(f"vtbench: without a result, see above: {', '.join(work.came.refused)}")
         return 2
-    if place.speaks and work.came.done:
-        elsewhere = "" if place.out == Path("results") else f" --results {shlex.quote(str(place.out))}"
+    if how.speaks and work.came.done:
+        elsewhere = "" if how.out == Path("results") else f" --results {shlex.quote(str(how.out))}"
         console.print(
-            f"\nSummaries are in {place.out}, per-image tables in {place.work}; "
+            f"\nSummaries are in {how.out}, per-image tables in {how.work}; "
             f"`vtbench leaderboard{elsewhere}` makes the tables.",
             soft_wrap=True,
         )
@@ -131,19 +118,10 @@ class _Came:
 class _Work:
     """The runs that a command asks for: finds those that are there, and makes the others."""
 
-    def __init__(
-        self,
-        command: Command,
-        place: Place,
-        chosen: Chosen,
-        batch_size: int | Literal["auto"],
-        step: float | None,
-        required: Sequence[str],
-    ) -> None:
-        self._command, self._place, self._chosen = command, place, chosen
-        self._batch_size, self._step, self._required = batch_size, step, required
-        self._asked = _Asked(command, place, chosen.named, chosen.rules)
-        ended = self._asked.ended(chosen)
+    def __init__(self, command: Command, how: Settings, keep: kept.Wish | None, chosen: Chosen) -> None:
+        self._command, self._how, self._keep, self._chosen = command, how, keep, chosen
+        self._asked = _Asked(command, how, keep, chosen)
+        ended = self._asked.ended()
         self._alone = len(ended) == 1
         self._left = {
             card.name: [task for task in chosen.tasks if ended[card.name, task.name] is None]
@@ -158,11 +136,11 @@ class _Work:
 
     def do(self) -> None:
         """Make all that is left, with the other processes of a team."""
-        if self._place.team is not None and self._place.team.alike:
-            self._deal(self._place.team)
+        if self._how.team is not None and self._how.team.alike:
+            self._deal(self._how.team)
         for card in self._chosen.tokenizers:
             if tasks := self._left[card.name]:
-                self._make(card, tasks, self._place, self._bar)
+                self._make(card, tasks, self._how, self._bar)
 
     def _deal(self, team: Team) -> None:
         """Give each process whole runs of small tasks, whose shards are too few to keep all of them busy.
@@ -183,7 +161,7 @@ class _Work:
             self._left[card.name] = [task for task in self._left[card.name] if task not in own]
         _check_alike(team, self._command.device)
         in_all = sum(sizes[task.name] for _, own in pieces for task in own)
-        place = replace(self._place, team=None)
+        how = replace(self._how, team=None)
         with (
             _Bar(f"{len(pieces)} tokenizers", shown=team.rank == 0) as bar,
             team.counting(lambda done: bar.update(done, in_all)),
@@ -191,39 +169,59 @@ class _Work:
             for number in team.deal(len(pieces)):
                 card, own = pieces[number]
                 turn = team.rank % len(own)  # each begins with another task, so no two compute the same originals
-                self._make(card, own[turn:] + own[:turn], place, lambda _, task: _Share(team, sizes[task.name]))
+                self._make(card, own[turn:] + own[:turn], how, lambda _, task: _Share(team, sizes[task.name]))
             found = team.gather(self.came)
         self.came = team.announce(lambda: _together(found or []))
 
-    def _make(self, card: TokenizerCard, tasks: Sequence[TaskCard], place: Place, shown: _Shown) -> None:
+    def _make(self, card: TokenizerCard, tasks: Sequence[TaskCard], how: Settings, shown: _Shown) -> None:
         """Make the runs of a tokenizer; what is wrong with it on one task keeps nobody from the others."""
-        computed = None
-        with self._apart(card.name, place):
-            computed = _Computed(
-                *(card, self._command, place, self._batch_size, self._step, self._required),
-                self._chosen.named[card.name],
-                weights_of(card, self._chosen, self._command.weights),
+        from vtbench import load_tokenizer
+
+        command = self._command
+        loaded: Tokenizer | None = None
+        with self._apart(card.name, how):
+            loaded = load_tokenizer(
+                card,
+                weights=weights_of(card, self._chosen, command.weights),
+                device=command.device,
+                precision=command.precision.value,
+                compiled=command.compile,
             )
-            if place.team is not None:
-                place.team.meet()  # where one process can't load it, none goes on to its tasks
-        for task in tasks if computed else ():
-            with self._apart(f"{card.name} on {task.name}", place), shown(card, task) as progress:
-                runs = computed.runs(task.name, self._opened[task.name], progress)
+            if how.team is not None:
+                how.team.meet()  # where one process can't load it, none goes on to its tasks
+        for task in tasks if loaded is not None else ():
+            with self._apart(f"{card.name} on {task.name}", how), shown(card, task) as progress:
+                change = {"task": [task.name], "tokenizer": [], "diffusers": [], **self._chosen.named[card.name]}
+                its = replace(how, command=recorded(command, change), merging=progress.merge)
+                runs = self._evaluated(loaded, self._opened[task.name], its, progress)
                 self.came.done += runs
-                if place.speaks:
+                if how.speaks:
                     self._asked.remember(card, task, runs)
 
+    def _evaluated(
+        self, tokenizer: Tokenizer, pairs: Sequence[tuple[Task, str]], how: Settings, shown: _Bar | _Share
+    ) -> list[Run]:
+        """Evaluate on one task, under all of its protocols, and keep the pictures that are wanted."""
+        from vtbench.engine import evaluate_together
+
+        runs = evaluate_together(tokenizer, pairs, how, shown.update)
+        for (task, _), ended in zip(pairs, runs, strict=True):
+            if self._keep and how.speaks and ended is not None:
+                folder = how.work / ended.task / ended.name
+                kept.keep(tokenizer, task, ended, folder, self._keep, wait=how.wait, anew=how.overwrite)
+        return [one for one in runs if one is not None]
+
     @contextmanager
-    def _apart(self, name: str, place: Place) -> Iterator[None]:
+    def _apart(self, name: str, how: Settings) -> Iterator[None]:
         """Keep what is wrong with one tokenizer, or with it on one task, from the others of the command."""
         try:
-            with place.team.section(name) if place.team else nullcontext():
+            with how.team.section(name) if how.team else nullcontext():
                 yield
         except OF_ONE as error:
             if self._alone:
                 raise
             self.came.refused.append(name)
-            if place.speaks:
+            if how.speaks:
                 said = one_line(error)
                 whose = "" if said.startswith(name.partition(" ")[0]) else f"{name}: "  # many say it themselves
                 complaints.print(f"vtbench: {whose}{said}")
@@ -237,7 +235,7 @@ class _Work:
             complaints.print(f"vtbench: {name}: {type(error).__name__}: {one_line(error)}")
 
     def _bar(self, card: TokenizerCard, task: TaskCard) -> _Bar:
-        return _Bar(_title(card, self._opened[task.name]), shown=self._place.speaks)
+        return _Bar(_title(card, self._opened[task.name]), shown=self._how.speaks)
 
 
 def _check_alike(team: Team, wanted: str) -> None:
@@ -264,63 +262,61 @@ def _together(parts: Sequence[object]) -> _Came:
     return came
 
 
-def is_finished(command: Command, place: Place) -> bool:
+def is_finished(command: Command, how: Settings, keep: kept.Wish | None) -> bool:
     """Tell, without torch, whether all that a command asks for is there."""
-    files.recall_hashes(place.work / finished.HASHES)
-    chosen = choose(command, speaks=False)
-    return None not in _Asked(command, place, chosen.named, chosen.rules).ended(chosen).values()
+    files.recall_hashes(how.work / finished.HASHES)
+    return None not in _Asked(command, how, keep, choose(command, speaks=False)).ended().values()
 
 
 class _Asked:
     """Knows what each run of a command was asked for when the command began."""
 
-    def __init__(
-        self, command: Command, place: Place, named: Mapping[str, Mapping[str, list[str]]], rules: Sequence[str]
-    ) -> None:
-        self._command, self._place, self._named, self._rules = command, place, named, rules
+    def __init__(self, command: Command, how: Settings, keep: kept.Wish | None, chosen: Chosen) -> None:
+        self._command, self._how, self._keep, self._chosen = command, how, keep, chosen
         # A team computes together or not at all; what is overwritten or only merged is not asked for again.
-        self._may_find = place.team is None and place.may_compute and not place.overwrite
+        self._may_find = how.team is None and how.may_compute and not how.overwrite
         self._surroundings: dict[tuple[str, str], finished.Surroundings | None] = {}
         self._begun: dict[tuple[str, str, str], str | None] = {}
 
-    def ended(self, chosen: Chosen) -> dict[tuple[str, str], list[Run] | None]:
+    def ended(self) -> dict[tuple[str, str], list[Run] | None]:
         """Give the finished runs of each tokenizer on each task."""
+        chosen = self._chosen
         return {(card.name, task.name): self._found(card, task) for card in chosen.tokenizers for task in chosen.tasks}
 
     def _found(self, card: TokenizerCard, task: TaskCard) -> list[Run] | None:
         """Give the runs of a tokenizer on a task, where all are finished and nothing that is asked lacks."""
-        place, found = self._place, []
+        how, found = self._how, []
         for rule in self._rules_of(task):
             if (task.name, rule) not in self._surroundings:
                 self._surroundings[task.name, rule] = self._around(card, task, rule)
             asked = self._asked(card, task, rule, self._surroundings[task.name, rule])
             self._begun[card.name, task.name, rule] = asked
-            run = finished.find(asked, card, task, place.out, place.work) if asked and self._may_find else None
-            if run and (place.keep is None or kept.are_kept(run, place.work / run.task / run.name, place.keep)):
+            run = finished.find(asked, card, task, how.summaries, how.work) if asked and self._may_find else None
+            if run and (self._keep is None or kept.are_kept(run, how.work / run.task / run.name, self._keep)):
                 found.append(run)
         return found if len(found) == len(self._rules_of(task)) else None
 
     def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
         """Leave beside finished runs what they were asked for; where that can't be written, they stand all the same."""
-        if not self._place.may_compute:
+        if not self._how.may_compute:
             return
         by_rule = {run.protocol: run for run in runs}
         try:
             for rule in self._rules_of(task):
                 if (run := by_rule.get(rule)) is not None:
                     now = self._asked(card, task, rule, self._around(card, task, rule))
-                    finished.remember(self._begun[card.name, task.name, rule], now, run, self._place.work)
-            files.keep_hashes(self._place.work / finished.HASHES)
+                    finished.remember(self._begun[card.name, task.name, rule], now, run, self._how.work)
+            files.keep_hashes(self._how.work / finished.HASHES)
         except (ResultError, OSError) as error:
             said = f"the run is whole; only finding it finished takes longer: {one_line(error)}"
             complaints.print(f"vtbench: {card.name} on {task.name}: {said}")
 
     def _rules_of(self, task: TaskCard) -> Sequence[str]:
-        return self._rules or [protocols.find_protocol(task.protocol).name]
+        return self._chosen.rules or [protocols.find_protocol(task.protocol).name]
 
     def _around(self, card: TokenizerCard, task: TaskCard, rule: str) -> finished.Surroundings | None:
         said = self._said(card, task, rule)
-        return finished.surroundings(said, task, protocols.find_protocol(rule), self._place.work)
+        return finished.surroundings(said, task, protocols.find_protocol(rule), self._how.work)
 
     def _asked(
         self, card: TokenizerCard, task: TaskCard, rule: str, around: finished.Surroundings | None
@@ -328,65 +324,14 @@ class _Asked:
         return finished.asked(self._said(card, task, rule), card, around)
 
     def _said(self, card: TokenizerCard, task: TaskCard, rule: str) -> dict[str, Any]:
-        change = {"task": [task.name], "tokenizer": [], "diffusers": [], "protocol": [rule], **self._named[card.name]}
+        change = {
+            "task": [task.name],
+            "tokenizer": [],
+            "diffusers": [],
+            "protocol": [rule],
+            **self._chosen.named[card.name],
+        }
         return recorded(self._command, change)
-
-
-class _Computed:
-    """Runs of one tokenizer that are not finished, or not known to be."""
-
-    def __init__(
-        self,
-        card: TokenizerCard,
-        command: Command,
-        place: Place,
-        batch_size: int | Literal["auto"],
-        step: float | None,
-        required: Sequence[str],
-        named: Mapping[str, list[str]],
-        weights: str | list[str] | Mapping[str, Tensor] | None,
-    ) -> None:
-        from vtbench import load_tokenizer
-
-        self._card, self._command, self._place = card, command, place
-        self._batch_size, self._step, self._required, self._named = batch_size, step, required, named
-        self._loaded: Tokenizer = load_tokenizer(
-            card,
-            weights=weights,
-            device=command.device,
-            precision=command.precision.value,
-            compiled=command.compile,
-        )
-
-    def runs(self, task: str, pairs: Sequence[tuple[Task, str]], shown: _Bar | _Share) -> list[Run]:
-        """Evaluate on the task of a card, under all of its protocols, and keep the pictures that are wanted."""
-        from vtbench.engine import Settings, evaluate_together
-
-        command, place = self._command, self._place
-        how = Settings(
-            out=place.out,
-            work=place.work,
-            batch_size=self._batch_size,
-            limit=command.limit,
-            label=command.name,
-            step=self._step,
-            require=self._required,
-            overwrite=place.overwrite,
-            rank=place.rank,
-            world=place.world,
-            wait=place.wait,
-            workers=place.workers,
-            team=place.team,
-            may_compute=place.may_compute,
-            command=recorded(command, {"task": [task], "tokenizer": [], "diffusers": [], **self._named}),
-            merging=shown.merge,
-        )
-        runs = evaluate_together(self._loaded, pairs, how, shown.update)
-        for (its_task, _), ended in zip(pairs, runs, strict=True):
-            if place.keep and place.speaks and ended is not None:
-                folder = place.work / ended.task / ended.name
-                kept.keep(self._loaded, its_task, ended, folder, place.keep, wait=place.wait, anew=place.overwrite)
-        return [one for one in runs if one is not None]
 
 
 def _count(said: str) -> int | Literal["auto"]:

@@ -14,8 +14,9 @@ from vtbench import finished, results
 from vtbench.cards import explain
 from vtbench.cli._chosen import Command
 from vtbench.cli._terminal import WorkOption, app, complaints, console, one_line
-from vtbench.cli._work import Place, perform
+from vtbench.cli._work import perform
 from vtbench.errors import ResultError, VtbenchError
+from vtbench.settings import WAIT, Settings
 
 
 class Begun(NamedTuple):
@@ -37,7 +38,7 @@ def merge(
     ] = None,
     work: WorkOption = Path(".vtbench"),
     out: Annotated[Path, typer.Option(help="Summaries.")] = Path("results"),
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a process that writes the same run.")] = 600,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a process that writes the same run.")] = WAIT,
 ) -> None:
     """Merge what array jobs (`vtbench run --shards I/N`) computed; computes no picture itself.
 
@@ -59,7 +60,7 @@ def merge(
                     f"{one.name}: {one.lacking} of {one.shards} shards are not there; "
                     f"start the jobs again that compute them{one.beside}"
                 )
-            failed |= perform(one.command, Place(out, work, wait=wait, may_compute=False)) != 0
+            failed |= perform(one.command, Settings(out, work, wait=wait, may_compute=False)) != 0
         except VtbenchError as error:
             complaints.print(f"vtbench: {one_line(error)}")
             failed = True

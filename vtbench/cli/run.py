@@ -15,8 +15,9 @@ import typer
 from vtbench import cards, kept
 from vtbench.cli._chosen import Command, Precision
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, in_one_line, one_line, prepare
-from vtbench.cli._work import INTERRUPTED, Place, is_finished, perform
+from vtbench.cli._work import INTERRUPTED, is_finished, perform
 from vtbench.errors import VtbenchError, WeightsError
+from vtbench.settings import WAIT, Settings
 
 if TYPE_CHECKING:
     from vtbench.team import Team
@@ -96,7 +97,7 @@ def run(
             min=0,
             help="Seconds to wait for a process that writes the same run, or for torchrun's without any progress.",
         ),
-    ] = 600,
+    ] = WAIT,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read pictures; one a core where left out, eight at most.")
     ] = None,
@@ -137,18 +138,18 @@ def run(
         cards_folder=cards_folder,
     )
     rank, world = _part(shards)
-    wish = kept.parse(keep_pictures) if keep_pictures is not None else None
-    place = Place(out, work, overwrite, rank, world, None, wait, workers, keep=wish)
+    keep = kept.parse(keep_pictures) if keep_pictures is not None else None
+    how = Settings(out, work, overwrite=overwrite, rank=rank, world=world, wait=wait, workers=workers)
     if processes > 1:
         if shards is not None or _job() is not None:
             raise VtbenchError("--processes shares a run by itself; leave --shards and torchrun out, or --processes")
         begun: AbstractContextManager[Team | None] = (
-            nullcontext() if is_finished(command, place) else _accompanied(command, place, processes)
+            nullcontext() if is_finished(command, how, keep) else _accompanied(command, how, keep, processes)
         )
     else:
         begun = _joined(shards, wait)
     with begun as team:
-        code = perform(command, replace(place, team=team))
+        code = perform(command, replace(how, team=team), keep)
     if code:
         raise typer.Exit(code)
 
@@ -235,18 +236,18 @@ def _joined(shards: str | None, wait: float) -> AbstractContextManager[Team | No
     )
 
 
-def _accompanied(command: Command, place: Place, count: int) -> AbstractContextManager[Team]:
+def _accompanied(command: Command, how: Settings, keep: kept.Wish | None, count: int) -> AbstractContextManager[Team]:
     """Start further processes of this machine that perform a command beside this one."""
     from vtbench.team import Team, cores
 
     # torch reads the variable when it is imported, here and in the others.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
-    return Team.start(count, partial(_perform_beside, command, place), wait=place.wait)
+    return Team.start(count, partial(_perform_beside, command, how, keep), wait=how.wait)
 
 
-def _perform_beside(command: Command, place: Place, team: Team) -> None:
+def _perform_beside(command: Command, how: Settings, keep: kept.Wish | None, team: Team) -> None:
     """Perform a command in a process that another one started; Ctrl-C is for that one, which then ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare()
     with in_one_line(), team:
-        perform(command, replace(place, team=team))
+        perform(command, replace(how, team=team), keep)
