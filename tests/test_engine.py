@@ -36,6 +36,7 @@ from vtbench.metrics.frechet import frechet_distance, kernel_distance
 from vtbench.plan import SHARD
 from vtbench.protocols import PROTOCOLS
 from vtbench.results import Run
+from vtbench.settings import Settings
 from vtbench.statistics import mean_interval
 from vtbench.task import Task, load_task
 from vtbench.tokenizer import Tokenizer, load_tokenizer
@@ -331,7 +332,7 @@ def test_the_engine_that_really_reads_is_recorded() -> None:
 def test_a_merge_tells_which_shard_it_reads(folder: Path, tmp_path: Path) -> None:
     """Every shard for the table, and once more for each thing that totals are made of."""
     read: list[tuple[int, int]] = []
-    how = engine.Settings(out=tmp_path / "r", work=tmp_path / "w", merging=lambda *one: read.append(one))
+    how = Settings(out=tmp_path / "r", work=tmp_path / "w", merging=lambda *one: read.append(one))
     (run,) = engine.evaluate_together("tiny-fsq-f8", [(small_task(folder), None)], how)
     assert run is not None
     shards = -(-run.images // SHARD)
@@ -404,12 +405,13 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
 def test_two_equal_commands_at_once_write_both_their_summaries(folder: Path, tmp_path: Path) -> None:
     """The second to merge finds the run finished, and its own folder of summaries without it."""
     one = made(load_tokenizer("jpeg-q5"), small_task(folder), limit=2)
-    said = {"wait": 1.0, "overwrite": False, "may_compute": True, "command": None, "job": None}
-    places = [WorkFolder(one, tmp_path / out, tmp_path / "w", **said) for out in ("first", "second")]
+    places = [
+        WorkFolder(one, Settings(tmp_path / out, tmp_path / "w", wait=1.0, workers=1)) for out in ("first", "second")
+    ]
     with ExitStack() as stack:
         assert [place.begin(0, 1, stack) for place in places] == [None, None]
-        workfolder.compute_missing(places[:1], 1, None)
-        runs = [place.end(1, None) for place in places]
+        workfolder.compute_missing(places[:1], None)
+        runs = [place.end(None) for place in places]
     assert runs[0] == runs[1] is not None
     assert [results.read_run(place.summary) for place in places] == runs
 
@@ -923,7 +925,7 @@ def test_protocols_that_feed_the_same_share_one_pass(tmp_path: Path) -> None:
 
     def run(place: str, pairs: list[tuple[Task, str]]) -> list[Run]:
         module.encoded.clear()
-        how = engine.Settings(out=tmp_path / place / "r", work=tmp_path / place / "w", limit=10, batch_size=8)
+        how = Settings(out=tmp_path / place / "r", work=tmp_path / place / "w", limit=10, batch_size=8)
         return engine.evaluate_together(tokenizer, pairs, how)
 
     together = run("together", pairs)
@@ -942,7 +944,7 @@ def test_protocols_that_feed_the_same_share_one_pass(tmp_path: Path) -> None:
 def test_pairs_of_two_tasks_are_refused() -> None:
     pairs = [(load_task("reconstruction"), None), (load_task("detail"), None)]
     with pytest.raises(VtbenchError, match="several tasks"):
-        engine.evaluate_together("jpeg-q5", pairs, engine.Settings(out=None))
+        engine.evaluate_together("jpeg-q5", pairs, Settings(out=None))
 
 
 class Hungry(Counting):
@@ -1011,7 +1013,7 @@ def test_what_is_done_of_a_halved_batch_leaves_its_memory_to_the_rest(folder: Pa
 
 def test_what_protocols_share_gives_way_where_memory_ends(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     pairs = [(small_task(folder, native=name is not None), name) for name in (None, "llamagen")]
-    how = engine.Settings(out=None, limit=8, batch_size=4)
+    how = Settings(out=None, limit=8, batch_size=4)
     runs = engine.evaluate_together(wrap(Cramped(), name="cramped"), pairs, how)
     assert [(run.pictures.failed, run.batch_size) for run in runs if run] == [(0, 4), (0, 4)]
     assert "protocols share no forward pass from here on" in caplog.text
@@ -1211,7 +1213,7 @@ def test_a_run_that_cannot_be_merged_stops_no_other_protocols(
 
     monkeypatch.setattr(WorkFolder, "merge", fails)
     pairs = [(small_task(folder, native=name is not None), name) for name in ("llamagen", None)]
-    how = engine.Settings(out=tmp_path / "r", work=tmp_path / "w", limit=2)
+    how = Settings(out=tmp_path / "r", work=tmp_path / "w", limit=2)
     with pytest.raises(DataError, match="can't be merged"):
         engine.evaluate_together("jpeg-q10", pairs, how)
     assert [path.name for path in (tmp_path / "r").rglob("*.json")] == ["jpeg-q10.json"]

@@ -27,6 +27,7 @@ from torch.distributed import HashStore
 from vtbench import evaluate, finished, load_task, load_tokenizer, plan, results, team
 from vtbench.errors import OF_ONE, DataError, ResultError, ToldError, VtbenchError
 from vtbench.plan import SHARD
+from vtbench.settings import Settings
 from vtbench.team import ElsewhereError, Team
 from vtbench.workfolder import WorkFolder
 
@@ -784,9 +785,7 @@ def test_one_lock_holds_a_block_and_that_of_others_is_let_go_at_once(data: Path,
         load_tokenizer("jpeg-q10"), task,
         protocol=None, limit=None, batch_size=8, label=None, step=None, require=(), originals=None,
     )  # fmt: skip
-    folder = WorkFolder(
-        *(made, tmp_path / "r", tmp_path / "w"), wait=5, overwrite=False, may_compute=True, command=None, job=None
-    )
+    folder = WorkFolder(made, Settings(tmp_path / "r", tmp_path / "w", wait=5))
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
         folder.begin(0, 1, stack)
         folder.shards.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from vtbench.summary import Shard
 from vtbench.task import Task, load_task
 from vtbench.team import Added, Team
 from vtbench.tokenizer import Tokenizer, load_tokenizer
-from vtbench.workfolder import Counted, WorkFolder, alike, compute_missing, pictures_of
+from vtbench.workfolder import Counted, WorkFolder, alike, compute_missing
 
 log = logging.getLogger("vtbench")
 
@@ -210,30 +210,17 @@ def evaluate_together(
         for task, protocol in opened
     ]
     if out is None:
-        return _in_memory(plans, how.workers, progress)
-    folders = [
-        WorkFolder(
-            plan,
-            out,
-            work,
-            wait=how.wait,
-            overwrite=how.overwrite,
-            may_compute=how.may_compute,
-            command=how.command,
-            job=team.job if team else None,
-            merging=how.merging,
-        )
-        for plan in plans
-    ]
+        return _in_memory(plans, how, progress)
+    folders = [WorkFolder(plan, how) for plan in plans]
     with ExitStack() as stack:
         if team is not None:
-            return list(_with_team(team, folders, how, progress, stack))
+            return list(_with_team(team, folders, progress, stack))
         found = [folder.begin(rank, world, stack) for folder in folders]
         left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
         if how.may_compute:
-            for group in alike(left):
-                compute_missing(group, how.workers, progress)
-        return _ended(folders, found, lambda folder: folder.end(how.workers, progress))
+            for group in alike(left, lambda folder: folder.plan):
+                compute_missing(group, progress)
+        return _ended(folders, found, lambda folder: folder.end(progress))
 
 
 def _tokenizer_of(tokenizer: object) -> Tokenizer:
@@ -298,32 +285,28 @@ def _settle(tokenizer: Tokenizer, task: Task, protocol: str | None) -> None:
 # --- plans that take their way together ------------------------------------------------------------------------------
 
 
-def _in_memory(plans: Sequence[Plan], workers: int | None, progress: Progress | None) -> list[Run | None]:
+def _in_memory(plans: Sequence[Plan], how: Settings, progress: Progress | None) -> list[Run | None]:
     """Evaluate without a file."""
-    tables: list[dict[int, pa.Table]] = [{} for _ in plans]
-    for size in sorted({plan.batch_size for plan in plans}):
-        group = [(plan, found) for plan, found in zip(plans, tables, strict=True) if plan.batch_size == size]
+    tables: list[tuple[Plan, dict[int, pa.Table]]] = [(plan, {}) for plan in plans]
+    for group in alike(tables, lambda one: one[0]):
         first = group[0][0]
         passes.check_bottleneck(first)
 
         def jobs(group: Sequence[tuple[Plan, dict[int, pa.Table]]] = group, first: Plan = first) -> Iterator[Job]:
             for block in range(first.blocks):
-                chosen = first.shards_of(block)
-                wants = [Want(plan, chosen, found.__setitem__) for plan, found in group]
-                yield Job(pictures_of(first, chosen), wants, lambda: None)
+                wants = [Want(plan, first.shards_of(block), found.__setitem__) for plan, found in group]
+                yield Job(first.pictures_of(block), wants, lambda: None)
 
-        shards.compute_all(jobs(), Counted(progress, 0, first.count).add, workers)
+        shards.compute_all(jobs(), Counted(progress, 0, first.count).add, how.workers)
     runs: list[Run | None] = []
-    for plan, found in zip(plans, tables, strict=True):
+    for plan, found in tables:
         run = summary.finish(plan, [Shard.of(found[index]) for index in range(plan.shards)])[0]
         summary.check(run)
         runs.append(run)
     return runs
 
 
-def _with_team(
-    team: Team, folders: Sequence[WorkFolder], how: Settings, progress: Progress | None, stack: ExitStack
-) -> Sequence[Run]:
+def _with_team(team: Team, folders: Sequence[WorkFolder], progress: Progress | None, stack: ExitStack) -> Sequence[Run]:
     """Compute what is not there with all processes of a team; rank 0 says what that is, and merges."""
     plans = team.gather([folder.plan.identity for folder in folders])
 
@@ -335,7 +318,7 @@ def _with_team(
     said = team.announce(begin)
     lacked = {id(folder): set(one) for folder, one in zip(folders, said, strict=True) if isinstance(one, list)}
     left = [folder for folder in folders if id(folder) in lacked]
-    groups = alike(left)
+    groups = alike(left, lambda folder: folder.plan)
     in_all = waiting = 0
     for group in groups:
         first = group[0].plan
@@ -354,10 +337,10 @@ def _with_team(
     if left:
         with team.counting(told):
             for group in groups:
-                compute_missing(group, how.workers, Added(team).set)
+                compute_missing(group, Added(team).set)
             team.gather(None)
 
-    return team.announce(lambda: _ended(folders, said, lambda folder: folder.merge(how.workers)))
+    return team.announce(lambda: _ended(folders, said, WorkFolder.merge))
 
 
 def _ended(folders: Sequence[WorkFolder], found: Sequence[object], end: Callable[[WorkFolder], T]) -> list[Run | T]:

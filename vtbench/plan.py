@@ -113,6 +113,11 @@ class Plan:
         """Say which shards a block holds."""
         return range(block * self.block, min((block + 1) * self.block, self.shards))
 
+    def pictures_of(self, block: int) -> range:
+        """Say which pictures a block holds."""
+        whole = self.block * SHARD
+        return range(block * whole, min((block + 1) * whole, self.count))
+
 
 def make(
     tokenizer: Tokenizer,

@@ -6,11 +6,11 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -20,11 +20,13 @@ from vtbench.errors import ResultError
 from vtbench.finished import differences
 from vtbench.plan import Plan
 from vtbench.results import Run
-from vtbench.settings import Progress
+from vtbench.settings import Progress, Settings
 from vtbench.shards import Job, Want
 from vtbench.summary import Shard
 
 log = logging.getLogger("vtbench")
+
+T = TypeVar("T")
 
 ATTEMPTS = 5
 """How often a process computes shards of its own that another one deleted."""
@@ -36,45 +38,16 @@ OVERWRITTEN = "overwritten-by"
 class WorkFolder:
     """The files of one run: its shards while it runs, its table and summary after."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        out: Path,
-        work: Path,
-        *,
-        wait: float,
-        overwrite: bool,
-        may_compute: bool,
-        command: Mapping[str, Any] | None,
-        job: str | None,
-        merging: Progress | None = None,
-    ) -> None:
-        """Find the places; a folder for summaries that can't be written is told now.
-
-        Args:
-            plan: what is computed.
-            out: folder of the summaries.
-            work: folder of all work folders.
-            wait: seconds to wait for another process.
-            overwrite: compute again what is there, and replace what would be protected.
-            may_compute: whether pictures may be computed.
-            command: what `vtbench run` was asked for, for `vtbench merge`.
-            job: of processes that make the run together; None where there is no team.
-            merging: told which shard the merge reads, of how many; it reads all of them once for each thing that it
-                makes of them.
-        """
+    def __init__(self, plan: Plan, how: Settings) -> None:
+        """Find the places; a folder for summaries that can't be written is told now."""
         self.plan = plan
-        self.summary = out / plan.task.card.name / f"{plan.name}.json"
-        self.folder = work / plan.task.card.name / plan.name
+        self.how = how
+        self.summary = how.summaries / plan.task.card.name / f"{plan.name}.json"
+        self.folder = how.work / plan.task.card.name / plan.name
         self.shards = finished.shards_of(self.folder, plan.digest)
-        self.wait = wait
-        self.overwrite = overwrite
-        self.may_compute = may_compute
         self.mine: Collection[int] = ()
         """The shards that this process computes."""
-        self._command = command
-        self._job = job
-        self._merging = merging
+        self._job = how.team.job if how.team else None
         files.check_writable(self.summary.parent)
 
     def begin(self, rank: int, world: int, stack: ExitStack) -> Run | None:
@@ -82,11 +55,11 @@ class WorkFolder:
         plan = self.plan
         self.mine = {index for block in range(rank, plan.blocks, world) for index in plan.shards_of(block)}
         self._protect()
-        if not self.may_compute:
+        if not self.how.may_compute:
             self._check_record()
-        self._clean(parts=world > 1 or not self.may_compute)
+        self._clean(parts=world > 1 or not self.how.may_compute)
         self._hold(stack)
-        if self.overwrite and not self._is_overwritten():
+        if self.how.overwrite and not self._is_overwritten():
             for index in self.mine:
                 self._path(index).unlink(missing_ok=True)
             self._note_overwritten()
@@ -94,7 +67,7 @@ class WorkFolder:
             return self._publish(done)
         else:
             self._tell_changes()
-        if self.may_compute:
+        if self.how.may_compute:
             self._record()
         return None
 
@@ -104,7 +77,7 @@ class WorkFolder:
         if alone:
             self._hold(stack)
 
-    def end(self, workers: int | None, progress: Progress | None) -> Run | None:
+    def end(self, progress: Progress | None) -> Run | None:
         """Merge, where all shards are there; else say how many are not.
 
         Raises:
@@ -112,12 +85,12 @@ class WorkFolder:
         """
         missing = [index for index in range(self.plan.shards) if not self._path(index).is_file()]
         if not missing:
-            return self.merge(workers, progress)
+            return self.merge(progress)
         said = (
             f"{self.plan.name} on {self.plan.task.card.name}: {len(missing)} of {self.plan.shards} shards are not there"
         )
         beside = finished.beside(self.folder, self.plan.digest, self.plan.identity)
-        if not self.may_compute:
+        if not self.how.may_compute:
             raise ResultError(f"{said}; start what computes them again{beside}")
         log.warning(
             "%s yet; the process that commits the last one merges. "
@@ -158,7 +131,7 @@ class WorkFolder:
     def _hold(self, stack: ExitStack) -> None:
         """Keep others from cleaning the folder while this process is at work in it."""
         purpose = f"cleaning {self.folder}"
-        stack.enter_context(files.lock(self.folder / "in-use", shared=True, wait=self.wait, purpose=purpose))
+        stack.enter_context(files.lock(self.folder / "in-use", shared=True, wait=self.how.wait, purpose=purpose))
 
     def _is_overwritten(self) -> bool:
         """Tell whether this job, before it was restarted with other processes, did already what --overwrite means."""
@@ -177,7 +150,7 @@ class WorkFolder:
             "plan": self.plan.digest,
             "shards": self.plan.shards,
             "protocol": self.plan.protocol.name,
-            "command": self._command,
+            "command": self.how.command,
             "identity": self.plan.identity,
         }
         content = json.dumps(said, indent=1, sort_keys=True, default=str).encode()
@@ -201,7 +174,7 @@ class WorkFolder:
 
     def _protect(self) -> None:
         """Keep a full result from being replaced by a trial, and one on other pictures from sharing the name."""
-        if self.overwrite:
+        if self.how.overwrite:
             return
         plan = self.plan
         for path in (self.summary, self.folder / results.RUN):
@@ -233,7 +206,7 @@ class WorkFolder:
 
         def spent() -> Mapping[Path, str]:
             ended = self._finished() is not None
-            found = {self.shards: ""} if ended and not (parts and self.overwrite) else {}
+            found = {self.shards: ""} if ended and not (parts and self.how.overwrite) else {}
             if not self.plan.trial and (ended or not parts):
                 found |= finished.others(self.folder, self.plan.digest, self.plan.identity)
             return found
@@ -281,11 +254,11 @@ class WorkFolder:
 
     def _column(self, index: int, name: str) -> pa.ChunkedArray:
         """Read one column of a shard while it is merged."""
-        if self._merging is not None:
-            self._merging(index + 1, self.plan.shards)
+        if self.how.merging is not None:
+            self.how.merging(index + 1, self.plan.shards)
         return column(self._path(index), name)
 
-    def merge(self, workers: int | None, progress: Progress | None = None) -> Run:
+    def merge(self, progress: Progress | None = None) -> Run:
         """Read all shards, and write table and summary so that nobody ever sees those of two runs together.
 
         Raises:
@@ -293,23 +266,23 @@ class WorkFolder:
         """
         parts = []
         for index in range(self.plan.shards):
-            if self._merging is not None:
-                self._merging(index + 1, self.plan.shards)
+            if self.how.merging is not None:
+                self.how.merging(index + 1, self.plan.shards)
             part = self._shard(index)
             if part is None:
-                if not self.may_compute:
+                if not self.how.may_compute:
                     raise ResultError(f"{self._path(index)}: damaged; start what computes it again")
                 self._path(index).unlink(missing_ok=True)
                 log.warning("%s: shard %d was damaged or deleted, and is computed again", self.plan.name, index)
                 self.mine = [index]
-                compute_missing([self], workers, progress)
+                compute_missing([self], progress)
                 part = self._shard(index)
             if part is None:
                 raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
             parts.append(part)
-        with files.lock(self.folder / "owner", wait=self.wait, purpose=f"writing {self.folder}"):
+        with files.lock(self.folder / "owner", wait=self.how.wait, purpose=f"writing {self.folder}"):
             self._protect()
-            if not self.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
+            if not self.how.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
                 return self._publish(done)  # its summary may lie elsewhere, or not be there yet
             run, images = summary.finish(self.plan, parts)
             content = _to_bytes(images)
@@ -339,18 +312,13 @@ def _to_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def alike(folders: Sequence[WorkFolder]) -> list[list[WorkFolder]]:
+def alike(them: Sequence[T], plan_of: Callable[[T], Plan]) -> list[list[T]]:
     """Put those together whose batches are cut alike."""
-    sizes = dict.fromkeys(folder.plan.batch_size for folder in folders)
-    return [[folder for folder in folders if folder.plan.batch_size == size] for size in sizes]
+    sizes = dict.fromkeys(plan_of(one).batch_size for one in them)
+    return [[one for one in them if plan_of(one).batch_size == size] for size in sizes]
 
 
-def pictures_of(plan: Plan, chosen: range) -> range:
-    """Say which pictures some shards in a row hold."""
-    return range(plan.indices(chosen[0]).start, plan.indices(chosen[-1]).stop)
-
-
-def compute_missing(folders: Sequence[WorkFolder], workers: int | None, progress: Progress | None) -> None:
+def compute_missing(folders: Sequence[WorkFolder], progress: Progress | None) -> None:
     """Compute and commit the shards of this process that are not there.
 
     Raises:
@@ -358,15 +326,13 @@ def compute_missing(folders: Sequence[WorkFolder], workers: int | None, progress
     """
     for _ in range(ATTEMPTS):  # another process may delete some meanwhile, to compute them again
         for polite in (True, False):
-            _compute_once(folders, workers, progress, polite=polite)
+            _compute_once(folders, progress, polite=polite)
         if not any(folder.lacks() for folder in folders):
             return
     raise ResultError(f"{folders[0].shards}: shards vanish while they are computed; who deletes them?")
 
 
-def _compute_once(
-    folders: Sequence[WorkFolder], workers: int | None, progress: Progress | None, *, polite: bool
-) -> None:
+def _compute_once(folders: Sequence[WorkFolder], progress: Progress | None, *, polite: bool) -> None:
     """Compute what is not there.
 
     Two processes that were given the same shards take turns: one that another process has begun is left to it by the
@@ -393,9 +359,9 @@ def _compute_once(
                     if (chosen := folder.claim(first.shards_of(block), claims, polite=polite))
                 ]
                 if wants:
-                    yield Job(pictures_of(first, first.shards_of(block)), wants, claims.close)
+                    yield Job(first.pictures_of(block), wants, claims.close)
 
-        shards.compute_all(jobs(), counted.add, workers)
+        shards.compute_all(jobs(), counted.add, folders[0].how.workers)
 
 
 class Counted:
