@@ -32,6 +32,7 @@ from PIL import Image
 
 from vtbench import load_tokenizer, plan, shards
 from vtbench.cards import Data, Geometry, TaskCard
+from vtbench.settings import Settings
 from vtbench.task import Task, load_task
 
 torch.set_num_threads(1)
@@ -81,17 +82,8 @@ def ours(task: Task) -> int:
 
 def windows(task: Task, count: int) -> Iterator[shards.Window]:
     """Read pictures ahead as a run of JPEG does, and do nothing with them."""
-    made = plan.make(
-        load_tokenizer("jpeg-q30"),
-        task,
-        protocol=None,
-        limit=count,
-        batch_size=8,
-        label=None,
-        step=None,
-        require=(),
-        originals=None,
-    )
+    how = Settings(None, limit=count)
+    made = plan.make(load_tokenizer("jpeg-q30"), task, protocol=None, batch_size=8, how=how)
     job = shards.Job(range(count), [shards.Want(made, range(made.shards), lambda shard, table: None)], lambda: None)
     with ThreadPoolExecutor(shards.workers()) as readers:
         for window in shards.read_ahead([job], readers):

@@ -27,6 +27,7 @@ from pyarrow import parquet
 from vtbench import evaluate, load_task, load_tokenizer, measures, plan, summary, workfolder
 from vtbench.catalogue import find_metric
 from vtbench.plan import SHARD, Plan
+from vtbench.settings import Settings
 from vtbench.task import Task
 
 FEATURES = "features/vtbench.metrics.frechet.inception_features"
@@ -79,12 +80,8 @@ def _plan(count: int) -> Plan:
         load_tokenizer("tiny-fsq-f8"),
         load_task("reconstruction"),  # its pictures are not read
         protocol=None,
-        limit=None,
         batch_size=8,
-        label=None,
-        step=None,
-        require=(),
-        originals=None,
+        how=Settings(None),
     )
     names = ("psnr", "rfid", "bpp", "code_usage", "code_entropy", "bpp_entropy")
     context = dataclasses.replace(made.measures[0].context, codebook_sizes=(16_384,))

@@ -35,6 +35,7 @@ from vtbench.measures import sets
 from vtbench.metrics import learned
 from vtbench.metrics.frechet import FrechetDistance
 from vtbench.plan import Plan
+from vtbench.settings import Settings
 from vtbench.shards import Job, Want
 from vtbench.task import Task
 
@@ -125,17 +126,7 @@ def main() -> None:
     tokenizer = load_tokenizer(said.tokenizer, weights="synthetic", device=said.device, precision=said.precision)
     with tempfile.TemporaryDirectory() as name:
         task = photographs(Path(name) / "pictures", said.pictures)
-        made = plan.make(
-            tokenizer,
-            task,
-            protocol=None,
-            limit=None,
-            batch_size=said.batch,
-            label=None,
-            step=None,
-            require=(),
-            originals=None,
-        )
+        made = plan.make(tokenizer, task, protocol=None, batch_size=said.batch, how=Settings(None))
         features = made_up_inception(tokenizer.device)
         rfid = find_metric("rfid")
         rfid = dataclasses.replace(rfid, options={**rfid.options, "features": "overhead:made_up_inception"})

@@ -427,11 +427,10 @@ def test_trial_does_not_replace_a_full_run(folder: Path, tmp_path: Path) -> None
     assert lasting(evaluate(tokenizer, small_task(folder), **places)) == lasting(full)
 
 
-def made(tokenizer: Tokenizer, task: Task, **change: object) -> plan.Plan:
-    said: dict[str, object] = {
-        "protocol": None, "limit": None, "batch_size": 8, "label": None, "step": None, "require": (), "originals": None
-    }  # fmt: skip
-    return plan.make(tokenizer, task, **(said | change))
+def made(
+    tokenizer: Tokenizer, task: Task, *, protocol: str | None = None, batch_size: int = 8, limit: int | None = None
+) -> plan.Plan:
+    return plan.make(tokenizer, task, protocol=protocol, batch_size=batch_size, how=Settings(None, limit=limit))
 
 
 def test_what_decides_the_numbers_decides_the_plan(folder: Path, tmp_path: Path) -> None:

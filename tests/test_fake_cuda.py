@@ -31,6 +31,7 @@ from vtbench.errors import VtbenchError
 from vtbench.metrics import frechet, learned, structure
 from vtbench.networks._diffusers import library_class
 from vtbench.passes import Passes
+from vtbench.settings import Settings
 from vtbench.tokenizer import Tokenizer, build_network
 from vtbench.types import Codes
 
@@ -183,9 +184,7 @@ def _batch(
     monkeypatch = request.getfixturevalue("monkeypatch")
     task = load_task("reconstruction", data=write_pictures(folder, 4))
     on_cpu = Tokenizer(_planted_card(), _Planted("none"), state="synthetic")
-    made = plan.make(
-        on_cpu, task, batch_size=4, protocol=None, limit=None, label=None, step=None, require=(), originals=None
-    )
+    made = plan.make(on_cpu, task, protocol=None, batch_size=4, how=Settings(None))
     reads = [shards._read(task, index) for index in range(4)]
     distance = copy.deepcopy(inception)
     distance.device = torch.device("cuda")

@@ -329,10 +329,8 @@ def test_what_differs_between_plans_is_named_as_users_know_it(tmp_path: Path) ->
     pictures = write_pictures(tmp_path / "in", 1)
 
     def identity(batch_size: int = 8, **change: object) -> dict[str, object]:
-        return plan.make(
-            load_tokenizer("jpeg-q10"), small_task(pictures, **change),
-            protocol=None, limit=None, batch_size=batch_size, label=None, step=None, require=(), originals=None,
-        ).identity  # fmt: skip
+        tokenizer, task = load_tokenizer("jpeg-q10"), small_task(pictures, **change)
+        return plan.make(tokenizer, task, protocol=None, batch_size=batch_size, how=Settings(None)).identity
 
     one = identity()
     assert finished.differences(one, identity(batch_size=4)) == []
@@ -781,10 +779,7 @@ def test_a_run_of_python_stops_no_other_merge(data: Path, whole: Whole, tmp_path
 def test_one_lock_holds_a_block_and_that_of_others_is_let_go_at_once(data: Path, tmp_path: Path) -> None:
     """Thousands of open lock files would be too many."""
     task = load_task("small", data=data / "pictures", cards=data / "cards")
-    made = plan.make(
-        load_tokenizer("jpeg-q10"), task,
-        protocol=None, limit=None, batch_size=8, label=None, step=None, require=(), originals=None,
-    )  # fmt: skip
+    made = plan.make(load_tokenizer("jpeg-q10"), task, protocol=None, batch_size=8, how=Settings(None))
     folder = WorkFolder(made, Settings(tmp_path / "r", tmp_path / "w", wait=5))
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
         folder.begin(0, 1, stack)

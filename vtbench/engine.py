@@ -24,7 +24,7 @@ from typing import Literal, TypeVar, overload
 import pyarrow as pa
 
 from vtbench import device as devices
-from vtbench import files, passes, provenance, results, shards, summary
+from vtbench import files, passes, provenance, shards, summary
 from vtbench.errors import DataError, VtbenchError
 from vtbench.finished import BATCHES, differences
 from vtbench.plan import Plan
@@ -181,7 +181,7 @@ def evaluate_together(
         VtbenchError: as `evaluate`; and if the pairs are of several tasks.
     """
     how.check()
-    team, out, work = how.team, how.out, how.work
+    team, out = how.team, how.out
     rank, world = how.part
     tokenizer = _tokenizer_of(tokenizer)
     opened = [(_task_of(task, protocol), protocol) for task, protocol in pairs]
@@ -195,20 +195,7 @@ def evaluate_together(
     if tokenizer.held is not None:
         _settle(tokenizer, *opened[0])
     batch_size = _batch_size(tokenizer, opened[0][0], how)
-    plans = [
-        make_plan(
-            tokenizer,
-            task,
-            protocol=protocol,
-            limit=how.limit,
-            batch_size=batch_size,
-            label=how.label,
-            step=how.step,
-            require=how.require,
-            originals=None if out is None else work / results.ORIGINALS,
-        )
-        for task, protocol in opened
-    ]
+    plans = [make_plan(tokenizer, task, protocol=protocol, batch_size=batch_size, how=how) for task, protocol in opened]
     if out is None:
         return _in_memory(plans, how, progress)
     folders = [WorkFolder(plan, how) for plan in plans]

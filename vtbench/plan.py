@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vtbench import cards, measures, ocr, provenance, results
@@ -22,6 +21,7 @@ from vtbench.measures import Context, Measure
 from vtbench.protocols import Protocol, find_protocol
 from vtbench.published import Published
 from vtbench.results import WeightsOrigin
+from vtbench.settings import Settings
 from vtbench.task import Task
 from vtbench.tokenizer import NO_PIXELS, Tokenizer
 
@@ -119,19 +119,15 @@ class Plan:
         return range(block * whole, min((block + 1) * whole, self.count))
 
 
-def make(
-    tokenizer: Tokenizer,
-    task: Task,
-    *,
-    protocol: str | None,
-    limit: int | None,
-    batch_size: int,
-    label: str | None,
-    step: float | None,
-    require: Sequence[str],
-    originals: Path | None,
-) -> Plan:
+def make(tokenizer: Tokenizer, task: Task, *, protocol: str | None, batch_size: int, how: Settings) -> Plan:
     """Find out all that decides a run's numbers, and bind its measures; loads no network of a metric.
+
+    Args:
+        tokenizer: what is measured.
+        task: the pictures and metrics.
+        protocol: how pictures become numbers; the task's own where None.
+        batch_size: pictures a forward pass, where `how` may leave it to be found out.
+        how: says limit, label, step and what is required, and where what is computed of originals is kept.
 
     Raises:
         CardError: if a metric or protocol does not exist, or a metric belongs to published protocols alone.
@@ -139,21 +135,11 @@ def make(
             pictures were brought to its size already.
         VtbenchError: if the label is none, a required metric can't be scored, or the OCR engine can't write the text.
     """
+    label, limit = how.label, how.limit
     if label is not None and not results.LABEL.fullmatch(label):
         raise VtbenchError(f"label {label!r}: {results.LABEL_FORM}")
     rule = find_protocol(protocol or task.card.protocol)
-    if rule.published and not task.native:
-        raise DataError(
-            f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
-            "loaded with pictures cropped already; use load_task(..., native=True)"
-        )
-    if tokenizer.card.kind == "understanding" and (rule.published or _needs_pixels(task.card.metrics)):
-        raise DataError(
-            f"{tokenizer.card.name}: {NO_PIXELS}, so {task.card.name} can't score it; choose a task that needs none "
-            "(`tokens`)"
-        )
-    if not rule.published and task.size is not None:
-        tokenizer.check_size(task.size)
+    _refuse_misfit(tokenizer, task, rule)
     if limit is not None and limit >= len(task):
         limit = None  # it leaves nothing out: the run is that of the whole task
     count = len(task) if limit is None else limit
@@ -161,58 +147,12 @@ def make(
         batch_size = 1  # pictures of their own sizes go one by one
     metrics = _metrics(task, rule)
     unavailable = _unavailable(metrics, count, task.card)
-    for name in require:
-        find_metric(name)
-        if name not in metrics:
-            raise VtbenchError(f"--require {name}: {task.card.name} does not measure it, only {', '.join(metrics)}")
-        if name in unavailable:
-            raise VtbenchError(f"--require {name}: {unavailable[name]}")
+    _check_required(how.require, task, metrics, unavailable)
     origin, weights = tokenizer.identity()
     if label is None and origin == "local" and weights is not None:
         label = weights[:8]
-    digests: dict[str, str | None] = {
-        "tokenizer": cards.digest(tokenizer.card),
-        "task": _task_digest(task.card),
-        "weights": weights,
-        "data": task.digest,
-        "code": provenance.code_digest(),
-        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics, task.card.ocr)),
-    }
-    if read := getattr(tokenizer.network, "config_digest", None):  # a file beside the weights that the card only names
-        digests["configuration"] = read
     wanted = [name for name in metrics if name not in unavailable]
-    needs = sorted({need for name in wanted for need in find_metric(name).needs})
-    for need in needs:
-        own = {OCR: task.card.ocr, FOUNDATION: task.card.foundation}.get(need, need)
-        said_as = need if need == FOUNDATION else own  # where it lies is no matter
-        digests |= {f"{said_as}/{file}": value for file, value in ocr.files_behind(need, own).items()}
-    place = tokenizer.device
-    apart = ("tokenizer", "task", "weights", "data", "network", "configuration")
-    context = Context(
-        device=place,
-        protocol=rule,
-        side=task.card.geometry.side,
-        engine=task.card.ocr,
-        normalisation=task.card.normalisation,
-        kind=tokenizer.card.kind,
-        codebook_sizes=tokenizer.card.code.codebook_sizes,
-        indices_per_token=tokenizer.card.code.indices_per_token,
-        span=tokenizer.span,
-        primary=task.card.primary,
-        originals=originals,
-        computed_by=_sha256(
-            {
-                "digests": {name: value for name, value in digests.items() if name not in apart},
-                "versions": provenance.versions(),
-                "device": devices.model(place),
-            }
-        ),
-        regions=tokenizer.regions,
-        curve=tokenizer.curve,
-        bottleneck=Bottleneck(tokenizer),
-        foundation=task.card.foundation,
-        known_text=task.known_text,
-    )
+    digests = _digests(tokenizer, task, weights, metrics, wanted)
     said = {
         "metrics": metrics,
         "OCR engine": task.card.ocr,
@@ -232,17 +172,107 @@ def make(
         tokenizer=tokenizer,
         task=task,
         protocol=rule,
-        measures=tuple(_measures(wanted, context)),
+        measures=tuple(_measures(wanted, _context(tokenizer, task, rule, digests, how))),
         metrics=metrics,
         unavailable=unavailable,
         count=count,
         limit=limit,
         batch_size=batch_size,
         label=label,
-        step=step,
+        step=how.step,
         origin=origin,
         digests=digests,
         said=said,
+    )
+
+
+def _refuse_misfit(tokenizer: Tokenizer, task: Task, rule: Protocol) -> None:
+    """Refuse a protocol, a tokenizer and a task of which one can't take the other's pictures.
+
+    Raises:
+        DataError: saying which, and what to choose.
+    """
+    if rule.published and not task.native:
+        raise DataError(
+            f"the protocol {rule.name} brings pictures to their size by rules of its own, and {task.card.name} was "
+            "loaded with pictures cropped already; use load_task(..., native=True)"
+        )
+    if tokenizer.card.kind == "understanding" and (rule.published or _needs_pixels(task.card.metrics)):
+        raise DataError(
+            f"{tokenizer.card.name}: {NO_PIXELS}, so {task.card.name} can't score it; choose a task that needs none "
+            "(`tokens`)"
+        )
+    if not rule.published and task.size is not None:
+        tokenizer.check_size(task.size)
+
+
+def _check_required(require: Sequence[str], task: Task, metrics: Sequence[str], unavailable: Mapping[str, str]) -> None:
+    """Refuse a run without a metric that is required.
+
+    Raises:
+        CardError: if there is no such metric.
+        VtbenchError: if the run does not measure it, or it can't be scored here.
+    """
+    for name in require:
+        find_metric(name)
+        if name not in metrics:
+            raise VtbenchError(f"--require {name}: {task.card.name} does not measure it, only {', '.join(metrics)}")
+        if name in unavailable:
+            raise VtbenchError(f"--require {name}: {unavailable[name]}")
+
+
+def _digests(
+    tokenizer: Tokenizer, task: Task, weights: str | None, metrics: Sequence[str], wanted: Sequence[str]
+) -> dict[str, str | None]:
+    """Hash what can move a number, of files those of the metrics that can be scored here."""
+    digests: dict[str, str | None] = {
+        "tokenizer": cards.digest(tokenizer.card),
+        "task": _task_digest(task.card),
+        "weights": weights,
+        "data": task.digest,
+        "code": provenance.code_digest(),
+        "network": provenance.network_digest(tokenizer.network, *_outside(tokenizer, metrics, task.card.ocr)),
+    }
+    if read := getattr(tokenizer.network, "config_digest", None):  # a file beside the weights that the card only names
+        digests["configuration"] = read
+    needs = sorted({need for name in wanted for need in find_metric(name).needs})
+    for need in needs:
+        own = {OCR: task.card.ocr, FOUNDATION: task.card.foundation}.get(need, need)
+        said_as = need if need == FOUNDATION else own  # where it lies is no matter
+        digests |= {f"{said_as}/{file}": value for file, value in ocr.files_behind(need, own).items()}
+    return digests
+
+
+def _context(
+    tokenizer: Tokenizer, task: Task, rule: Protocol, digests: Mapping[str, str | None], how: Settings
+) -> Context:
+    """Gather what measures are told of the run."""
+    place = tokenizer.device
+    apart = ("tokenizer", "task", "weights", "data", "network", "configuration")
+    return Context(
+        device=place,
+        protocol=rule,
+        side=task.card.geometry.side,
+        engine=task.card.ocr,
+        normalisation=task.card.normalisation,
+        kind=tokenizer.card.kind,
+        codebook_sizes=tokenizer.card.code.codebook_sizes,
+        indices_per_token=tokenizer.card.code.indices_per_token,
+        span=tokenizer.span,
+        primary=task.card.primary,
+        originals=None if how.out is None else how.work / results.ORIGINALS,
+        computed_by=_sha256(
+            {
+                "digests": {name: value for name, value in digests.items() if name not in apart},
+                "versions": provenance.versions(),
+                "device": devices.model(place),
+            }
+        ),
+        regions=tokenizer.regions,
+        curve=tokenizer.curve,
+        bottleneck=Bottleneck(tokenizer),
+        foundation=task.card.foundation,
+        known_text=task.known_text,
     )
 
 

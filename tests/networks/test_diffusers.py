@@ -20,6 +20,7 @@ from vtbench.cli import run
 from vtbench.errors import CardError, DataError, WeightsError
 from vtbench.networks._diffusers import FACTS, complete
 from vtbench.networks.diffusers import Config, Network, card_for, load_folder
+from vtbench.settings import Settings
 from vtbench.tokenizer import Tokenizer, build_network, load_tokenizer
 from vtbench.types import Codes
 
@@ -354,8 +355,7 @@ def test_a_published_configuration_is_part_of_what_a_run_is(tmp_path):
 
     def told() -> tuple[str, str | None]:
         tokenizer = load_tokenizer(card, weights=load_folder(folder), device="cpu")
-        said = {"protocol": None, "limit": None, "label": None, "step": None, "require": (), "originals": None}
-        made = plan.make(tokenizer, small_task(pictures), batch_size=1, **said)
+        made = plan.make(tokenizer, small_task(pictures), protocol=None, batch_size=1, how=Settings(None))
         command = {"weights": [str(folder / "diffusion_pytorch_model.safetensors")], "diffusers": []}
         return made.digest, finished.asked(command, card, {})
 
