@@ -89,14 +89,10 @@ def evaluated(made: Plan) -> None:
     """Run in memory."""
     found: dict[int, Any] = {}
     jobs = (
-        Job(
-            range(made.indices(made.shards_of(block)[0]).start, made.indices(made.shards_of(block)[-1]).stop),
-            [Want(made, made.shards_of(block), found.__setitem__)],
-            lambda: None,
-        )
+        Job(made.pictures_of(block), [Want(made, made.shards_of(block), found.__setitem__)], lambda: None)
         for block in range(made.blocks)
     )
-    shards.compute_all(jobs, lambda _: None)
+    shards.compute_all(made, jobs, lambda _: None)
     assert len(found) == made.shards
 
 

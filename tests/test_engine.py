@@ -940,6 +940,15 @@ def test_protocols_that_feed_the_same_share_one_pass(tmp_path: Path) -> None:
     assert len({found.scores["psnr"].value for found in together if "psnr" in found.scores}) > 1
 
 
+def test_a_run_in_memory_is_warmed_up_as_one_with_folders(folder: Path, tmp_path: Path) -> None:
+    encoded = []
+    for places in ({"out": None}, {"out": tmp_path / "r", "work": tmp_path / "w"}):
+        module = Counting()
+        evaluate(wrap(module, name="counting"), small_task(folder), **places)
+        encoded.append(module.encoded)
+    assert encoded[0] == encoded[1]
+
+
 def test_pairs_of_two_tasks_are_refused() -> None:
     pairs = [(load_task("reconstruction"), None), (load_task("detail"), None)]
     with pytest.raises(VtbenchError, match="several tasks"):

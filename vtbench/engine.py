@@ -277,14 +277,14 @@ def _in_memory(plans: Sequence[Plan], how: Settings, progress: Progress | None) 
     tables: list[tuple[Plan, dict[int, pa.Table]]] = [(plan, {}) for plan in plans]
     for group in alike(tables, lambda one: one[0]):
         first = group[0][0]
-        passes.check_bottleneck(first)
+        passes.prepare(first)
 
         def jobs(group: Sequence[tuple[Plan, dict[int, pa.Table]]] = group, first: Plan = first) -> Iterator[Job]:
             for block in range(first.blocks):
                 wants = [Want(plan, first.shards_of(block), found.__setitem__) for plan, found in group]
                 yield Job(first.pictures_of(block), wants, lambda: None)
 
-        shards.compute_all(jobs(), Counted(progress, 0, first.count).add, how.workers)
+        shards.compute_all(first, jobs(), Counted(progress, 0, first.count).add, how.workers)
     runs: list[Run | None] = []
     for plan, found in tables:
         run = summary.finish(plan, [Shard.of(found[index]) for index in range(plan.shards)])[0]

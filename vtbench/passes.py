@@ -149,7 +149,17 @@ class Passes:
 # --- before the first batch -------------------------------------------------------------------------------------------
 
 
-def check_bottleneck(plan: Plan) -> None:
+def prepare(plan: Plan) -> None:
+    """Do once, before the first batch, what no picture's time should hold.
+
+    Raises:
+        DataError: if the decoder uses what its encoder left behind.
+    """
+    _check_bottleneck(plan)
+    _warm_up(plan)
+
+
+def _check_bottleneck(plan: Plan) -> None:
     """Find out a decoder that uses what its encoder left behind, on the first picture that goes through it.
 
     The picture is decoded once more from a copy of its codes, after an unrelated picture was encoded.
@@ -203,7 +213,7 @@ _FLOATS = 0.01
 of those in levels. So much another kernel may round otherwise."""
 
 
-def warm_up(plan: Plan) -> None:
+def _warm_up(plan: Plan) -> None:
     """Pay for first-call costs (allocation, kernel choice) outside the clock."""
     if plan.task.size is not None and plan.tokenizer.parameters and not plan.protocol.published:
         warm = torch.full((min(plan.batch_size, plan.count), 3, *plan.task.size), 128, dtype=torch.uint8)

@@ -75,10 +75,11 @@ class Job:
     """Called in the thread that writes, after the last shard was taken."""
 
 
-def compute_all(jobs: Iterable[Job], told: Callable[[int], None], threads: int | None = None) -> None:
+def compute_all(plan: Plan, jobs: Iterable[Job], told: Callable[[int], None], threads: int | None = None) -> None:
     """Compute blocks, one after the other, and hand on each shard as soon as it is done.
 
     Args:
+        plan: one of those that want them: which tokenizer, and how large the batches.
         jobs: what is to be done; taken one by one, as reading comes to it.
         told: called with the number of pictures that were done since the last call.
         threads: how many read pictures; `workers()` where left out.
@@ -86,14 +87,12 @@ def compute_all(jobs: Iterable[Job], told: Callable[[int], None], threads: int |
     Raises:
         ChangedError: if pictures changed or vanished while they were read.
     """
-    passes: Passes | None = None
+    passes = Passes(plan)
     with ThreadPoolExecutor(threads or workers()) as readers, ThreadPoolExecutor(1) as writer:
         written: deque[Future[None]] = deque()
         last = time.perf_counter()
         try:
             for window in read_ahead(jobs, readers):
-                if passes is None:
-                    passes = Passes(window.sheets[0].plan)
                 passes.begin(shared=len(window.sheets) > 1)
                 reads = {id(task): [read.result() for read in reads] for task, reads in window.reads}
                 for sheet in window.sheets:

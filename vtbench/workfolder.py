@@ -345,8 +345,7 @@ def _compute_once(folders: Sequence[WorkFolder], progress: Progress | None, *, p
     counted = Counted(progress, done, in_all)
     if not lacked:
         return
-    passes.check_bottleneck(first)
-    passes.warm_up(first)
+    passes.prepare(first)
     with ExitStack() as all_claims:
 
         def jobs() -> Iterator[Job]:
@@ -361,7 +360,7 @@ def _compute_once(folders: Sequence[WorkFolder], progress: Progress | None, *, p
                 if wants:
                     yield Job(first.pictures_of(block), wants, claims.close)
 
-        shards.compute_all(jobs(), counted.add, folders[0].how.workers)
+        shards.compute_all(first, jobs(), counted.add, folders[0].how.workers)
 
 
 class Counted:
