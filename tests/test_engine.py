@@ -333,7 +333,7 @@ def test_a_merge_tells_which_shard_it_reads(folder: Path, tmp_path: Path) -> Non
     """Every shard for the table, and once more for each thing that totals are made of."""
     read: list[tuple[int, int]] = []
     how = Settings(out=tmp_path / "r", work=tmp_path / "w", merging=lambda *one: read.append(one))
-    (run,) = engine.evaluate_together("tiny-fsq-f8", [(small_task(folder), None)], how)
+    (run,) = engine.evaluate_together(load_tokenizer("tiny-fsq-f8"), [(small_task(folder), None)], how)
     assert run is not None
     shards = -(-run.images // SHARD)
     once = [(shard + 1, shards) for shard in range(shards)]
@@ -952,7 +952,7 @@ def test_a_run_in_memory_is_warmed_up_as_one_with_folders(folder: Path, tmp_path
 def test_pairs_of_two_tasks_are_refused() -> None:
     pairs = [(load_task("reconstruction"), None), (load_task("detail"), None)]
     with pytest.raises(VtbenchError, match="several tasks"):
-        engine.evaluate_together("jpeg-q5", pairs, Settings(out=None))
+        engine.evaluate_together(load_tokenizer("jpeg-q5"), pairs, Settings(out=None))
 
 
 class Hungry(Counting):
@@ -1223,7 +1223,7 @@ def test_a_run_that_cannot_be_merged_stops_no_other_protocols(
     pairs = [(small_task(folder, native=name is not None), name) for name in ("llamagen", None)]
     how = Settings(out=tmp_path / "r", work=tmp_path / "w", limit=2)
     with pytest.raises(DataError, match="can't be merged"):
-        engine.evaluate_together("jpeg-q10", pairs, how)
+        engine.evaluate_together(load_tokenizer("jpeg-q10"), pairs, how)
     assert [path.name for path in (tmp_path / "r").rglob("*.json")] == ["jpeg-q10.json"]
 
 

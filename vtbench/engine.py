@@ -87,6 +87,7 @@ def evaluate(
 ) -> Run | None: ...
 
 
+@devices.plain()
 def evaluate(
     tokenizer: Tokenizer | str,
     task: Task | str,
@@ -155,20 +156,18 @@ def evaluate(
         wait=wait,
         workers=workers,
     )
-    return evaluate_together(tokenizer, [(task, protocol)], how, progress)[0]
+    how.check()  # before anything is loaded
+    return evaluate_together(_tokenizer_of(tokenizer), [(_task_of(task, protocol), protocol)], how, progress)[0]
 
 
 @devices.plain()
 def evaluate_together(
-    tokenizer: Tokenizer | str,
-    pairs: Sequence[tuple[Task | str, str | None]],
-    how: Settings,
-    progress: Progress | None = None,
+    tokenizer: Tokenizer, pairs: Sequence[tuple[Task, str | None]], how: Settings, progress: Progress | None = None
 ) -> list[Run | None]:
     """Run one tokenizer through one task under several protocols: what two of them feed alike is encoded once.
 
     Args:
-        tokenizer: what is measured, or the name of its card.
+        tokenizer: what is measured.
         pairs: a task and a protocol each, None for the task's own; the tasks are one, loaded for the canonical
             protocol or (`native=True`) for published ones.
         how: the arguments of `evaluate`.
@@ -181,33 +180,14 @@ def evaluate_together(
         VtbenchError: as `evaluate`; and if the pairs are of several tasks.
     """
     how.check()
-    team, out = how.team, how.out
-    rank, world = how.part
-    tokenizer = _tokenizer_of(tokenizer)
-    opened = [(_task_of(task, protocol), protocol) for task, protocol in pairs]
-    if len({task.card.name for task, _ in opened}) != 1:
-        raise VtbenchError("these pairs are of several tasks; evaluate each task by itself")
-    if world > 1 and tokenizer.identity() != tokenizer.identity():
-        raise VtbenchError(
-            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process; "
-            "give world=1"
-        )
-    if tokenizer.held is not None:
-        _settle(tokenizer, *opened[0])
-    batch_size = _batch_size(tokenizer, opened[0][0], how)
-    plans = [make_plan(tokenizer, task, protocol=protocol, batch_size=batch_size, how=how) for task, protocol in opened]
-    if out is None:
+    plans = _plans(tokenizer, pairs, how)
+    if how.out is None:
         return _in_memory(plans, how, progress)
     folders = [WorkFolder(plan, how) for plan in plans]
     with ExitStack() as stack:
-        if team is not None:
-            return list(_with_team(team, folders, progress, stack))
-        found = [folder.begin(rank, world, stack) for folder in folders]
-        left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
-        if how.may_compute:
-            for group in alike(left, lambda folder: folder.plan):
-                compute_missing(group, progress)
-        return _ended(folders, found, lambda folder: folder.end(progress))
+        if how.team is not None:
+            return list(_with_team(how.team, folders, progress, stack))
+        return _alone(folders, how, progress, stack)
 
 
 def _tokenizer_of(tokenizer: object) -> Tokenizer:
@@ -228,6 +208,26 @@ def _task_of(task: object, protocol: str | None) -> Task:
     if not isinstance(task, Task):
         raise VtbenchError(f"task: got a {type(task).__name__}; expected a name or load_task(...)")
     return task
+
+
+def _plans(tokenizer: Tokenizer, pairs: Sequence[tuple[Task, str | None]], how: Settings) -> list[Plan]:
+    """Make the plan of each pair, after it is known of a live model what it gives and how many pictures it takes.
+
+    Raises:
+        VtbenchError: as `evaluate_together`.
+    """
+    if len({task.card.name for task, _ in pairs}) != 1:
+        raise VtbenchError("these pairs are of several tasks; evaluate each task by itself")
+    _, world = how.part
+    if world > 1 and tokenizer.identity() != tokenizer.identity():
+        raise VtbenchError(
+            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process; "
+            "give world=1"
+        )
+    if tokenizer.held is not None:
+        _settle(tokenizer, *pairs[0])
+    batch_size = _batch_size(tokenizer, pairs[0][0], how)
+    return [make_plan(tokenizer, task, protocol=protocol, batch_size=batch_size, how=how) for task, protocol in pairs]
 
 
 def _batch_size(tokenizer: Tokenizer, task: Task, how: Settings) -> int:
@@ -291,6 +291,18 @@ def _in_memory(plans: Sequence[Plan], how: Settings, progress: Progress | None) 
         summary.check(run)
         runs.append(run)
     return runs
+
+
+def _alone(
+    folders: Sequence[WorkFolder], how: Settings, progress: Progress | None, stack: ExitStack
+) -> list[Run | None]:
+    """Compute what is this process's and not there, and merge where that was the last."""
+    found = [folder.begin(*how.part, stack) for folder in folders]
+    left = [folder for folder, run in zip(folders, found, strict=True) if run is None]
+    if how.may_compute:
+        for group in alike(left, lambda folder: folder.plan):
+            compute_missing(group, progress)
+    return _ended(folders, found, lambda folder: folder.end(progress))
 
 
 def _with_team(team: Team, folders: Sequence[WorkFolder], progress: Progress | None, stack: ExitStack) -> Sequence[Run]:
