@@ -29,6 +29,7 @@ from vtbench.catalogue import find_metric
 from vtbench.data import tokbench
 from vtbench.engine import evaluate
 from vtbench.errors import DataError, NoMemoryError, ResultError, VtbenchError
+from vtbench.folders import BATCHES
 from vtbench.live import wrap
 from vtbench.measures import Outcome, Table, codes, sets
 from vtbench.metrics import stability
@@ -1156,7 +1157,7 @@ def test_an_automatic_batch_is_found_once_and_recorded(folder: Path, tmp_path: P
     run = evaluate(wrap(module, name="sparing"), task, **places)
     assert run.batch_size == 4
     assert module.encoded[-3:] == [4, 4, 4]
-    (kept,) = (tmp_path / "w" / engine.BATCHES).glob("*.json")
+    (kept,) = (tmp_path / "w" / BATCHES).glob("*.json")
     kept.write_text("3")
     assert evaluate(wrap(module, name="sparing"), task, **places).batch_size == 3, "it was tried again"
 

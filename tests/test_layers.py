@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vtbench"
 
 LAYERS = [
     {"errors", "types"},
-    {"files", "cards", "catalogue", "protocols", "statistics", "results", "signs"},
+    {"files", "folders", "cards", "catalogue", "protocols", "statistics", "results", "signs"},
     {"device"},
     {"images", "pictures", "geometry", "checkpoints", "states", "weights", "fingerprint", "snapshot", "backbones"},
     {"networks", "metrics", "ocr", "data"},

@@ -26,7 +26,8 @@ import pyarrow as pa
 from vtbench import device as devices
 from vtbench import files, passes, provenance, shards, summary
 from vtbench.errors import DataError, VtbenchError
-from vtbench.finished import BATCHES, differences
+from vtbench.finished import differences
+from vtbench.folders import BATCHES
 from vtbench.plan import Plan
 from vtbench.plan import make as make_plan
 from vtbench.protocols import find_protocol

@@ -11,20 +11,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import pkgutil
 import platform
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from vtbench import cards, checkpoints, data, files, ocr, provenance, results, weights
+from vtbench import cards, checkpoints, data, files, folders, ocr, provenance, results, weights
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.catalogue import FOUNDATION, OCR, find_metric
 from vtbench.data import _shards
@@ -33,20 +31,8 @@ from vtbench.protocols import Protocol
 from vtbench.results import Run
 from vtbench.types import Strict
 
-log = logging.getLogger("vtbench")
-
-BEGUN = "plan.json"
-"""What a run leaves in its folder and beside its shards when it begins: its plan, how many shards that has, and the
-command that made it."""
-
 RECORD = "finished.json"
 """What a run leaves in its folder when it ends: what it was asked for, and its plan."""
-
-HASHES = "hashes.json"
-"""What files of weights and backbones had which sha256, in the work folder: gigabytes are not hashed at each start."""
-
-BATCHES = "batch-sizes"
-"""Folder in the work folder: what `batch_size="auto"` found."""
 
 _DRIVER = Path("/proc/driver/nvidia")
 
@@ -92,7 +78,7 @@ def surroundings(command: Mapping[str, Any], task: TaskCard, rule: Protocol, wor
             "devices": _devices(),
             "data": _data(task, command),
             "needs": _needs(task, rule),
-            "batches": {path.name: path.read_text() for path in (work / BATCHES).glob("*.json")}
+            "batches": {path.name: path.read_text() for path in (work / folders.BATCHES).glob("*.json")}
             if command["batch_size"] == "auto"
             else {},
         }
@@ -137,7 +123,7 @@ def find(asked_now: str, tokenizer: TokenizerCard, task: TaskCard, out: Path, wo
             run = run.model_copy(update={"label": record.label, "step": record.step})
             summary = out / run.task / f"{run.name}.json"
             if run.digests.get("plan") == record.plan and summary.read_bytes() == results.encode(run):
-                clean(path.parent, partial(_spent, path.parent, run))
+                folders.clean(path.parent, partial(_spent, path.parent, run))
                 return run
     return None
 
@@ -146,7 +132,7 @@ def _spent(folder: Path, run: Run) -> dict[Path, str]:
     """Say which shards in a finished run's folder go; a trial leaves those of other plans, which may go on."""
     plan = str(run.digests["plan"])
     found = {} if run.trial else others(folder, plan, identity_of(folder, plan))
-    return found | {shards_of(folder, plan): ""}
+    return found | {folders.shards_of(folder, plan): ""}
 
 
 def remember(asked_before: str | None, asked_after: str | None, run: Run, work: Path) -> None:
@@ -167,30 +153,7 @@ def remember(asked_before: str | None, asked_after: str | None, run: Run, work: 
         files.write_atomic(path, content)
 
 
-def clean(folder: Path, spent: Callable[[], Mapping[Path, str]]) -> None:
-    """Remove what earlier starts left in a run's folder, as long as no process is at work there.
-
-    Args:
-        folder: the run's.
-        spent: says, while no other process can begin, which folders of shards go, and what the user is told of each.
-    """
-    with files.try_lock(folder / "in-use") as alone:
-        if not alone:
-            return
-        for part in folder.rglob(".*.tmp"):
-            part.unlink(missing_ok=True)
-        for place, said in spent().items():
-            if said:
-                log.warning("%s/%s: deletes %s", folder.parent.name, folder.name, said)
-            shutil.rmtree(place, ignore_errors=True)  # what a network's disk still holds goes at the next start
-
-
 # --- plans that were begun --------------------------------------------------------------------------------------------
-
-
-def shards_of(folder: Path, plan: str) -> Path:
-    """Say where in a run's folder the shards of a plan lie, by its digest."""
-    return folder / f"shards-{plan[:12]}"
 
 
 def identity_of(place: Path, plan: str = "") -> Mapping[str, Any] | None:
@@ -204,7 +167,7 @@ def identity_of(place: Path, plan: str = "") -> Mapping[str, Any] | None:
         None where no such plan is told there.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads((place / BEGUN).read_bytes())
+        said = json.loads((place / folders.BEGUN).read_bytes())
         identity = {name: dict(said["identity"][name]) for name in ("digests", "said")}
         return identity if str(said["plan"]).startswith(plan) else None
     return None
@@ -227,11 +190,11 @@ def others(folder: Path, plan: str, identity: Mapping[str, Any] | None) -> dict[
         merged = results.read_run(folder / results.RUN).digests.get("plan")
     found = {}
     for place in sorted(folder.glob("shards-*")):
-        if place == shards_of(folder, plan):
+        if place == folders.shards_of(folder, plan):
             continue
         there = identity_of(place, place.name.removeprefix("shards-"))
         how_many = sum(1 for _ in place.glob("*.parquet"))
-        if not how_many or (merged and place == shards_of(folder, merged)):
+        if not how_many or (merged and place == folders.shards_of(folder, merged)):
             found[place] = ""
             continue
         found[place] = f"{how_many} shard{'s' if how_many > 1 else ''} of another plan"

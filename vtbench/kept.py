@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
-from vtbench import files, results
+from vtbench import files, folders, results
 from vtbench.catalogue import find_metric
 from vtbench.errors import DataError, ResultError
 from vtbench.results import Run
@@ -148,7 +148,7 @@ def keep(
     if run.protocol != results.CANONICAL:
         log.warning("%s on %s: no pictures are kept of a published protocol's run", run.name, run.task)
         return
-    with files.lock(folder / "owner", wait=wait, purpose=f"writing {folder}"):
+    with folders.owned(folder, wait):
         table = _table(folder)
         wanted = _wanted(table, run, wish)
         if not anew and _are_there(wanted, run, folder):

@@ -15,7 +15,7 @@ from typing import TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
-from vtbench import files, finished, passes, results, shards, summary
+from vtbench import files, finished, folders, passes, results, shards, summary
 from vtbench.errors import ResultError
 from vtbench.finished import differences
 from vtbench.plan import Plan
@@ -44,7 +44,7 @@ class WorkFolder:
         self.how = how
         self.summary = how.summaries / plan.task.card.name / f"{plan.name}.json"
         self.folder = how.work / plan.task.card.name / plan.name
-        self.shards = finished.shards_of(self.folder, plan.digest)
+        self.shards = folders.shards_of(self.folder, plan.digest)
         self.mine: Collection[int] = ()
         """The shards that this process computes."""
         self._job = how.team.job if how.team else None
@@ -130,8 +130,7 @@ class WorkFolder:
 
     def _hold(self, stack: ExitStack) -> None:
         """Keep others from cleaning the folder while this process is at work in it."""
-        purpose = f"cleaning {self.folder}"
-        stack.enter_context(files.lock(self.folder / "in-use", shared=True, wait=self.how.wait, purpose=purpose))
+        stack.enter_context(folders.held(self.folder, self.how.wait))
 
     def _is_overwritten(self) -> bool:
         """Tell whether this job, before it was restarted with other processes, did already what --overwrite means."""
@@ -155,7 +154,7 @@ class WorkFolder:
         }
         content = json.dumps(said, indent=1, sort_keys=True, default=str).encode()
         for place in (self.shards, self.folder):
-            files.write_atomic(place / finished.BEGUN, content)
+            files.write_atomic(place / folders.BEGUN, content)
 
     def _check_record(self) -> None:
         """Refuse to merge, by a plan that gives other numbers, what was computed by another.
@@ -211,7 +210,7 @@ class WorkFolder:
                 found |= finished.others(self.folder, self.plan.digest, self.plan.identity)
             return found
 
-        finished.clean(self.folder, spent)
+        folders.clean(self.folder, spent)
 
     def _finished(self) -> Run | None:
         """The run of exactly this plan, where an earlier start completed it and its table is whole."""
@@ -239,7 +238,7 @@ class WorkFolder:
         return run
 
     def _path(self, index: int) -> Path:
-        return self.shards / f"{index:05d}.parquet"
+        return folders.shard_path(self.shards, index)
 
     def _shard(self, index: int) -> Shard | None:
         """Read a shard whole and keep of it what is not raw; None where it is damaged, gone, or not this plan's."""
@@ -280,7 +279,7 @@ class WorkFolder:
             if part is None:
                 raise ResultError(f"{self._path(index)}: damaged as soon as it was written; who writes to it?")
             parts.append(part)
-        with files.lock(self.folder / "owner", wait=self.how.wait, purpose=f"writing {self.folder}"):
+        with folders.owned(self.folder, self.how.wait):
             self._protect()
             if not self.how.overwrite and (done := self._finished()) is not None:  # another process merged meanwhile
                 return self._publish(done)  # its summary may lie elsewhere, or not be there yet

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vtbench import catalogue, files, finished, kept, protocols
+from vtbench import catalogue, files, finished, folders, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._chosen import Chosen, Command, check_required, check_sizes, choose, recorded, step_of, weights_of
 from vtbench.cli._terminal import complaints, console, one_line, table
@@ -47,7 +47,7 @@ def perform(command: Command, how: Settings, keep: kept.Wish | None = None) -> i
         VtbenchError: if the user can mend something.
     """
     team = how.team
-    files.recall_hashes(how.work / finished.HASHES)
+    files.recall_hashes(how.work / folders.HASHES)
     chosen = choose(command, speaks=how.speaks)
     check_sizes(chosen.tokenizers, chosen.tasks)
     files.check_writable(how.summaries)
@@ -264,7 +264,7 @@ def _together(parts: Sequence[object]) -> _Came:
 
 def is_finished(command: Command, how: Settings, keep: kept.Wish | None) -> bool:
     """Tell, without torch, whether all that a command asks for is there."""
-    files.recall_hashes(how.work / finished.HASHES)
+    files.recall_hashes(how.work / folders.HASHES)
     return None not in _Asked(command, how, keep, choose(command, speaks=False)).ended().values()
 
 
@@ -306,7 +306,7 @@ class _Asked:
                 if (run := by_rule.get(rule)) is not None:
                     now = self._asked(card, task, rule, self._around(card, task, rule))
                     finished.remember(self._begun[card.name, task.name, rule], now, run, self._how.work)
-            files.keep_hashes(self._how.work / finished.HASHES)
+            files.keep_hashes(self._how.work / folders.HASHES)
         except (ResultError, OSError) as error:
             said = f"the run is whole; only finding it finished takes longer: {one_line(error)}"
             complaints.print(f"vtbench: {card.name} on {task.name}: {said}")

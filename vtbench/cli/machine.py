@@ -12,6 +12,7 @@ import typer
 from vtbench import cards, catalogue, files, results
 from vtbench.cli._terminal import CardsOption, WorkOption, app, complaints, console, fields, table
 from vtbench.errors import CardError, meant
+from vtbench.folders import unused
 
 
 @app.command()
@@ -84,7 +85,7 @@ def cache(
             if kind is not Kept.shards:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            with files.try_lock(folder.parent / "in-use") as alone:
+            with unused(folder.parent) as alone:
                 if alone:
                     shutil.rmtree(folder, ignore_errors=True)
                 else:

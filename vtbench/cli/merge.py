@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from vtbench import finished, results
+from vtbench import finished, folders, results
 from vtbench.cards import explain
 from vtbench.cli._chosen import Command
 from vtbench.cli._terminal import WorkOption, app, complaints, console, one_line
@@ -72,7 +72,7 @@ def merge(
 
 def _all(work: Path) -> Sequence[str]:
     """Name every run that was begun in a work folder."""
-    found = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(work.glob(f"*/*/{finished.BEGUN}"))]
+    found = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(work.glob(f"*/*/{folders.BEGUN}"))]
     if not found:
         raise ResultError(f"{work}: no run was begun there; --work names the folder that the jobs were given")
     return found
@@ -85,7 +85,7 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
         ResultError: if nothing was begun there, or not by `vtbench run`.
     """
     folder = work / name
-    path = folder / finished.BEGUN
+    path = folder / folders.BEGUN
     try:
         said = json.loads(path.read_bytes())
         digest, shards = str(said["plan"]), int(said["shards"])
@@ -101,8 +101,9 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
         raise ResultError(f"{path}: of another version of vtbench ({explain(error)[:200]}); run it again") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: damaged; start the command again that made it") from error
-    there = {file.stem for file in finished.shards_of(folder, digest).glob("*.parquet")}
-    lacking = 0 if merged else sum(f"{index:05d}" not in there for index in range(shards))
+    place = folders.shards_of(folder, digest)
+    there = set(place.glob("*.parquet"))
+    lacking = 0 if merged else sum(folders.shard_path(place, index) not in there for index in range(shards))
     beside = finished.beside(folder, digest, finished.identity_of(folder, digest))
     return Begun(name, command, lacking, shards, beside)
 
