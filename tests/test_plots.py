@@ -89,12 +89,13 @@ def test_names_without_glyphs_or_end_are_one_line(caplog: pytest.LogCaptureFixtu
     for form in plots.FORMATS:
         caplog.clear()
         plots.draw(plots.panels("rate-distortion", [*CODECS, odd]), form)
-        assert [record.getMessage().count("中") for record in caplog.records] == ([] if form == "svg" else [1])
+        assert [record.getMessage().count("中") for record in caplog.records] == [1]
     long = [run.model_copy(update={"family": "x" * 200 + "end"}) for run in CODECS]
     long.append(at("y" * 200 + "end", 0.3, 0.4, "vq").model_copy(update={"kind": "discrete"}))
     caplog.clear()
     drawn = plots.draw(plots.panels("rate-distortion", long), "svg").decode()
-    assert "xend</text>" in drawn and "yend</text>" in drawn and "y" * 40 not in drawn and not caplog.records
+    assert "xend</text>" in drawn and "x" * 40 not in drawn
+    assert not caplog.records  # nor have the axes no room
 
 
 def test_more_names_than_there_is_room_for_are_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -309,11 +309,11 @@ def draw(drawn: Sequence[Panel], form: str) -> bytes:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figure.savefig(written, format=form, dpi=300, metadata=metadata[form])
-    _say(caught, form)
+    _say(caught)
     return written.getvalue()
 
 
-def _say(caught: Sequence[warnings.WarningMessage], form: str) -> None:
+def _say(caught: Sequence[warnings.WarningMessage]) -> None:
     """Say in a line what matplotlib says of each sign, once while it measures and once while it draws."""
     codes, others = set(), {}
     for one in caught:
@@ -321,9 +321,9 @@ def _say(caught: Sequence[warnings.WarningMessage], form: str) -> None:
             codes.add(int(found[1]))
         else:
             others[str(one.message)] = one
-    if codes and form != "svg":  # an SVG holds text: the reader's own fonts draw it
+    if codes:
         signs = "".join(content.plain(chr(code)) for code in sorted(codes))
-        log.warning("the plot's font lacks %s, drawn as boxes; an .svg leaves the font to whoever opens it", signs)
+        log.warning("the plot's font lacks %s: boxes stand in their place; name such runs otherwise", signs)
     for message, one in others.items():
         if message.startswith("constrained_layout not applied"):
             log.warning("the plot has no room for all names; name fewer runs")
