@@ -172,10 +172,6 @@ def _points(title: str, runs: Sequence[Run], name: str, along: str, *, line: boo
     return Series(content.plain(title), tuple(p for p, _ in found), line, () if line else tuple(n for _, n in found))
 
 
-def _group(standings: Sequence[Standing]) -> list[Run]:
-    return [one.run for one in standings]
-
-
 def _alike(standings: Sequence[Standing]) -> list[Run]:
     """Give the runs that may be compared: what else differs would show as the tokenizers' own difference."""
     return [one.run for one in standings if one.alike]
