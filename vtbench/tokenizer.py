@@ -606,6 +606,8 @@ def load_tokenizer(
         _load(card, network, loaded, shared=isinstance(weights, Mapping))
     for note in loaded.notes:
         log.warning("%s: %s", card.name, note)
+    if precision != "fp32":
+        devices.lay_out(network)
     return Tokenizer(
         card,
         cast("Network", network),
