@@ -229,6 +229,13 @@ def test_lower_precision_stays_close(precision: str, photographs: Tensor) -> Non
     assert (full - low).abs().mean() < 4  # grey levels; some codes flip, the picture stays
 
 
+@pytest.mark.parametrize(("precision", "last"), [("fp32", False), ("bf16", True), ("fp16", True)])
+def test_half_precision_keeps_its_kernels_channels_last(precision: str, last: bool) -> None:
+    kernels = [one for one in load_tokenizer("tiny", precision=precision).network.parameters() if one.ndim == 4]
+    wide = [one for one in kernels if one.shape[1] > 1 and one[0, 0].numel() > 1]  # of others both orders are one
+    assert wide and all(one.is_contiguous(memory_format=torch.channels_last) is last for one in wide)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_codecs_keep_every_level_at_any_precision(precision: str, photographs: Tensor) -> None:
     assert torch.equal(load_tokenizer("control-identity", precision=precision).reconstruct(photographs), photographs)
