@@ -321,23 +321,22 @@ class Tokenizer:
             flaw = None if finite else Flaw(self._not_finite("the decoder"), of_codes=False)
             if not coded:
                 flaw = Flaw(self._not_finite("its encoder"), of_codes=True)
-            for low, high, size in zip(ends[::2], ends[1::2], codes.codebook_sizes, strict=False):
-                if (error := self._beyond(low, high, size)) is not None:
-                    flaw = Flaw(str(error), of_codes=True)
+            for error in self._beyond(ends, codes):
+                flaw = Flaw(str(error), of_codes=True)
             found.append(flaw)
         return found
 
     def _not_finite(self, part: str) -> str:
         return f"{self.card.name}: {part} {NOT_FINITE}{OTHERWISE[self.precision]}"
 
-    def _beyond(self, low: int, high: int, size: int) -> DataError | None:
-        """Refuse indices that are not all of a codebook."""
-        if low >= 0 and high < size:
-            return None
-        if low == NO_CODE and high < size:
-            return DataError(self._not_finite("its encoder"))
-        said = f"gives indices from {low} to {high}, expected 0 to {size - 1}{OTHERWISE[self.precision]}"
-        return _refusal(self.card, said)
+    def _beyond(self, ends: Sequence[int], codes: Codes) -> Iterator[DataError]:
+        """Refuse each part of the codes whose lowest and highest index, given in turn, are not of its codebook."""
+        for low, high, size in zip(ends[::2], ends[1::2], codes.codebook_sizes, strict=False):
+            if low == NO_CODE and high < size:
+                yield DataError(self._not_finite("its encoder"))
+            elif low < 0 or high >= size:
+                said = f"gives indices from {low} to {high}, expected 0 to {size - 1}{OTHERWISE[self.precision]}"
+                yield _refusal(self.card, said)
 
     def _in_range(self, codes: Codes) -> Codes:
         """Refuse indices that are no codes.
@@ -345,10 +344,9 @@ class Tokenizer:
         Raises:
             DataError: with the indices, or saying that the encoder's values are not finite.
         """
-        ends = [torch.stack(part.aminmax()) for part in codes.indices]
-        for (low, high), size in zip(torch.stack(ends).tolist() if ends else (), codes.codebook_sizes, strict=True):
-            if (error := self._beyond(low, high, size)) is not None:
-                raise error
+        ends = [end for part in codes.indices for end in part.aminmax()]
+        for error in self._beyond(torch.stack(ends).tolist() if ends else (), codes):
+            raise error
         return codes
 
     def levels(self, decoded: Tensor) -> Tensor:
