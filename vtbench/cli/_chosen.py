@@ -255,9 +255,9 @@ def check_sizes(chosen: list[TokenizerCard], task_cards: list[TaskCard]) -> None
 
 def check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
     """Refuse required metrics whose backbone is not here, before torch is loaded."""
-    from vtbench import ocr
+    from vtbench import needs
 
     for name in names:
         for card in task_cards:
-            if reason := ocr.lacking(name, card.ocr, card.foundation):
+            if reason := needs.lacking(name, card):
                 raise VtbenchError(f"--require {name}: {reason}")
