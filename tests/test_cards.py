@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -264,3 +265,17 @@ def test_looking_loads_no_torch(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tokenizers", "jpeg-q5"), ("tasks", "reconstruction")])
+def test_the_card_of_a_path_is_no_other_one_than_a_shipped_one_of_its_name(
+    tmp_path: Path, kind: Literal["tokenizers", "tasks"], name: str
+) -> None:
+    said = (cards.folder(kind) / f"{name}.toml").read_text()
+    path = tmp_path / f"{name}.toml"
+    path.write_text(said)
+    find = cards.find_tokenizer if kind == "tokenizers" else cards.find_task
+    assert find(str(path)) == find(name)
+    path.write_text(re.sub('title = ".*"', 'title = "Another"', said))
+    with pytest.raises(CardError, match=rf"\.toml: the name '{name}' is taken by another card.*choose another"):
+        find(str(path))

@@ -515,3 +515,51 @@ def test_a_picture_in_place_of_a_checkpoint_is_told_what_was_expected(tmp_path: 
     with pytest.raises(WeightsError) as caught:
         checkpoints.read(tmp_path / "w.png")
     assert "expected .safetensors or what torch.save writes" in str(caught.value) and "( )" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda plain, average: {**plain, "ema": average},
+        lambda plain, average: {**plain, "ema_weights": {"params": average}},
+        lambda plain, average: {"model": {**plain, "ema": average}},
+        lambda plain, average: {"model": {"model": plain, "ema": average}},
+        lambda plain, average: {"state_dict": plain, "callbacks": {"SWA": {"average_model_state": average}}},
+        lambda plain, average: {"state_dict": plain, "callbacks": {"Averages{}": {"ema_state_dict": average}}},
+        *(
+            lambda plain, average, name=name: {"model": plain, name: average}
+            for name in ("avg_model", "averaged_model", "swa_state_dict", "ema-model", "modelEMA", "model.ema")
+        ),
+        lambda plain, average: {"state_dict": plain, "shadow_params": [*average.values()]},
+    ],
+)
+def test_an_average_beside_plain_tensors_is_passed_over_nowhere(
+    tmp_path: Path, state: State, saved: Callable[[State, State], dict[str, Any]]
+) -> None:
+    torch.save(saved(other(state), state), tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"holds several sets of tensors \(.*such as key = "):
+        weights.find_state(card(), tmp_path / "x.pt", wanted=WANTED)
+
+
+def test_the_list_of_names_leads_to_an_average_and_one_name_to_the_plain_tensors(tmp_path: Path, state: State) -> None:
+    torch.save({"model": {**other(state), "ema": {"params": state}}}, tmp_path / "x.pt")
+    averaged = weights.find_state(card(key=["model", "ema", "params"]), tmp_path / "x.pt", wanted=WANTED)
+    assert averaged.ema == len(state)
+    plain = weights.find_state(card(key="model"), tmp_path / "x.pt", wanted=WANTED)
+    assert plain.ema == 0
+    assert equal(plain.state, other(state))
+
+
+def test_averages_that_optimizers_keep_are_no_second_set(tmp_path: Path, state: State) -> None:
+    moments = {"exp_avg": state, "ema": state}
+    saved = {"model": state, "optimizer": {"state": {0: moments}, "param_groups": []}, "moments": {"exp_avg": state}}
+    torch.save(saved, tmp_path / "x.pt")
+    assert weights.find_state(card(), tmp_path / "x.pt", wanted=WANTED).ema == 0
+
+
+def test_tensors_without_values_are_told(tmp_path: Path, state: State) -> None:
+    empty = {name: tensor.to("meta") for name, tensor in state.items()}
+    torch.save(empty, tmp_path / "x.pt")
+    for given in (tmp_path / "x.pt", empty):
+        with pytest.raises(WeightsError, match=r"holds \d+ tensors without values.*save the model once"):
+            weights.find_state(card(), given, wanted=WANTED)

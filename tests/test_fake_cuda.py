@@ -206,7 +206,7 @@ def _batch(
     monkeypatch.setattr(devices, "send", lambda tensor, device: tensor.to(device))  # nothing can be pinned here
     mode = request.getfixturevalue("fake")
     _faked(distance.network, mode)
-    tokenizer = Tokenizer(_planted_card(), _faked(network, mode), device="cuda", state="synthetic")
+    tokenizer = Tokenizer(_planted_card(), _faked(network, mode), device="cuda")
     context = dataclasses.replace(made.measures[0].context, device=torch.device("cuda"))
     found = [catalogue.find_metric(name) for name in ("psnr", "ssim", "rfid", "bpp", "code_usage")]
     made = dataclasses.replace(made, tokenizer=tokenizer, measures=measures.build(found, context))

@@ -58,11 +58,19 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_a_finished_run_is_printed_without_torch(done: tuple[Path, list[str]]) -> None:
     folder, said = done
-    (spent := next((folder / ".vtbench").glob("*/*/finished.json")).parent / "shards-1").mkdir()
+    place = next((folder / ".vtbench").glob("*/*/finished.json")).parent
+    (own,) = place.glob("shards-*")
+    (other := place / "shards-1").mkdir()
+    said_there = json.loads((own / "plan.json").read_text())
+    said_there["identity"]["said"] |= {"batch_size": 4}
+    (other / "plan.json").write_text(json.dumps(said_there | {"plan": "1" * 64}))
+    (other / "00000.parquet").touch()
     found = vtbench(folder, *RUN, torch=False)
     assert found.returncode == 0, found.stderr
     assert table_of(found.stdout) == said
-    assert not spent.exists()
+    assert not own.exists() and not other.exists()
+    told = "deletes 1 shard of another plan, for these differ (there, here): batch size (4, 8)\n"
+    assert found.stderr == f"vtbench: {place.parent.name}/{place.name}: {told}"
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_a_model_that_holds_what_cannot_be_told_is_never_taken_for_an_earlier_on
 
 
 def test_what_moves_no_number_is_no_part_of_the_identity() -> None:
-    """Mode, hooks, the device's name in this process, compilation, and the trainer that Lightning leaves out itself."""
+    """Mode, numbers of hooks, the device's name in this process, compilation, and what Lightning leaves out itself."""
 
     class Trained(Holds):
         def __getstate__(self) -> dict[str, object]:
@@ -256,6 +256,87 @@ def test_what_a_function_holds_and_names_is_part_of_the_identity(model: Model) -
     assert shifted({"x": 1.0}) == shifted({"x": 1.0}) != shifted({"x": 2.0})
     ways = (lambda m, x: m.encoder(x), lambda m, x: m.encoder(-x))
     assert len({wrap(model, name="mine", encode=way).identity()[1] for way in ways}) == 2
+
+
+SCALE = 1.0
+
+
+def rescaled(z: Tensor) -> Tensor:
+    return z * SCALE
+
+
+class Scaled(nn.Module):
+    """Computes with what is no attribute of its own: its class's, its methods, and a global that a helper reads."""
+
+    temperature = 1.0
+    unused = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 8, 8)
+        self.decoder = nn.ConvTranspose2d(4, 3, 8, 8)
+
+    def encode(self, x: Tensor) -> Tensor:
+        found: Tensor = self.encoder(x)
+        return self.tempered(found)
+
+    def tempered(self, z: Tensor) -> Tensor:
+        return z * self.temperature
+
+    def decode(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(rescaled(z))
+        return picture
+
+    def training_step(self) -> object:
+        return LOCK
+
+
+LOCK = threading.Lock()
+
+
+def other_tempered(self: Scaled, z: Tensor) -> Tensor:
+    return z * self.temperature * 2
+
+
+def test_what_code_reaches_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Scaled()
+
+    def identity() -> str | None:
+        return wrap(model, name="mine").identity()[1]
+
+    changes: list[Callable[[], object]] = [
+        lambda: monkeypatch.setattr(Scaled, "temperature", 0.1),
+        lambda: monkeypatch.setattr(Scaled, "tempered", other_tempered),
+        lambda: monkeypatch.setattr(sys.modules[__name__], "SCALE", 0.1),
+        lambda: monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: self._conv_forward(2 * x, self.weight, None)),
+        lambda: model.encoder.register_forward_hook(lambda module, given, found: 2 * found),
+        lambda: model.encoder.register_forward_pre_hook(lambda module, given: (2 * given[0],)),
+    ]
+    seen = [identity()]
+    for change in changes:
+        change()
+        seen.append(identity())
+        assert identity() == seen[-1]
+    assert len(set(seen)) == len(seen)
+
+
+def test_code_that_no_evaluation_reaches_is_no_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Scaled()
+    first = wrap(model, name="mine").identity()
+    assert wrap(copy.deepcopy(model), name="mine").identity() == first
+    monkeypatch.setattr(Scaled, "unused", 0.1)
+    monkeypatch.setattr(Scaled, "training_step", other_tempered)
+    assert wrap(model, name="mine").identity() == first
+
+
+def test_a_global_that_a_function_reads_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity() -> str | None:
+        return wrap(Holds(None), name="mine", decode=lambda m, z: m.decode(rescaled(z))).identity()[1]
+
+    first = identity()
+    assert identity() == first
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 0.1)
+    assert identity() != first
 
 
 def test_an_object_without_a_state_of_its_own_is_never_taken_for_an_earlier_one() -> None:

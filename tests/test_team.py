@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import write_pictures
+from builders import small_task, write_pictures
 from torch.distributed import HashStore
 
-from vtbench import load_task, load_tokenizer, plan, results, team
+from vtbench import evaluate, finished, load_task, load_tokenizer, plan, results, team
 from vtbench.errors import OF_ONE, DataError, ResultError, ToldError, VtbenchError
 from vtbench.plan import SHARD
 from vtbench.team import ElsewhereError, Team
@@ -319,8 +319,29 @@ def test_a_restart_reads_nothing_that_earlier_starts_left_in_the_store() -> None
 def test_processes_that_would_compute_other_numbers_are_told_apart() -> None:
     one = {"digests": {"code": "a", "weights": None}, "said": {"device": "cuda: A", "limit": 5}}
     other = {"digests": {"code": "b", "weights": None}, "said": {"device": "cuda: B", "limit": 5}}
-    assert plan.differences(one, one) == []
-    assert plan.differences(one, other) == ["code", "device (cuda: A, cuda: B)"]
+    assert finished.differences(one, one) == []
+    assert finished.differences(one, other) == ["code", "device (cuda: A, cuda: B)"]
+
+
+def test_what_differs_between_plans_is_named_as_users_know_it(tmp_path: Path) -> None:
+    """A batch size that moves nothing is not, and neither is the task where its metrics or its reader differ."""
+    pictures = write_pictures(tmp_path / "in", 1)
+
+    def identity(batch_size: int = 8, **change: object) -> dict[str, object]:
+        return plan.make(
+            load_tokenizer("jpeg-q10"), small_task(pictures, **change),
+            protocol=None, limit=None, batch_size=batch_size, label=None, step=None, require=(), originals=None,
+        ).identity  # fmt: skip
+
+    one = identity()
+    assert finished.differences(one, identity(batch_size=4)) == []
+    assert finished.differences(one, identity(metrics=("ssim", "lpips"))) == ["metrics (without psnr; with lpips)"]
+    assert finished.differences(one, identity(ocr="rapidocr")) == ["OCR engine (easyocr, rapidocr)"]
+    assert finished.differences(one, identity(primary="ssim")) == ["task"]
+    other = json.loads(json.dumps(one)) | {
+        "said": {**one["said"], "versions": {**one["said"]["versions"], "torch": "1"}}
+    }
+    assert finished.differences(other, one) == [f"torch (1, {one['said']['versions']['torch']})"]
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -615,6 +636,64 @@ def test_ctrl_c_ends_all_processes_of_a_shared_run(
     assert len(others) == 1 and not any(Path(f"/proc/{one}").exists() for one in others)
 
 
+STARTS = """
+import functools, os, pathlib, signal, sys, time
+from vtbench.cli._terminal import in_one_line, prepare
+from vtbench.team import Team
+def works(place, member):
+    prepare()
+    with in_one_line(), member:
+        counts(place, member)
+def counts(place, member):
+    for number in range(600):
+        time.sleep(0.1)
+        (place / str(member.rank)).write_text(str(os.getpid()))
+        member.add(1)
+    member.meet()
+if __name__ == "__main__":
+    place, dies = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    with in_one_line(), Team.start(2, functools.partial(works, place), wait=600) as team:
+        while not (place / "1").exists() or not (place / "1").read_text():
+            time.sleep(0.1)
+        os.kill(int((place / "1").read_text()) if dies else os.getpid(), signal.SIGKILL)
+        counts(place, team)
+"""
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_when_one_of_one_machine_is_killed_the_others_end_with_what_is_in_hand(dies: int, tmp_path: Path) -> None:
+    """And say so in a line."""
+    (tmp_path / "starts.py").write_text(STARTS)
+    (tmp_path / "at").mkdir()
+    began = time.monotonic()
+    done = finish([sys.executable, str(tmp_path / "starts.py"), str(tmp_path / "at"), str(dies)])  # until both ended
+    assert time.monotonic() - began < 45, "it worked to the end of its share"
+    assert done.returncode == (2 if dies else -signal.SIGKILL)
+    who = f"rank 1 on {socket.gethostname()} died" if dies else "rank 1: rank 0, which started it, ended"
+    assert done.stderr == f"vtbench: {who}; committed shards are kept, and the same command goes on from there\n"
+
+
+def test_a_team_is_given_the_time_that_its_start_takes(tmp_path: Path) -> None:
+    """`--wait 0` means the other processes that write the same run."""
+    said = STARTS.replace("wait=600", "wait=0").replace("signal.SIGKILL", "0").replace("range(600)", "range(20)")
+    said = said.replace(
+        "        counts(place, team)\n", "        team.meet()\n"
+    )  # at once, and the other after two seconds
+    (tmp_path / "starts.py").write_text(said)
+    (tmp_path / "at").mkdir()
+    done = finish([sys.executable, str(tmp_path / "starts.py"), str(tmp_path / "at"), "1"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("wait", ["inf", "1e15"])
+def test_a_wait_that_nothing_can_count_is_one_line(wait: str, data: Path, tmp_path: Path) -> None:
+    joined = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for more, change in ((("--processes", 2), {}), ((), joined)):
+        done = finish([sys.executable, *command(data, tmp_path, "--wait", wait, *more)], **change)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "expected seconds, from 0 to 31536000 (a year)" in done.stderr
+
+
 # --- array jobs -------------------------------------------------------------------------------------------------------
 
 
@@ -742,6 +821,45 @@ def test_merge_refuses_what_was_computed_otherwise_and_what_is_damaged(data: Pat
     assert "damaged; start the command again" in merge(tmp_path).stderr
 
 
+def test_shards_of_another_plan_give_way_to_a_whole_run_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a trial nor a part of another plan takes them; whoever does says so, and why."""
+    pictures = write_pictures(tmp_path / "pictures", 3 * SHARD)
+
+    def made(*metrics: str, **how: object) -> list[str]:
+        caplog.clear()
+        task = small_task(pictures, metrics=metrics)
+        evaluate(load_tokenizer("jpeg-q10"), task, out=tmp_path / "r", work=tmp_path / "w", **how)
+        return caplog.messages
+
+    both = ("psnr", "ssim")
+    (said,) = made(*both, rank=0, world=2)
+    assert "1 of 3 shards are not there yet" in said and "another plan" not in said
+    first = set(shards_in(tmp_path))
+    assert not made(*both, limit=4)
+    assert first < set(shards_in(tmp_path)), "a trial took the shards of a run that may go on"
+    said = made("psnr", rank=1, world=2)[-1]
+    assert "2 of 3 shards are not there yet" in said
+    assert said.endswith("There are 2 shards of another plan, for these differ (there, here): metrics (without ssim)")
+    assert first < set(shards_in(tmp_path))
+
+    said = made("psnr")[0]
+    assert said.endswith("deletes 2 shards of another plan, for these differ (there, here): metrics (without ssim)")
+    assert not first & set(shards_in(tmp_path))
+    (said,) = made(*both)
+    assert said.endswith("computed anew, for these differ (before, now): metrics (with ssim)")
+    assert made(*both) == []
+    assert not shards_in(tmp_path)
+
+
+def test_a_part_says_that_the_others_shards_are_of_another_plan(data: Path, tmp_path: Path) -> None:
+    for part, more in (("1/2", ()), ("2/2", ("--metric", "gmsd"))):
+        assert finish([sys.executable, *command(data, tmp_path, "--shards", part, *more)]).returncode == 0
+    done = merge(tmp_path)
+    assert done.returncode == 2
+    assert "4 of 7 shards are not there" in done.stderr
+    assert "There are 4 shards of another plan, for these differ (there, here): metrics (with gmsd)" in done.stderr
+
+
 # --- what stops a run -------------------------------------------------------------------------------------------------
 
 
@@ -789,6 +907,19 @@ def test_a_full_disk_is_one_line_and_loses_nothing(data: Path, whole: Whole, tmp
     assert 0 < len(survived) < 7
     assert finish([sys.executable, *command(data, tmp_path)]).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in survived} == survived
+    assert bytes_of(tmp_path) == whole
+
+
+def test_what_only_saves_time_later_keeps_no_table_off_the_screen(data: Path, whole: Whole, tmp_path: Path) -> None:
+    """As on a disk that is full when all of a run is written."""
+    for place in ("w/hashes.json", f"w/{NAME}/finished.json"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "w" / "small@pictures" / "jpeg-q75" / "finished.json" / "in").mkdir(parents=True)
+    done = finish([sys.executable, *command(data, tmp_path, "-t", "jpeg-q75")])
+    assert done.returncode == 0, done.stderr
+    assert "jpeg-q10" in done.stdout and "jpeg-q75" in done.stdout and "protocol canonical" in done.stdout
+    said = done.stderr.splitlines()
+    assert len(said) == 2 and all("the run is whole; only finding it finished takes longer" in line for line in said)
     assert bytes_of(tmp_path) == whole
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,40 @@ def test_published_file_given_by_path_is_still_the_published_one(tmp_path: Path)
     assert load_tokenizer("tiny", weights=state).identity()[0] == "local"
 
 
+def _scaled(weight: Tensor) -> None:
+    weight.mul_(0.9)
+
+
+def _scaled_behind_autograd(weight: Tensor) -> None:
+    weight.data.mul_(0.9)
+
+
+def _reversed(weight: Tensor) -> None:
+    weight.copy_(weight.flip(1))
+
+
+def _replaced(weight: Tensor) -> None:
+    weight.data = weight.data.flip(1)
+
+
+@pytest.mark.parametrize("change", [_scaled, _scaled_behind_autograd, _reversed, _replaced])
+@pytest.mark.parametrize("weights", [None, "synthetic"])
+def test_weights_that_were_trained_on_are_no_longer_those_that_were_loaded(
+    change: Callable[[Tensor], None], weights: str | None
+) -> None:
+    tokenizer = load_tokenizer("tiny", weights=weights)
+    loaded = tokenizer.identity()
+    tokenizer.reconstruct(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert tokenizer.identity() == loaded
+    assert isinstance(tokenizer.network, nn.Module)
+    with torch.no_grad():
+        change(next(weight for weight in tokenizer.network.parameters() if weight.ndim == 4))
+    found = tokenizer.identity()
+    assert found[0] == "local"
+    assert found[1] not in (None, loaded[1])
+    assert tokenizer.identity() == found
+
+
 def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
     state = load_tokenizer("tiny-fsq-f16").network.state_dict()
     with pytest.raises(WeightsError, match=r"tiny-fsq-f8: the checkpoint does not fit"):
@@ -168,7 +203,7 @@ def test_network_from_another_package_comes_through_its_entry_point(
 
 
 def test_device_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(VtbenchError, match="device 'nonsense' can't be used here"):
+    with pytest.raises(VtbenchError, match="device 'nonsense': there is none of this name"):
         pick("nonsense")
 
 

@@ -13,6 +13,7 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -355,11 +356,12 @@ def find_tokenizer(name: str, extra: Path | None = None) -> TokenizerCard:
     """Find a tokenizer by its exact name or alias; a path to a .toml file is read as it is.
 
     Raises:
-        CardError: if nothing is called so; the message suggests names that begin so, then close ones.
+        CardError: if nothing is called so; the message suggests names that begin so, then close ones. If the card of a
+            path says other things than one that is called so already.
     """
-    if name.endswith(".toml"):
-        return load(Path(name), TokenizerCard)
     cards = tokenizers(extra)
+    if name.endswith(".toml"):
+        return _by_path(Path(name), TokenizerCard, cards)
     by_alias = {alias: card for card in cards.values() for alias in card.aliases}
     found = cards.get(name) or by_alias.get(name)
     if found is None:
@@ -368,13 +370,28 @@ def find_tokenizer(name: str, extra: Path | None = None) -> TokenizerCard:
 
 
 def find_task(name: str, extra: Path | None = None) -> TaskCard:
-    """Find a task by its exact name; a path to a .toml file is read as it is."""
-    if name.endswith(".toml"):
-        return load(Path(name), TaskCard)
+    """Find a task by its exact name, or by the path of a .toml file, as `find_tokenizer` does it."""
     cards = tasks(extra)
+    if name.endswith(".toml"):
+        return _by_path(Path(name), TaskCard, cards)
     if name not in cards:
         raise CardError(unknown("task", name, list(cards)))
     return cards[name]
+
+
+def _by_path(path: Path, model: type[Card], known: Mapping[str, Card]) -> Card:
+    """Read a card that lies anywhere; its names are its own, since results know it by them."""
+    card = load(path, model)
+    for other in known.values():
+        if other != card and (twice := _names(card) & _names(other)):
+            raise CardError(
+                f"{path}: the name {min(twice)!r} is taken by another card, which says other things; choose another"
+            )
+    return card
+
+
+def _names(card: TokenizerCard | TaskCard) -> set[str]:
+    return {card.name, *getattr(card, "aliases", ())}
 
 
 def load(path: Path, model: type[Card]) -> Card:

@@ -1,4 +1,4 @@
-"""Devices: which one to take, its name, waiting for it, and exact arithmetic on it. The only place that does these."""
+"""Devices: which one to take, its name, waiting for it, and exact arithmetic on it. Only this file does these."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def unusable(device: str | torch.device) -> str | None:
 
 
 def model(device: torch.device) -> str:
-    """Say which kind of device it is: what of a device can move a number."""
+    """Say which kind of device it is: what of a device can move a number beyond its last digits.
+
+    A CPU's threads, and the instructions that its model has, move those alone; a run may go on with others.
+    """
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type}: {platform.machine()}"
@@ -177,6 +180,50 @@ def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:
             raise CardError(f"{name}: torch can't compile it here ({said}); leave --compile out") from error
 
     return called
+
+
+_SET: list[tuple[torch.dtype, torch.device]] = []
+"""What the process had set for tensors of no stated type and device, before each `plain` that holds."""
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Make tensors of no stated type and device as torch does by itself: float32, on the CPU.
+
+    A process may have set others (`torch.set_default_dtype`, `torch.set_default_device`), which round weights and move
+    constants. What it has set holds again afterwards.
+    """
+    before = torch.get_default_dtype(), torch.get_default_device()
+    if before == (torch.float32, CPU):  # under any other device torch takes a way around at each of its calls
+        yield
+        return
+    _SET.append(before)
+    try:
+        with _made(torch.float32, CPU):
+            yield
+    finally:
+        _SET.pop()
+
+
+@contextlib.contextmanager
+def as_set() -> Iterator[None]:
+    """Within `plain`, make tensors as the process had set it: somebody's live model may count on that."""
+    if not _SET:
+        yield
+        return
+    with _made(*_SET[-1]):
+        yield
+
+
+@contextlib.contextmanager
+def _made(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 _BACKENDS: Any = torch.backends

@@ -28,8 +28,8 @@ import pyarrow as pa
 from vtbench import device as devices
 from vtbench import files, passes, provenance, results, shards, summary
 from vtbench.errors import DataError, VtbenchError
-from vtbench.finished import BATCHES
-from vtbench.plan import Plan, differences
+from vtbench.finished import BATCHES, differences
+from vtbench.plan import Plan
 from vtbench.plan import make as make_plan
 from vtbench.protocols import find_protocol
 from vtbench.published import fed
@@ -217,6 +217,7 @@ def evaluate(
     return evaluate_together(tokenizer, [(task, protocol)], how, progress)[0]
 
 
+@devices.plain()
 def evaluate_together(
     tokenizer: Tokenizer | str,
     pairs: Sequence[tuple[Task | str, str | None]],

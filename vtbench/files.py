@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -103,6 +104,12 @@ def recall_hashes(path: Path) -> None:
     with contextlib.suppress(OSError, ValueError, TypeError):
         for name, (size, modified, changed, node), digest in json.loads(path.read_bytes()):
             _hashed.setdefault((str(name), (int(size), int(modified), int(changed), int(node))), (str(digest), True))
+
+
+def is_installed(path: Path) -> bool:
+    """Tell whether a file of code is Python's own or an installed package's."""
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    return bool(installed) or path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
 
 
 def stamp(root: Path) -> str | None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pkgutil
 import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,12 @@ from vtbench.errors import VtbenchError
 from vtbench.protocols import Protocol
 from vtbench.results import Run
 from vtbench.types import Strict
+
+log = logging.getLogger("vtbench")
+
+BEGUN = "plan.json"
+"""What a run leaves in its folder and beside its shards when it begins: its plan, how many shards that has, and the
+command that made it."""
 
 RECORD = "finished.json"
 """What a run leaves in its folder when it ends: what it was asked for, and its plan."""
@@ -128,9 +136,16 @@ def find(asked_now: str, tokenizer: TokenizerCard, task: TaskCard, out: Path, wo
             run = run.model_copy(update={"label": record.label, "step": record.step})
             summary = out / run.task / f"{run.name}.json"
             if run.digests.get("plan") == record.plan and summary.read_bytes() == results.encode(run):
-                clean(path.parent, lambda: None)
+                clean(path.parent, partial(_spent, path.parent, run))
                 return run
     return None
+
+
+def _spent(folder: Path, run: Run) -> dict[Path, str]:
+    """Say which shards in a finished run's folder go; a trial leaves those of other plans, which may go on."""
+    plan = str(run.digests["plan"])
+    found = {} if run.trial else others(folder, plan, identity_of(folder, plan))
+    return found | {shards_of(folder, plan): ""}
 
 
 def remember(asked_before: str | None, asked_after: str | None, run: Run, work: Path) -> None:
@@ -151,22 +166,112 @@ def remember(asked_before: str | None, asked_after: str | None, run: Run, work: 
         files.write_atomic(path, content)
 
 
-def clean(folder: Path, kept: Callable[[], Path | None]) -> None:
+def clean(folder: Path, spent: Callable[[], Mapping[Path, str]]) -> None:
     """Remove what earlier starts left in a run's folder, as long as no process is at work there.
 
     Args:
         folder: the run's.
-        kept: says, while no other process can begin, which folder of shards stays.
+        spent: says, while no other process can begin, which folders of shards go, and what the user is told of each.
     """
     with files.try_lock(folder / "in-use") as alone:
         if not alone:
             return
         for part in folder.rglob(".*.tmp"):
             part.unlink(missing_ok=True)
-        keep = kept()
-        for spent in folder.glob("shards-*"):
-            if spent != keep:
-                shutil.rmtree(spent, ignore_errors=True)  # what a network's disk still holds goes at the next start
+        for place, said in spent().items():
+            if said:
+                log.warning("%s/%s: deletes %s", folder.parent.name, folder.name, said)
+            shutil.rmtree(place, ignore_errors=True)  # what a network's disk still holds goes at the next start
+
+
+# --- plans that were begun --------------------------------------------------------------------------------------------
+
+
+def shards_of(folder: Path, plan: str) -> Path:
+    """Say where in a run's folder the shards of a plan lie, by its digest."""
+    return folder / f"shards-{plan[:12]}"
+
+
+def identity_of(place: Path, plan: str = "") -> Mapping[str, Any] | None:
+    """Read what decides the numbers of the plan that was begun in a folder.
+
+    Args:
+        place: a run's folder, or one of its folders of shards.
+        plan: how the plan's digest must begin.
+
+    Returns:
+        None where no such plan is told there.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads((place / BEGUN).read_bytes())
+        identity = {name: dict(said["identity"][name]) for name in ("digests", "said")}
+        return identity if str(said["plan"]).startswith(plan) else None
+    return None
+
+
+def others(folder: Path, plan: str, identity: Mapping[str, Any] | None) -> dict[Path, str]:
+    """Find shards of other plans in a run's folder.
+
+    Args:
+        folder: the run's.
+        plan: digest of the plan that is asked for.
+        identity: what decides its numbers; None where that is not known.
+
+    Returns:
+        Folder of shards to what is said of them: how many they are, and in what the plans differ. Nothing is said of
+        those that are merged already.
+    """
+    merged = None
+    with contextlib.suppress(VtbenchError):
+        merged = results.read_run(folder / results.RUN).digests.get("plan")
+    found = {}
+    for place in sorted(folder.glob("shards-*")):
+        if place == shards_of(folder, plan):
+            continue
+        there = identity_of(place, place.name.removeprefix("shards-"))
+        how_many = sum(1 for _ in place.glob("*.parquet"))
+        if not how_many or (merged and place == shards_of(folder, merged)):
+            found[place] = ""
+            continue
+        found[place] = f"{how_many} shard{'s' if how_many > 1 else ''} of another plan"
+        if there is not None and identity is not None:
+            found[place] += f", for these differ (there, here): {', '.join(differences(there, identity))}"
+    return found
+
+
+def beside(folder: Path, plan: str, identity: Mapping[str, Any] | None) -> str:
+    """Say, as the end of a line about shards that lack, which other plans' lie there (`others`)."""
+    return "".join(f". There are {said}" for said in others(folder, plan, identity).values() if said)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say in what two plans' `identity` differ, of which either may have been read from JSON."""
+    before, after = (json.loads(json.dumps(one, sort_keys=True, default=str)) for one in (before, after))
+    (old, new), (was, now) = ((before[what], after[what]) for what in ("digests", "said"))
+    # Which files are needed follows from what is measured and who reads.
+    follows = any(was.get(name) != now.get(name) for name in ("metrics", "unavailable", "OCR engine"))
+    found = [
+        name
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name) and not (follows and "/" in name and (name in old) != (name in new))
+    ]
+    for name in sorted({*was, *now}):
+        found += _difference(name.replace("_", " "), was.get(name), now.get(name))
+    return found
+
+
+def _difference(name: str, old: object, new: object) -> list[str]:
+    """Say in what one thing differs; of lists and of things within things only what does."""
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [said for key in sorted({*old, *new}) for said in _difference(key, old.get(key), new.get(key))]
+    if isinstance(old, list) and isinstance(new, list):
+        gone, come = ([one for one in a if one not in b] for a, b in ((old, new), (new, old)))
+        changed = [f"{what} {', '.join(map(str, them))}" for what, them in (("without", gone), ("with", come)) if them]
+        return [f"{name} ({'; '.join(changed) or 'in another order'})"]
+    before, after = (one if isinstance(one, str) else json.dumps(one) for one in (old, new))
+    return [f"{name} ({before}, {after})"]
 
 
 # --- what a plan depends on -------------------------------------------------------------------------------------------

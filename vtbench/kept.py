@@ -1,7 +1,7 @@
 """Kept pictures: originals and reconstructions of a run, lossless, beside its per-image table (`--keep-pictures`).
 
 `<work>/<task>/<run>/pictures/` holds `<index>.original.webp` and `<index>.webp`, and `kept.json`, which says of which
-table they are. Importing this module loads no torch; `keep` does.
+plan and table they are. Importing this module loads no torch; `keep` does.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class KeptPicture(Strict):
 class Kept(Strict):
     """What is kept of a run."""
 
+    plan: str | None
+    """sha256 of what decided the run's numbers: equal tables may be of other pictures."""
     table: str
     """sha256 of the per-image table that they belong to."""
     pictures: tuple[KeptPicture, ...]
@@ -88,11 +90,11 @@ def parse(text: str) -> Wish:
 
 
 def read(folder: Path, run: Run) -> tuple[KeptPicture, ...]:
-    """Say what is kept of a run; nothing where its table has changed since.
+    """Say what is kept of a run; nothing where its plan or its table has changed since.
 
     Args:
         folder: the run's folder in the work folder.
-        run: whose table the pictures must be of.
+        run: whose plan and table the pictures must be of.
 
     Raises:
         ResultError: if the list is damaged.
@@ -104,7 +106,8 @@ def read(folder: Path, run: Run) -> tuple[KeptPicture, ...]:
         found = Kept.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ResultError(f"{path}: not a list of kept pictures; delete it and run again") from error
-    return found.pictures if found.table == run.digests.get("table") else ()
+    own = run.digests.get("plan"), run.digests.get("table")
+    return found.pictures if (found.plan, found.table) == own else ()
 
 
 def by_badness(table: pandas.DataFrame, metric: str) -> list[int]:
@@ -125,7 +128,9 @@ def best_median_worst(rows: Sequence[int]) -> list[int]:
     return list(dict.fromkeys((rows[-1], rows[len(rows) // 2], rows[0]))) if rows else []
 
 
-def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish, *, wait: float) -> None:
+def keep(
+    tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish, *, wait: float, anew: bool = False
+) -> None:
     """Decode chosen pictures of a finished run again and write them losslessly into its folder.
 
     Args:
@@ -135,6 +140,7 @@ def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish, *
         folder: the run's folder in the work folder.
         wish: which pictures.
         wait: seconds to wait for another process that writes into the folder.
+        anew: whether those that are kept already are decoded and written again.
 
     Raises:
         ResultError: if the table is missing, the folder can't be written or another process still writes into it.
@@ -145,14 +151,14 @@ def keep(tokenizer: Tokenizer, task: Task, run: Run, folder: Path, wish: Wish, *
     with files.lock(folder / "owner", wait=wait, purpose=f"writing {folder}"):
         table = _table(folder)
         wanted = _wanted(table, run, wish)
-        if _are_there(wanted, run, folder):
+        if not anew and _are_there(wanted, run, folder):
             return
         place = folder / FOLDER
         (place / INDEX).unlink(missing_ok=True)  # first: whatever ends this process, no list names what is gone
         for old in place.glob("*.webp"):
             old.unlink(missing_ok=True)
         kept = [picture for index in wanted if (picture := _keep_one(tokenizer, task, index, table, place)) is not None]
-        said = Kept(table=str(run.digests["table"]), pictures=tuple(kept))
+        said = Kept(plan=run.digests.get("plan"), table=str(run.digests["table"]), pictures=tuple(kept))
         files.write_atomic(place / INDEX, (said.model_dump_json(indent=1) + "\n").encode())
 
 

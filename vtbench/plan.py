@@ -21,7 +21,7 @@ from vtbench.errors import CardError, DataError, VtbenchError
 from vtbench.measures import Context, Measure
 from vtbench.protocols import Protocol, find_protocol
 from vtbench.published import Published
-from vtbench.results import Run, WeightsOrigin
+from vtbench.results import WeightsOrigin
 from vtbench.task import Task
 from vtbench.tokenizer import NO_PIXELS, Tokenizer
 
@@ -167,10 +167,7 @@ def make(
         label = weights[:8]
     digests: dict[str, str | None] = {
         "tokenizer": cards.digest(tokenizer.card),
-        # A model or features of the user's are known by their files, below; where they lie is no matter.
-        "task": cards.digest(
-            task.card.model_copy(update={"foundation": ""}) if foundation.is_users(task.card.foundation) else task.card
-        ),
+        "task": _task_digest(task.card),
         "weights": weights,
         "data": task.digest,
         "code": provenance.code_digest(),
@@ -209,6 +206,7 @@ def make(
     )
     said = {
         "metrics": metrics,
+        "OCR engine": task.card.ocr,
         "unavailable": sorted(unavailable),
         "limit": limit,
         "protocol": repr(rule),
@@ -237,6 +235,13 @@ def make(
         digests=digests,
         said=said,
     )
+
+
+def _task_digest(card: TaskCard) -> str:
+    """sha256 of a task's card without what is said beside it: metrics, and the engine that reads."""
+    # A model or features of the user's are known by their files; where they lie is no matter.
+    place = "" if foundation.is_users(card.foundation) else card.foundation
+    return cards.digest(card.model_copy(update={"metrics": (), "ocr": "", "foundation": place}))
 
 
 def _sha256(said: Mapping[str, Any]) -> str:
@@ -289,44 +294,3 @@ def _outside(tokenizer: Tokenizer, metrics: Sequence[str], engine: str) -> list[
     kinds = [measures.find(name) for name in dict.fromkeys(metric.measure for metric in chosen) if name != "published"]
     readers = [ocr.file_of(engine)] if any(OCR in metric.needs for metric in chosen) else []
     return [*held, *functions, *kinds, *readers]
-
-
-def changes(old: Run, new: Plan) -> list[str]:
-    """Say in what an earlier run of a name differs from a plan, in the words of the results."""
-    found = [
-        name
-        for name in sorted({*old.digests, *new.digests} - {"plan", "table"})
-        if old.digests.get(name) != new.digests.get(name)
-    ]
-    versions: Mapping[str, str] = new.said["versions"]
-    found += [
-        f"{name} ({old.versions.get(name)}, now {versions.get(name)})"
-        for name in sorted({*old.versions, *versions})
-        if old.versions.get(name) != versions.get(name)
-    ]
-    compared = (
-        ("limit", old.limit, new.limit),
-        ("batch size", old.batch_size, new.batch_size),
-        ("compiled", old.compiled, new.tokenizer.compiled),
-        ("device", old.device.partition(",")[0].strip(), devices.model(new.tokenizer.device).partition(",")[0].strip()),
-        ("weights", old.weights, new.origin),
-    )
-    return found + [f"{what} ({before}, now {now})" for what, before, now in compared if before != now]
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say in what two plans' `identity` differ, of which either may have been read from JSON."""
-    before, after = (json.loads(json.dumps(one, sort_keys=True, default=str)) for one in (before, after))
-    found = []
-    for what in ("digests", "said"):
-        old, new = before.get(what, {}), after.get(what, {})
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
-                found.append(
-                    name if what == "digests" else f"{name} ({_shown(old.get(name))}, {_shown(new.get(name))})"
-                )
-    return found
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

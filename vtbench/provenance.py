@@ -12,13 +12,14 @@ import json
 import platform
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING
+
+from vtbench import files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,8 +130,7 @@ def _is_the_users(module: str) -> bool:
     path = _file_of(module)
     if path is None or module.partition(".")[0] == "vtbench":
         return False
-    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    return not installed and not path.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
+    return not files.is_installed(path)
 
 
 def _own(module: str) -> list[object]:
@@ -187,16 +187,16 @@ def _distributions() -> Mapping[str, list[str]]:
 def _package_digest(package: str, modules: Iterable[str]) -> list[str | None]:
     distributions = _distributions().get(package, [])
     versions = [f"{name} {_version(name)}" for name in sorted(set(distributions))]
-    files = sorted(path for name in modules if (path := _file_of(name)) is not None and path.is_file())
+    found = sorted(path for name in modules if (path := _file_of(name)) is not None and path.is_file())
     root = _file_of(package)
     commit = None
     if root is not None:
         folder = root.parent
         if root.name == "__init__.py":
             whole = _sources(folder)
-            files = whole if len(whole) <= LARGEST_PACKAGE else files
+            found = whole if len(whole) <= LARGEST_PACKAGE else found
         commit = git(folder, "rev-parse", "HEAD")
-    return [package, *versions, _digest_of(files, None), commit]
+    return [package, *versions, _digest_of(found, None), commit]
 
 
 def _file_of(module: str) -> Path | None:
@@ -209,9 +209,9 @@ def _sources(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.py") if not path.name.startswith(".") and path.is_file())
 
 
-def _digest_of(files: Iterable[Path], root: Path | None) -> str:
+def _digest_of(paths: Iterable[Path], root: Path | None) -> str:
     total = hashlib.sha256()
-    for path in files:
+    for path in paths:
         name = path.relative_to(root).as_posix() if root else path.name
         total.update(name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()

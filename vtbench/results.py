@@ -209,6 +209,11 @@ class Run(Strict):
         return run_name(self.tokenizer, self.label, self.precision, self.protocol)
 
     @property
+    def trial(self) -> bool:
+        """Whether it is of made-up weights, or of the first pictures alone."""
+        return self.weights == "synthetic" or self.limit is not None
+
+    @property
     def unranked(self) -> str | None:
         """Say why a leaderboard may not place it, whatever else stands there; None where it may."""
         if self.weights == "synthetic":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,12 @@ _MARKS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapp
 """What wrappers of a part put into the middle of names; no network calls anything so itself."""
 
 _AVERAGED = ("ema.", "ema_model.", "model_ema.", "ema_module.", "averaged_model.")
+
+_AVERAGE_WORDS = frozenset({"ema", "swa", "avg", "average", "averaged", "averaging", "shadow", "polyak"})
+
+_TOP = "the top level"
+
+_TAKEN_OUT = "or save the plain tensors by themselves"
 
 _BESIDE_AVERAGES = ("decay", "num_updates", "n_averaged", "initted", "step")
 """What averaging classes keep beside their tensors: LitEma, AveragedModel, ema-pytorch."""
@@ -74,6 +80,11 @@ def open_container(
         _average(state, source.ema_prefix, wanted, demanded=not partial)
     drop = source.drop if source else ()
     state.tensors = dropped(state.tensors, drop)
+    if empty := [name for name, tensor in state.tensors.items() if tensor.is_meta]:
+        raise WeightsError(
+            f"holds {len(empty)} tensors without values, on the meta device ({few(empty)}); "
+            "save the model once its weights are loaded"
+        )
     if wanted:
         _refuse_second_copy(state, wanted)
     return state
@@ -100,31 +111,31 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
         what = f"the entry {key}, as the card says"
         return _inner(container[key], what, wanted, averaged=_is_average(key) or key in ema_keys)
     own = _tensors(container)
+    own_set = [_TOP] if any(tensor.ndim for tensor in own.values()) else []
     plain = [name for name in plain_keys if _holds_tensors(container.get(name))]
     averaged = [name for name in ema_keys if _holds_tensors(container.get(name))]
     if len(plain) + len(averaged) > 1:
-        raise WeightsError(
-            f"holds several sets of tensors ({few(plain + averaged)}); say in the card which one is meant, "
-            f'such as key = "{(averaged or plain)[0]}"'
-        )
+        raise _several(plain + averaged, f'key = "{(averaged or plain)[0]}"')
     if plain or averaged:
         chosen = (plain or averaged)[0]
         if plain:
             _refuse_hidden_average(container, chosen)
+        elif own_set:
+            raise _several([*own_set, chosen], f'key = "{chosen}"; {_TAKEN_OUT}')
         return _inner(container[chosen], f"the entry {chosen}", wanted, averaged=bool(averaged))
     if own:
+        _refuse_hidden_average(container, _TOP)
         others = len(container) - len(own)
         notes = [f"{others} entries that are not tensors were left out"] if others else []
         return State(own, notes=notes)
     entries = [name for name, value in container.items() if isinstance(name, str) and _tensors(value)]
     if len(entries) == 1:
-        _refuse_hidden_average(container, entries[0])
-        return _inner(container[entries[0]], f"the entry {entries[0]}", wanted, averaged=False)
+        averaged_alone = _is_average(entries[0])
+        if not averaged_alone:
+            _refuse_hidden_average(container, entries[0])
+        return _inner(container[entries[0]], f"the entry {entries[0]}", wanted, averaged=averaged_alone)
     if entries:
-        raise WeightsError(
-            f"holds several sets of tensors ({few(entries)}); say in the card which one is meant, "
-            f'such as key = "{entries[0]}"'
-        )
+        raise _several(entries, f'key = "{entries[0]}"')
     expected = (key,) if key else _PLAIN_KEYS
     if {"state", "param_groups"} <= container.keys():
         raise WeightsError("is an optimizer's state; expected the model's, which trainers save in a file beside it")
@@ -133,18 +144,35 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     raise WeightsError(f"holds no tensors (its keys are {few(container)}); expected them under {few(expected)}")
 
 
+def _several(found: Sequence[str], such: str) -> WeightsError:
+    return WeightsError(
+        f"holds several sets of tensors ({few(found)}); say in the card which one is meant, such as {such}"
+    )
+
+
 def _refuse_hidden_average(container: Mapping[Any, Any], chosen: str) -> None:
     """An average under another name or deeper than a network's tensors are looked for: nobody said what is meant."""
-    hidden = [
-        name
-        for name, value in container.items()
-        if isinstance(name, str) and name != chosen and _is_average(name) and _holds_arrays(value)
-    ]
+    hidden = list(_averages_in(container))
     if hidden:
-        raise WeightsError(
-            f"holds several sets of tensors ({few([chosen, *hidden])}); say in the card which one is meant, "
-            f'such as key = "{chosen}", or the list of names that leads to the average'
-        )
+        such = "key = the list of names that leads to the average"
+        such = f"{such}; {_TAKEN_OUT}" if chosen == _TOP else f'key = "{chosen}", or {such.removeprefix("key = ")}'
+        raise _several([chosen, *(" > ".join(path) for path in hidden)], such)
+
+
+def _averages_in(container: Mapping[Any, Any]) -> Iterator[tuple[str, ...]]:
+    """Find the entries at any depth that hold arrays under a name that averages have; optimizers keep other ones."""
+    left: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), container)]
+    seen = set()
+    while left:
+        path, held = left.pop(0)
+        if id(held) in seen or {"state", "param_groups"} <= held.keys():
+            continue
+        seen.add(id(held))
+        for name, value in held.items():
+            if isinstance(name, str) and _is_average(name) and _holds_arrays(value):
+                yield (*path, name)
+            elif isinstance(value, Mapping):
+                left.append(((*path, str(name)), value))
 
 
 def _holds_arrays(value: object) -> bool:
@@ -172,12 +200,15 @@ def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[
         entry = entry[key]
     if not _tensors(entry):
         raise WeightsError(f"the entry {' > '.join(path)}, as the card says, holds no tensors")
-    return _inner(entry, f"the entry {' > '.join(path)}, as the card says", wanted, averaged=_is_average(path[-1]))
+    return _inner(
+        entry, f"the entry {' > '.join(path)}, as the card says", wanted, averaged=any(map(_is_average, path))
+    )
 
 
 def _is_average(key: str) -> bool:
-    """Tell by its name whether an entry holds averages, such as G_ema."""
-    return "ema" in key.lower().split("_")
+    """Tell by its name whether an entry holds averages, such as G_ema, modelEMA, avg_model or swa_state_dict."""
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)}
+    return bool(words & _AVERAGE_WORDS) and "exp" not in words  # exp_avg is an optimizer's
 
 
 def _inner(entry: Mapping[Any, Any], what: str, wanted: Collection[str], *, averaged: bool) -> State:

@@ -48,6 +48,9 @@ LEAVE = 5.0
 HEARD = 3.0
 """Seconds that another rank gives rank 0 to say its error, before it says it itself."""
 
+LONGEST = 365 * 24 * 3600.0
+"""Seconds of patience that a store still can count."""
+
 AGAIN = "committed shards are kept, and the same command goes on from there"
 
 
@@ -88,6 +91,7 @@ class Team:
         self._place: list[tuple[int, int]] = []
         self._thread = threading.Thread(target=self._beat, name="vtbench-team", daemon=True)
         self._started: dict[int, BaseProcess] = {}
+        self._gone: RuntimeError | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -97,13 +101,14 @@ class Team:
         Args:
             world: how many they are with this one.
             work: what each of the others does with its team, which it has to enter; it is pickled.
-            wait: seconds without any progress of anyone after which the team ends.
+            wait: seconds without any progress of anyone after which the team ends; `DEAD` at least.
 
         Raises:
-            VtbenchError: if this build of torch has no store for them.
+            VtbenchError: if this build of torch has no store for them, or `wait` is more than a year.
         """
         import multiprocessing
 
+        wait = _patience(wait)
         _check_available()
         store = _local_store(0)
         team, spawn = cls(store, 0, world, wait=wait, alike=True), multiprocessing.get_context("spawn")
@@ -128,21 +133,21 @@ class Team:
 
     @classmethod
     def join(cls, rank: int, world: int, *, wait: float, job: str | None = None) -> Team:
-        """Meet the others where MASTER_ADDR and MASTER_PORT say, as torchrun sets them.
+        """Meet the others where MASTER_ADDR and MASTER_PORT say, as torchrun sets them; `wait` as in `start`.
 
         Raises:
-            VtbenchError: if the store can't be reached within `wait` seconds.
+            VtbenchError: if the store can't be reached within `wait` seconds, or that is more than a year.
         """
+        wait = _patience(wait)
         _check_available()
         from torch.distributed.rendezvous import rendezvous
 
-        patience = timedelta(seconds=max(1.0, wait))
         try:
             place = f"env://?rank={rank}&world_size={world}"
-            store, _, _ = next(rendezvous(place, timeout=patience))
+            store, _, _ = next(rendezvous(place, timeout=timedelta(seconds=wait)))
         except (RuntimeError, ValueError) as error:
             raise VtbenchError(
-                f"rank {rank}: the store of torchrun's rendezvous can't be reached ({_line(error)}); "
+                f"rank {rank}: the store of torchrun's rendezvous can't be reached ({_first_line(error)}); "
                 "see whether its address (--rdzv-endpoint, --master-addr) is open from here"
             ) from error
         return cls(store, rank, world, wait=wait, job=job)
@@ -211,9 +216,19 @@ class Team:
             self._told = None
 
     def add(self, pictures: int) -> None:
-        """Report pictures done; the next sign of life takes them along."""
+        """Report pictures done; the next sign of life takes them along.
+
+        Raises:
+            VtbenchError: if the store is gone, or a process that this one started ended: then all of them end.
+        """
         with self._lock:
             self._done += pictures
+        with self._asked():
+            if self._gone is not None:
+                raise self._gone
+            if dead := [rank for rank in self._started if self._is_ended(rank)]:
+                self._look()
+                raise VtbenchError(f"{self._names(dead)} died; {AGAIN}")
 
     def gather(self, said: object) -> list[object] | None:
         """Leave something for rank 0, which waits for all and gets them in the order of their ranks; others get None.
@@ -343,7 +358,7 @@ class Team:
 
     def _is_dead(self, rank: int) -> bool:
         """Tell whether a process ended, or gave signs of life once and gives none any more."""
-        if rank in self._started and self._started[rank].exitcode is not None:
+        if self._is_ended(rank):
             return True
         beat, now = self._store.add(f"alive/{rank}", 0), time.monotonic()
         known, since = self._beats.get(rank, (0, now))
@@ -351,6 +366,9 @@ class Team:
             known, since = beat, now
         self._beats[rank] = known, since
         return known > 0 and now - since >= DEAD
+
+    def _is_ended(self, rank: int) -> bool:
+        return rank in self._started and self._started[rank].exitcode is not None
 
     def _until(self, come: Callable[[], bool], seconds: float) -> bool:
         end, pauses = time.monotonic() + seconds, _pauses()
@@ -394,14 +412,14 @@ class Team:
         except ElsewhereError:
             raise
         except RuntimeError as error:
-            raise VtbenchError(
-                f"rank {self.rank}: the store of torchrun's rendezvous is gone, so its host ended ({_line(error)}); "
-                f"{AGAIN}"
-            ) from error
+            gone = f"the store of torchrun's rendezvous is gone, so its host ended ({_first_line(error)})"
+            if self.alike:
+                gone = "rank 0, which started it, ended"
+            raise VtbenchError(f"rank {self.rank}: {gone}; {AGAIN}") from error
 
     def _beat(self) -> None:
         """Give signs of life until the team is left."""
-        with contextlib.suppress(RuntimeError):  # the store is gone: whoever asks it next says so
+        try:
             awaited = self.rank == 0
             while True:
                 over = self._over.wait(POLL if awaited else BEAT)
@@ -411,6 +429,8 @@ class Team:
                 self._push()
                 if over:
                     return
+        except RuntimeError as error:  # the store is gone: whoever asks it next, or has done something, says so
+            self._gone = error
 
     def _moved(self) -> int:
         """Say whether this process is elsewhere in its code than at the last call."""
@@ -466,6 +486,7 @@ def cores() -> int:
 
 def _begin(port: int, rank: int, world: int, wait: float, work: Callable[[Team], None]) -> None:
     """Do a process's part of a team whose rank 0 started it."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read with torch: frames of C++ for each store that is gone
     from vtbench import device as devices
 
     os.environ[devices.NUMBER] = str(rank)
@@ -477,6 +498,17 @@ def _local_store(port: int) -> TCPStore:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     return TCPStore("127.0.0.1", port, is_master=port == 0, wait_for_workers=False)
+
+
+def _patience(wait: float) -> float:
+    """Say how long a team waits: never less than a silent process is given, for it may be starting.
+
+    Raises:
+        VtbenchError: if no store can count that far.
+    """
+    if not 0 <= wait <= LONGEST:
+        raise VtbenchError(f"--wait {wait:g}: expected seconds, from 0 to {LONGEST:.0f} (a year)")
+    return max(wait, DEAD)
 
 
 def _check_available() -> None:
@@ -495,6 +527,11 @@ def _pauses() -> Iterator[float]:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def _first_line(error: BaseException) -> str:
+    """What torch says of an error; frames of C++ stand below."""
+    return str(error).partition("\n")[0].strip()
 
 
 def _packed(value: object) -> str:

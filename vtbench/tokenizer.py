@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata, util
@@ -160,6 +161,7 @@ class Tokenizer:
         if compiled:
             for name in ("encode", "decode"):
                 setattr(network, name, devices.compiled(getattr(network, name), card.name))
+        self._stamp = None if state is None else weight_files.stamp(network)
         spec = card.input
         self.span = images.value_range(*spec.range, spec.mean, spec.std)
         """What the levels 0 and 255 become on the way in, per channel where the card gives mean and std."""
@@ -186,12 +188,21 @@ class Tokenizer:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def identity(self) -> tuple[WeightsOrigin, str | None]:
-        """Say where the weights came from and their sha256; a live module is hashed now, and is always local."""
+        """Say where the weights came from and their sha256.
+
+        A live module is hashed now, and is always local; so is a network whose weights were written to since they were
+        loaded.
+        """
         if self.held:
             return self.held.identity()
-        if self._origin is not None:
+        assert isinstance(self.network, nn.Module)
+        if self._origin is not None and self._stamp == weight_files.stamp(self.network):
             return self._origin, self._digest
         return "local", fingerprint.module_digest(self.network)
+
+    def _defaults(self) -> AbstractContextManager[None]:
+        """Of which type and where the network makes tensors: a live model as it is used to, any other as torch does."""
+        return devices.as_set() if self.held else devices.plain()
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Codes:
@@ -243,7 +254,7 @@ class Tokenizer:
         """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
         x = self.fitted(pictures)
-        with devices.exact():
+        with devices.exact(), self._defaults():
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
             # Only its codes say of what kind a live model is.
@@ -302,7 +313,7 @@ class Tokenizer:
         if self.card.kind == "understanding":
             decoded = torch.empty((len(codes), 3, 0, 0), dtype=torch.uint8, device=self.device)
         else:
-            with devices.exact():
+            with devices.exact(), self._defaults():
                 # A GPU that looks up what is in no codebook can't be used any more.
                 decoded = self.network.decode(clamped(on_device)).to(self.device)
             if decoded.dtype != torch.uint8:
@@ -393,7 +404,7 @@ class Tokenizer:
         own = getattr(self.network, "curve", None)
         if own is None:
             return
-        with devices.exact():
+        with devices.exact(), self._defaults():
             for label, bits, decoded in own(clamped(_on(codes, self.device))):
                 pictures = self._cropped(decoded.to(self.device).float(), size, len(codes))
                 if not torch.isfinite(pictures).all():
@@ -416,7 +427,7 @@ class Tokenizer:
         own = getattr(self.network, "regions", None)
         if own is not None:
             x = self.fitted(self.input_of(pictures))
-            with devices.exact():
+            with devices.exact(), self._defaults():
                 labels: Tensor = own(x)
             return Regions(images.crop_to(labels, size), codes.tokens or 0)
         padded = images.padded_size(size, self.card.input.multiple_of)
@@ -541,6 +552,7 @@ def check_pictures(pictures: Tensor) -> None:
         raise DataError(f"expected uint8 pictures (B, 3, H, W), got {pictures.dtype} {tuple(pictures.shape)}")
 
 
+@devices.plain()
 def load_tokenizer(
     name: str | TokenizerCard,
     *,

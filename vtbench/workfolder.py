@@ -17,7 +17,8 @@ from pyarrow import parquet
 
 from vtbench import files, finished, passes, results, shards, summary
 from vtbench.errors import ResultError
-from vtbench.plan import Plan, changes, differences
+from vtbench.finished import differences
+from vtbench.plan import Plan
 from vtbench.results import Run
 from vtbench.shards import Job, Progress, Want
 from vtbench.summary import Shard
@@ -26,9 +27,6 @@ log = logging.getLogger("vtbench")
 
 ATTEMPTS = 5
 """How often a process computes shards of its own that another one deleted."""
-
-RECORD = "plan.json"
-"""What a run leaves in its folder when it begins: its plan, how many shards that has, and the command that made it."""
 
 OVERWRITTEN = "overwritten-by"
 """Which job of several processes deleted what was in a folder: --overwrite holds once, whatever restarts the job."""
@@ -67,7 +65,7 @@ class WorkFolder:
         self.plan = plan
         self.summary = out / plan.task.card.name / f"{plan.name}.json"
         self.folder = work / plan.task.card.name / plan.name
-        self.shards = self.folder / f"shards-{plan.digest[:12]}"
+        self.shards = finished.shards_of(self.folder, plan.digest)
         self.wait = wait
         self.overwrite = overwrite
         self.may_compute = may_compute
@@ -85,7 +83,7 @@ class WorkFolder:
         self._protect()
         if not self.may_compute:
             self._check_record()
-        self._clean(parts=world > 1)
+        self._clean(parts=world > 1 or not self.may_compute)
         self._hold(stack)
         if self.overwrite and not self._is_overwritten():
             for index in self.mine:
@@ -117,12 +115,14 @@ class WorkFolder:
         said = (
             f"{self.plan.name} on {self.plan.task.card.name}: {len(missing)} of {self.plan.shards} shards are not there"
         )
+        beside = finished.beside(self.folder, self.plan.digest, self.plan.identity)
         if not self.may_compute:
-            raise ResultError(f"{said}; start what computes them again")
+            raise ResultError(f"{said}; start what computes them again{beside}")
         log.warning(
             "%s yet; the process that commits the last one merges. "
-            "If none is running any more, start the same command again",
+            "If none is running any more, start the same command again%s",
             said,
+            beside,
         )
         return None
 
@@ -171,7 +171,7 @@ class WorkFolder:
             files.write_atomic(self.folder / OVERWRITTEN, self._job.encode())
 
     def _record(self) -> None:
-        """Leave what `vtbench merge` needs to know."""
+        """Leave what `vtbench merge` needs to know, and beside the shards what they are of."""
         said = {
             "plan": self.plan.digest,
             "shards": self.plan.shards,
@@ -180,7 +180,8 @@ class WorkFolder:
             "identity": self.plan.identity,
         }
         content = json.dumps(said, indent=1, sort_keys=True, default=str).encode()
-        files.write_atomic(self.folder / RECORD, content)
+        for place in (self.shards, self.folder):
+            files.write_atomic(place / finished.BEGUN, content)
 
     def _check_record(self) -> None:
         """Refuse to merge, by a plan that gives other numbers, what was computed by another.
@@ -188,10 +189,9 @@ class WorkFolder:
         Raises:
             ResultError: saying what differs.
         """
-        try:
-            before = json.loads((self.folder / RECORD).read_bytes())["identity"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultError(f"{self.folder}: no run was begun there, so there is nothing to merge") from error
+        before = finished.identity_of(self.folder)
+        if before is None:
+            raise ResultError(f"{self.folder}: no run was begun there, so there is nothing to merge")
         if found := differences(before, self.plan.identity):
             raise ResultError(
                 f"{self.folder}: its shards were computed otherwise than would be here: {', '.join(found)}; "
@@ -216,7 +216,7 @@ class WorkFolder:
                     f"{path} is on other pictures that go by the same name (data {other}, these are {own}); "
                     "name these with --data-name, or give --overwrite"
                 )
-            if plan.trial and there.limit is None and there.weights != "synthetic":
+            if plan.trial and not there.trial:
                 raise ResultError(
                     f"{path} is a full run, and this one would replace it by {plan.trial}; "
                     "choose another --out and --work, or give --overwrite"
@@ -226,10 +226,18 @@ class WorkFolder:
         """Remove what earlier starts left, as long as no process is at work here: halves of files, spent shards.
 
         Of a run that is computed again in parts, one after another, this plan's shards stay: other parts' are new.
+        Those of another plan give way to a whole run alone: beside a trial, or a part of a run that is not finished,
+        they may still go on.
         """
-        finished.clean(
-            self.folder, lambda: None if self._finished() and not (parts and self.overwrite) else self.shards
-        )
+
+        def spent() -> Mapping[Path, str]:
+            ended = self._finished() is not None
+            found = {self.shards: ""} if ended and not (parts and self.overwrite) else {}
+            if not self.plan.trial and (ended or not parts):
+                found |= finished.others(self.folder, self.plan.digest, self.plan.identity)
+            return found
+
+        finished.clean(self.folder, spent)
 
     def _finished(self) -> Run | None:
         """The run of exactly this plan, where an earlier start completed it and its table is whole."""
@@ -240,12 +248,14 @@ class WorkFolder:
         return run if run.digests.get("plan") == self.plan.digest else None
 
     def _tell_changes(self) -> None:
-        try:
+        """Say what changed since the run that is finished here."""
+        with contextlib.suppress(ResultError):
             old = results.read_run(self.folder / results.RUN)
-        except ResultError:
-            return
-        if found := changes(old, self.plan):
-            log.warning("%s on %s: computed anew, for these differ: %s", old.name, old.task, ", ".join(found))
+            before = finished.identity_of(self.folder, str(old.digests.get("plan")))
+            if before and (found := differences(before, self.plan.identity)):
+                log.warning(
+                    "%s on %s: computed anew, for these differ (before, now): %s", old.name, old.task, ", ".join(found)
+                )
 
     def _publish(self, run: Run) -> Run:
         """Put a finished run's summary where it belongs, under the label and step that it goes by now."""

@@ -120,7 +120,10 @@ def load(place: str, device: torch.device) -> Model:
         raise WeightsError(reason)
     folder = _folder(place)
     assert folder is not None
-    return Model(folder, device)
+    from vtbench import device as devices
+
+    with devices.plain():
+        return Model(folder, device)
 
 
 class Model:

@@ -148,13 +148,15 @@ def given(weights: Sequence[str]) -> str | list[str] | None:
 def step_of(path: str) -> float | None:
     """Read the training step from a checkpoint's name, such as last-step=20000.ckpt or iter_400k.pth.
 
-    None where none stands there, or a number goes on as no step does (step-1.5.2.pt, iter_400x.pt).
+    None where none stands there, the word is the end of another one (multistep_4.pt), or a number goes on as no step
+    does (step-1.5.2.pt, iter_400x.pt) or in groups of digits, which may be one number or two (step=20_000.pt).
     """
     import re
 
     name = re.sub(r"\.[^.\d][^.]*$", "", Path(path).name)  # no ending begins with a digit
     number = r"(\d+(?:\.\d+(?=[eEkKM]))?)([eE]\d+|[kKM])?(?![A-Za-z0-9]|[.,]\d)"
-    found = re.findall(f"(?i:step|steps|iter|iteration|global_step)[-_=]?{number}", name)
+    word = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?i:(?:global_?)?steps?|iter|iteration)"
+    found = re.findall(rf"{word}[-_=]?(?!\d{{1,3}}(?:_\d{{3}})+(?!\d)){number}", name)
     if not found:
         return None
     digits, power = found[-1]

@@ -17,7 +17,7 @@ from vtbench import catalogue, files, finished, kept, protocols
 from vtbench.cards import TaskCard, TokenizerCard
 from vtbench.cli._chosen import Chosen, Command, check_required, check_sizes, choose, recorded, step_of, weights_of
 from vtbench.cli._terminal import complaints, console, one_line, table
-from vtbench.errors import OF_ONE, VtbenchError
+from vtbench.errors import OF_ONE, ResultError, VtbenchError
 from vtbench.results import CANONICAL, UNRANKED
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ class _Work:
         for task in tasks if computed else ():
             with self._apart(f"{card.name} on {task.name}", place), shown(card, task) as progress:
                 runs = computed.runs(task.name, self._opened[task.name], progress)
+                self.came.done += runs
                 if place.speaks:
                     self._asked.remember(card, task, runs)
-                self.came.done += runs
 
     @contextmanager
     def _apart(self, name: str, place: Place) -> Iterator[None]:
@@ -301,15 +301,19 @@ class _Asked:
         return found if len(found) == len(self._rules_of(task)) else None
 
     def remember(self, card: TokenizerCard, task: TaskCard, runs: Sequence[Run]) -> None:
-        """Leave beside finished runs what they were asked for."""
+        """Leave beside finished runs what they were asked for; where that can't be written, they stand all the same."""
         if not self._place.may_compute:
             return
         by_rule = {run.protocol: run for run in runs}
-        for rule in self._rules_of(task):
-            if (run := by_rule.get(rule)) is not None:
-                now = self._asked(card, task, rule, self._around(card, task, rule))
-                finished.remember(self._begun[card.name, task.name, rule], now, run, self._place.work)
-        files.keep_hashes(self._place.work / finished.HASHES)
+        try:
+            for rule in self._rules_of(task):
+                if (run := by_rule.get(rule)) is not None:
+                    now = self._asked(card, task, rule, self._around(card, task, rule))
+                    finished.remember(self._begun[card.name, task.name, rule], now, run, self._place.work)
+            files.keep_hashes(self._place.work / finished.HASHES)
+        except (ResultError, OSError) as error:
+            said = f"the run is whole; only finding it finished takes longer: {one_line(error)}"
+            complaints.print(f"vtbench: {card.name} on {task.name}: {said}")
 
     def _rules_of(self, task: TaskCard) -> Sequence[str]:
         return self._rules or [protocols.find_protocol(task.protocol).name]
@@ -381,7 +385,7 @@ class _Computed:
         for (its_task, _), ended in zip(pairs, runs, strict=True):
             if place.keep and place.speaks and ended is not None:
                 folder = place.work / ended.task / ended.name
-                kept.keep(self._loaded, its_task, ended, folder, place.keep, wait=place.wait)
+                kept.keep(self._loaded, its_task, ended, folder, place.keep, wait=place.wait, anew=place.overwrite)
         return [one for one in runs if one is not None]
 
 

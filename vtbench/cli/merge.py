@@ -10,15 +10,12 @@ from typing import Annotated, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from vtbench import results
+from vtbench import finished, results
 from vtbench.cards import explain
 from vtbench.cli._chosen import Command
 from vtbench.cli._terminal import WorkOption, app, complaints, console, one_line
 from vtbench.cli._work import Place, perform
 from vtbench.errors import ResultError, VtbenchError
-
-RECORD = "plan.json"
-"""What a run leaves in its folder when it begins (`workfolder.RECORD`; that module loads torch)."""
 
 
 class Begun(NamedTuple):
@@ -28,6 +25,8 @@ class Begun(NamedTuple):
     command: Command
     lacking: int
     shards: int
+    beside: str
+    """What is said of shards of other plans; empty where there are none."""
 
 
 @app.command()
@@ -58,7 +57,7 @@ def merge(
             if one.lacking:
                 raise ResultError(
                     f"{one.name}: {one.lacking} of {one.shards} shards are not there; "
-                    "start the jobs again that compute them"
+                    f"start the jobs again that compute them{one.beside}"
                 )
             failed |= perform(one.command, Place(out, work, wait=wait, may_compute=False)) != 0
         except VtbenchError as error:
@@ -72,7 +71,7 @@ def merge(
 
 def _all(work: Path) -> Sequence[str]:
     """Name every run that was begun in a work folder."""
-    found = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(work.glob(f"*/*/{RECORD}"))]
+    found = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(work.glob(f"*/*/{finished.BEGUN}"))]
     if not found:
         raise ResultError(f"{work}: no run was begun there; --work names the folder that the jobs were given")
     return found
@@ -85,7 +84,7 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
         ResultError: if nothing was begun there, or not by `vtbench run`.
     """
     folder = work / name
-    path = folder / RECORD
+    path = folder / finished.BEGUN
     try:
         said = json.loads(path.read_bytes())
         digest, shards = str(said["plan"]), int(said["shards"])
@@ -101,9 +100,10 @@ def _begun(work: Path, name: str, out: Path) -> Begun | None:
         raise ResultError(f"{path}: of another version of vtbench ({explain(error)[:200]}); run it again") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: damaged; start the command again that made it") from error
-    there = {file.stem for file in (folder / f"shards-{digest[:12]}").glob("*.parquet")}
+    there = {file.stem for file in finished.shards_of(folder, digest).glob("*.parquet")}
     lacking = 0 if merged else sum(f"{index:05d}" not in there for index in range(shards))
-    return Begun(name, command, lacking, shards)
+    beside = finished.beside(folder, digest, finished.identity_of(folder, digest))
+    return Begun(name, command, lacking, shards, beside)
 
 
 def _plan_of(path: Path) -> str | None:

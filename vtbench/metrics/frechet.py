@@ -459,6 +459,7 @@ def _check_features(real: np.ndarray[Any, Any], fake: np.ndarray[Any, Any], *, a
         )
 
 
+@devices.plain()
 def _build(state: Mapping[str, Tensor]) -> torch.nn.Module:
     """Build torch-fidelity's network from tensors that are in memory.
 

@@ -94,7 +94,7 @@ class LearnedDistance:
     def distance(self, reference: list[Tensor], reconstruction: list[Tensor]) -> Tensor:
         """Compare the features of two batches: float32, (B, 1, 1, 1)."""
         with torch.inference_mode(), devices.exact():
-            total = torch.zeros(len(reference[0]), 1, 1, 1, device=reference[0].device)
+            total = torch.zeros(len(reference[0]), 1, 1, 1, dtype=torch.float32, device=reference[0].device)
             for one, other, head in zip(reference, reconstruction, self._heads, strict=True):
                 total += head((one - other) ** 2).mean([2, 3], keepdim=True)
             return total
@@ -110,6 +110,7 @@ def network(net: Literal["alex", "vgg"], device: torch.device) -> LearnedDistanc
     return LearnedDistance(build(net).to(device))
 
 
+@devices.plain()
 def build(net: Literal["alex", "vgg"]) -> nn.Module:
     """Put the `lpips` package's module together from its own heads and the backbone's file, on the CPU.
 
