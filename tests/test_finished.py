@@ -185,7 +185,7 @@ SURROUNDINGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "libraries": lambda patch: patch.setattr(provenance, "versions", lambda: {"torch": "0"}),
     "GPUs": lambda patch: patch.setattr(finished, "_graphics", lambda: ["NVIDIA driver", "Model: another"]),
     "machine": lambda patch: patch.setattr("platform.machine", lambda: "another"),
-    "backbones": lambda patch: patch.setattr("vtbench.ocr.lacking", lambda *_: "lpips-alex is not on this machine"),
+    "backbones": lambda patch: patch.setattr("vtbench.needs.lacking", lambda *_: "lpips-alex is not on this machine"),
     "variables": lambda patch: patch.setattr(finished, "_CHOSEN", {"CUDA_VISIBLE_DEVICES": "1"}),
 }
 

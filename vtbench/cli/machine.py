@@ -103,7 +103,7 @@ def doctor() -> None:
     import torch
     from huggingface_hub import constants
 
-    from vtbench import backbones, ocr, provenance, weights
+    from vtbench import backbones, needs, ocr, provenance, weights
     from vtbench import device as devices
 
     said: dict[str, object] = dict(provenance.versions())
@@ -124,7 +124,8 @@ def doctor() -> None:
                 lacking[card.name] = card.weights.is_published
     said["not cached"] = [name for name, published in lacking.items() if published]
     said["for --weights alone"] = [name for name, published in lacking.items() if not published]
-    reasons = {metric: ocr.lacking(metric, "easyocr") for metric in catalogue.metrics()}
+    usual = cards.find_task("reconstruction")  # names no engine and no model of its own
+    reasons = {metric: needs.lacking(metric, usual) for metric in catalogue.metrics()}
     said["metrics"] = [metric for metric, reason in reasons.items() if reason is None]
     said |= {f"metric {metric}": reason for metric, reason in reasons.items() if reason is not None}
     fields(said)
