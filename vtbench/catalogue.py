@@ -415,11 +415,7 @@ _BUILT_IN = (
         measure="sets",
         needs=("inception",),
         function=f"{_FID}:frechet_distance",
-        options={
-            "interval": f"{_FID}:frechet_interval",
-            "sums": f"{_FID}:FrechetSums",
-            "minimum": RFID_MINIMUM,
-        },
+        options={"sums": f"{_FID}:FrechetSums", "minimum": RFID_MINIMUM},
         grouped=False,
     ),
     Metric(

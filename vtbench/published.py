@@ -36,7 +36,6 @@ LEVELS = (0.0, 255.0)
 """The range of levels, as a range of floats."""
 
 Picture = np.ndarray[Any, Any]
-Array = np.ndarray[Any, np.dtype[np.float64]]
 Columns = dict[Key, list[Any]]
 
 ERROR, LOW, HIGH = (Key("psnr", part, "raw") for part in ("error", "low", "high"))
