@@ -188,13 +188,12 @@ def _tokens(raw: RawColumns, indices_per_token: int) -> int | None:
 
 def _pictures(plan: Plan, whole: pa.Table) -> Pictures:
     failed = [reason for reason in whole.column("reason").to_pylist() if reason is not None]
-    passed_over = dict(getattr(plan.task.source, "passed_over", {}))
     return Pictures(
-        found=len(plan.task) + sum(passed_over.values()),
+        found=plan.task.found,
         scored=whole.num_rows - len(failed),
         failed=len(failed),
         reasons=dict(Counter(failed).most_common(REASONS)),
-        passed_over=passed_over,
+        passed_over=dict(plan.task.passed_over),
         left_out=len(plan.task) - plan.count,
     )
 
