@@ -253,7 +253,8 @@ def test_floats_come_back_in_the_range_that_was_fed() -> None:
     tokenizer = Tokenizer(card, plain.network)
     pictures = torch.randint(0, 256, (2, 3, 32, 40), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     codes = tokenizer.encode(pictures)
-    floats = tokenizer.decode_floats(codes, (32, 40))
+    floats, reasons = tokenizer.attempt(codes, (32, 40), floats=True)
+    assert reasons == [None, None]
     assert floats.shape == (2, 3, 32, 40)
     assert torch.equal(images.to_uint8(floats, tokenizer.span), tokenizer.decode(codes, (32, 40)))
     assert not torch.equal(tokenizer.decode(codes, (32, 40)), plain.decode(codes, (32, 40)))

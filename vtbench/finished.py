@@ -296,7 +296,7 @@ def _weights(card: TokenizerCard, command: Mapping[str, Any]) -> list[object] | 
         given = [Path(place) for place in command["weights"]]
         said: list[object] = [files.stamp(place) if place.is_dir() else _digests(place) for place in given]
         return None if None in said else said
-    found = weights.cached_all(card)
+    found = weights.cached(card)
     return [_digests(path) for path in found] if found else None
 
 

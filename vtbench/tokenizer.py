@@ -215,15 +215,6 @@ class Tokenizer:
         check_pictures(pictures)
         return self._in_range(self.encode_input(self.input_of(pictures)))
 
-    @torch.no_grad()
-    def encode_floats(self, pictures: Tensor) -> Codes:
-        """Encode float32 pictures within `span`, (B, 3, H, W), for protocols that resize or scale without levels.
-
-        Raises:
-            DataError: if the network takes other sizes, or its codes are not what its card says.
-        """
-        return self._in_range(self.encode_input(self.input_of(pictures)))
-
     def input_of(self, pictures: Tensor) -> Tensor:
         """Bring pictures, (B, 3, H, W), to what the network is fed: two equal ones are encoded alike.
 
@@ -273,20 +264,24 @@ class Tokenizer:
         Raises:
             DataError: if the network gives another size than it took, values that are not finite, or no pixels at all.
         """
-        return _whole(self.card, self.attempt(codes, size))
-
-    def decode_floats(self, codes: Codes, size: tuple[int, int]) -> Tensor:
-        """Decode to float32 pictures within `span`, neither clamped nor rounded, for protocols that do so themselves.
-
-        Raises:
-            DataError: as `decode`.
-        """
-        return _whole(self.card, self.attempt(codes, size, floats=True))
+        pictures, reasons = self.attempt(codes, size)
+        if self.card.kind == "understanding":
+            raise DataError(f"{self.card.name}: {NO_PIXELS}; choose a task that needs none (`tokens`)")
+        failed = [f"picture {index + 1} of {len(reasons)}: {reason}" for index, reason in enumerate(reasons) if reason]
+        if failed:
+            raise DataError("; ".join(failed[:3]))
+        return pictures
 
     def attempt(self, codes: Codes, size: tuple[int, int], *, floats: bool = False) -> tuple[Tensor, list[str | None]]:
-        """Decode as `decode` or `decode_floats`, and say of each picture why it can't be used, or None.
+        """Decode as `decode`, and say of each picture why it can't be used, or None.
 
         Of a tokenizer for understanding there are no pixels, (B, 3, 0, 0), and nothing is wrong with that.
+
+        Args:
+            codes: as for `decode`.
+            size: as for `decode`.
+            floats: give float32 pictures within `span`, neither clamped nor rounded, for protocols that do so
+                themselves.
 
         Raises:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
@@ -446,16 +441,6 @@ class Tokenizer:
         """
         if reason := self.card.refusal(size):
             raise DataError(reason)
-
-
-def _whole(card: TokenizerCard, attempt: tuple[Tensor, list[str | None]]) -> Tensor:
-    pictures, reasons = attempt
-    if card.kind == "understanding":
-        raise DataError(f"{card.name}: {NO_PIXELS}; choose a task that needs none (`tokens`)")
-    failed = [f"picture {index + 1} of {len(reasons)}: {reason}" for index, reason in enumerate(reasons) if reason]
-    if failed:
-        raise DataError("; ".join(failed[:3]))
-    return pictures
 
 
 def _grid(codes: Codes) -> tuple[int, int] | None:

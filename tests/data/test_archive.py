@@ -135,7 +135,6 @@ def test_nothing_outside_a_tar_is_reached(tmp_path: Path) -> None:
         "links that lead out of the archive": 3, "names that lead out": 3, "pipes and devices": 2,
         "links in a circle": 1, "links to nothing": 1,
     }  # fmt: skip
-    assert source.found == 14
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "secret.png"]  # noqa: PTH208
 
 
@@ -426,7 +425,6 @@ def test_companions_of_a_mac_are_passed_over_and_counted(tmp_path: Path, kind: s
         "companions (._*)": 2, ".heic files, which are not read": 1, "files in .ipynb_checkpoints": 1,
         "masks beside their pictures": 1,
     }  # fmt: skip
-    assert source.found == 6
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -508,7 +506,7 @@ def test_what_lies_beside_archives_is_counted(tmp_path: Path) -> None:
         "links to folders, which are not entered here": 1,
     }  # fmt: skip
     (place / "a.parquet").unlink()  # without it, the folder is one of archives for a task too
-    assert load_task("kodak", data=place).found == source.found - 1
+    assert load_task("kodak", data=place).found == len(source) + sum(source.passed_over.values()) - 1
 
 
 def test_missing_and_damaged_shards_are_one_line(tmp_path: Path) -> None:

@@ -181,7 +181,6 @@ def test_links_inside_are_read_links_outside_are_not(tmp_path):
         "links to nothing": 2, "links in a circle": 1, "links that lead out": 1, "links to folders": 1,
         "pipes and devices": 1,
     }  # fmt: skip
-    assert source.found == 8
     followed = Source(size=16, path=inside, follow_links=True)
     assert ids(followed) == ["a.png", "away/secret.png", "b.png", "c.png"]
     assert followed.passed_over == {"links to nothing": 2, "links in a circle": 1, "pipes and devices": 1}
@@ -250,7 +249,6 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path):
         "files in __MACOSX": 1, "files in @eaDir": 1,
         "archives and tables of pictures, which are read on their own": 1,
     }  # fmt: skip
-    assert source.found == 16
     (tmp_path / "phone").mkdir()
     for index in range(2):
         (tmp_path / "phone" / f"{index}.HEIC").write_bytes(b"x")

@@ -47,7 +47,7 @@ def fetch(
             if card.weights and card.weights.package is None:
                 licence = card.license or "not stated on its card; ask the authors before you use them"
                 console.print(f"{card.name}: licence of the weights: {licence}", soft_wrap=True)
-            paths = weights.locate_all(card)
+            paths = weights.locate(card)
             said = {card.name: ", ".join(str(path) for path in paths) or "needs no weights"}
         for part, place in said.items():
             console.print(f"{part}: {place}", soft_wrap=True)
@@ -117,9 +117,8 @@ def doctor() -> None:
     lacking = {}
     for card in cards.tokenizers().values():
         if card.weights is not None:
-            path = weights.cached(card)
-            if path:
-                said[card.name] = str(path)
+            if paths := weights.cached(card):
+                said[card.name] = str(paths[0])
             else:
                 lacking[card.name] = card.weights.is_published
     said["not cached"] = [name for name, published in lacking.items() if published]

@@ -68,11 +68,6 @@ class Source(Protocol):
         return {}
 
     @property
-    def found(self) -> int:
-        """Picture files and files that were meant as pictures: those that are read and those passed over."""
-        return len(self) + sum(self.passed_over.values())
-
-    @property
     def digest(self) -> str:
         """sha256 of what defines the pictures: equal digests mean equal pixels, ids and texts."""
         ...

@@ -92,18 +92,7 @@ def takes(place: str, data: Data) -> bool:
     return listed.has_parts(SUFFIXES) and not listed.holds_pictures()
 
 
-def is_here(data: Data) -> bool:
-    """Pictures of the user's are where the user says."""
-    return folder.is_here(data)
-
-
-def bring(data: Data) -> str:
-    """Say how such pictures are had.
-
-    Raises:
-        DataError: always; they can't be brought from here.
-    """
-    return folder.bring(data)
+is_here, bring = folder.is_here, folder.bring
 
 
 def is_archive(path: Path) -> bool:

@@ -60,11 +60,6 @@ def number(value: float | None, digits: int = 6) -> float | str | None:
     return ("Infinity" if value > 0 else "-Infinity") if math.isinf(value) else float(f"{value:.{digits}g}")
 
 
-def tables(runs: Sequence[Run]) -> list[tuple[str, str, list[Standing]]]:
-    """Group runs as the leaderboard does: task, protocol and standings, in order."""
-    return [(task, protocol, standings) for (task, protocol), standings in leaderboard.tables(runs).items()]
-
-
 def named(run: Run) -> str:
     """Name a run within its table."""
     return plain(leaderboard.shown_name(run))
