@@ -138,7 +138,7 @@ def bring(data: Data) -> str:
         DataError: if they can't be had, or only by hand; the message says how.
     """
     asked = getattr(find(data.source), "bring", None)
-    return f"its pictures come with the source {data.source}" if asked is None else str(asked(data))
+    return f"its pictures come with vtbench, or with its package ({data.source})" if asked is None else str(asked(data))
 
 
 def open_source(
