@@ -29,7 +29,7 @@ def fetch(
     parts = {*backbones.GROUPS, "ocr"}
     known = cards.names(cards_folder) | parts
     for name in names:
-        if name not in known and not name.startswith("hub:"):
+        if name not in known and not name.startswith("hub:") and not name.endswith(".toml"):
             raise CardError(
                 f"nothing to fetch is called {name!r}; {meant(name, known)}expected a name of `vtbench list`"
             )
