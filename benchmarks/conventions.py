@@ -41,7 +41,9 @@ def totals_under(protocol: Protocol, tokenizer: Tokenizer, pictures: Pictures, s
     decoded = []
     for x in inputs:
         fed = torch.from_numpy(x)[None]
-        out = tokenizer.decode_floats(tokenizer.encode_floats(fed), (fed.shape[-2], fed.shape[-1]))
+        codes = tokenizer.encode_input(tokenizer.input_of(fed))
+        out, reasons = tokenizer.attempt(codes, (fed.shape[-2], fed.shape[-1]), floats=True)
+        assert reasons == [None]
         decoded.append(out[0].numpy())
     found = score(protocol, pictures, inputs, decoded, size=size, value_range=tokenizer.span).totals
     named = {"lpips" if name == "lpips_alex" else name: value for name, value in found.items()}

@@ -14,7 +14,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from vtbench import backbones, ocr
+from vtbench import backbones, cards, needs, ocr
 from vtbench.backbones import lpips_jax
 from vtbench.errors import WeightsError
 
@@ -74,10 +74,11 @@ def test_another_file_under_the_name_is_refused_with_both_digests(empty, name, p
 
 def test_what_a_metric_lacks_is_named_and_its_engine_is_the_tasks(empty, monkeypatch):
     monkeypatch.setenv("PATH", str(empty))
-    assert ocr.lacking("psnr", "easyocr") is None
-    assert ocr.lacking("lpips", "easyocr") == backbones.missing("lpips-alex")
-    assert ocr.lacking("cer", "tesseract") == ocr.missing("tesseract")
-    assert ocr.lacking("cer", "easyocr") is None  # its weights also come as a package, which is installed here
+    task = cards.find_task("text")
+    assert needs.lacking("psnr", task) is None
+    assert needs.lacking("lpips", task) == backbones.missing("lpips-alex")
+    assert needs.lacking("cer", task.model_copy(update={"ocr": "tesseract"})) == ocr.missing("tesseract")
+    assert needs.lacking("cer", task) is None  # its weights also come as a package, which is installed here
 
 
 def test_an_unknown_name_is_refused():

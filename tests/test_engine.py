@@ -520,8 +520,8 @@ def test_published_protocol_through_the_engine_equals_the_arrays_alone(folder: P
     inputs = [scoring.prepare(rule, picture, size=SIDE, value_range=span) for picture in pictures]
     decoded = []
     for x in inputs:
-        codes = tokenizer.encode_floats(torch.from_numpy(x)[None])
-        decoded.append(tokenizer.decode_floats(codes, (SIDE, SIDE))[0].numpy())
+        codes = tokenizer.encode_input(tokenizer.input_of(torch.from_numpy(x)[None]))
+        decoded.append(tokenizer.attempt(codes, (SIDE, SIDE), floats=True)[0][0].numpy())
     wanted = scoring.score(rule, pictures, inputs, decoded, size=SIDE, value_range=span)
     for name, known in (("psnr", "psnr"), ("ssim", "ssim"), ("lpips", "lpips_alex")):
         assert run.scores[name].value == pytest.approx(wanted.totals[known], rel=1e-9)

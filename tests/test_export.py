@@ -96,6 +96,15 @@ def test_the_hub_s_library_reads_the_evaluation_results() -> None:
     assert made.place.startswith(".eval_results/")
 
 
+def test_another_protocol_is_another_task_of_the_evaluation_results() -> None:
+    runs = [make_run(), make_run(protocol="vtbench-2025")]
+    made = yaml.safe_load(export.to_eval_results(runs, dataset="me/bench", model=MODEL).content)
+    assert [one["dataset"]["task_id"] for one in made] == ["reconstruction", "reconstruction@vtbench-2025"]
+    half = [make_run(), make_run(precision="bf16")]
+    with pytest.raises(ResultError, match=r"reconstruction/jpeg-q5 and reconstruction/jpeg-q5\+bf16 .*export each"):
+        export.to_eval_results(half, dataset="me/bench", model=MODEL)
+
+
 def test_a_model_card_takes_the_model_index(tmp_path: Path) -> None:
     made = export.to_model_index(TINY, model=MODEL)
     card = huggingface_hub.ModelCard(f"---\nlicense: apache-2.0\n{made.content}---\n# Tiny\n")

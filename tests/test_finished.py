@@ -81,7 +81,8 @@ def test_another_command_is_not_finished(done: tuple[Path, list[str]], more: tup
 
 
 def test_another_device_is_not_finished(done: tuple[Path, list[str]]) -> None:
-    assert "torch was imported" in vtbench(done[0], *RUN, "--device", "cuda:0", torch=False).stderr
+    said = ["cuda:0" if word == "cpu" else word for word in RUN]
+    assert "torch was imported" in vtbench(done[0], *said, torch=False).stderr
 
 
 def a_byte(path: Path) -> None:
@@ -185,7 +186,7 @@ SURROUNDINGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "libraries": lambda patch: patch.setattr(provenance, "versions", lambda: {"torch": "0"}),
     "GPUs": lambda patch: patch.setattr(finished, "_graphics", lambda: ["NVIDIA driver", "Model: another"]),
     "machine": lambda patch: patch.setattr("platform.machine", lambda: "another"),
-    "backbones": lambda patch: patch.setattr("vtbench.ocr.lacking", lambda *_: "lpips-alex is not on this machine"),
+    "backbones": lambda patch: patch.setattr("vtbench.needs.lacking", lambda *_: "lpips-alex is not on this machine"),
     "variables": lambda patch: patch.setattr(finished, "_CHOSEN", {"CUDA_VISIBLE_DEVICES": "1"}),
 }
 

@@ -236,6 +236,19 @@ def test_junit_of_several_tasks_is_one_file(here: Path) -> None:
     assert numbers["low"] <= numbers["drop"] <= numbers["high"]
 
 
+def test_what_cannot_be_compared_is_an_error_in_the_files_too(here: Path) -> None:
+    """What an earlier check wrote must not pass for this one's verdict."""
+    project(here)
+    files = ("--junit", "gate.xml", "--markdown", "gate.md")
+    assert check(*files).exit_code == 0
+    shutil.rmtree(here / "now")
+    assert isinstance(check(*files).exception, ResultError)
+    root = ElementTree.parse(here / "gate.xml").getroot()
+    assert (root.attrib["tests"], root.attrib["errors"]) == ("1", "1")
+    assert "can't be read" in root[0][0].attrib["message"] and root[0][0].tag == "error"
+    assert (here / "gate.md").read_text().startswith("## ❌ vtbench: nothing was compared")
+
+
 def test_infinite_values_are_strict_json(here: Path) -> None:
     save(here / "now", "text", psnr=np.full(40, np.inf))
     path = here / "now" / results.RUN
@@ -342,3 +355,9 @@ def test_readme_gives_the_commands_of_the_workflow() -> None:
     described = (ROOT / "action.yml").read_text()
     for command in ("pip install", "vtbench fetch", "vtbench check"):
         assert command in block and command in described
+
+
+def test_every_installation_of_the_action_is_constrained() -> None:
+    """Whoever pins the action pins the numbers: the user's own package moves no library."""
+    lines = [line for line in (ROOT / "action.yml").read_text().splitlines() if "pip install --quiet" in line]
+    assert len(lines) == 2 and all('--constraint "$ACTION/constraints.txt"' in line for line in lines)

@@ -60,7 +60,7 @@ def files_of(place: Path) -> list[str]:
 
 def tiny_with(place: Path, factor: float) -> Path:
     card = cards.find_tokenizer("tiny")
-    state = weights.read(weights.locate(card), card.weights)
+    state = weights.read(weights.locate(card)[0], card.weights)
     path = place / f"tiny-{factor}.safetensors"
     from safetensors.torch import save_file
 
@@ -604,7 +604,7 @@ def test_networks_built_empty_are_whole(photographs: Tensor) -> None:
     """A network on no memory, filled from its file, is the network that its constructor builds."""
     card = cards.find_tokenizer("tiny")
     plain = build_network(card)
-    weights.load_state(plain, weights.read(weights.locate(card), card.weights))
+    weights.load_state(plain, weights.read(weights.locate(card)[0], card.weights))
     both = [Tokenizer(card, plain).reconstruct(photographs[:1]), load_tokenizer("tiny").reconstruct(photographs[:1])]
     assert torch.equal(*both)
 

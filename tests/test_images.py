@@ -11,7 +11,7 @@ import PIL
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import functional as tv2
 
@@ -155,6 +155,20 @@ def test_32_bits_without_a_white_level_are_refused(values: np.ndarray) -> None:
         pictures.read(encoded(Image.fromarray(values), "TIFF"))
 
 
+def test_signed_bytes_are_refused() -> None:
+    tifffile.imwrite(sink := io.BytesIO(), np.arange(-8, 8, dtype=np.int8).reshape(4, 4), photometric="minisblack")
+    with pytest.raises(DataError, match=r"signed pixels state no white level"):
+        pictures.read(sink.getvalue())
+
+
+def test_greys_under_associated_alpha_are_laid_over_white() -> None:
+    values = np.array([[[100, 255], [50, 128], [0, 0]]], np.uint8)
+    options = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["assocalpha"]}
+    tifffile.imwrite(sink := io.BytesIO(), values, **options)
+    found = np.asarray(pictures.read(sink.getvalue()))[0].astype(int)
+    assert np.abs(found - np.array([[100], [50 + 127], [255]])).max() <= 1
+
+
 def test_transparency_of_every_kind_is_laid_over_white() -> None:
     palette = Image.new("P", (2, 1))
     palette.putpalette([200, 10, 10, 0, 0, 255])
@@ -168,12 +182,12 @@ def test_transparency_of_every_kind_is_laid_over_white() -> None:
     assert levels(Image.fromarray(np.array([[7, 65535]], np.uint16)), transparency=7)[0, :, 0].tolist() == [255, 255]
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(bits: int, colour: int, row: bytes, clear: bytes) -> bytes:
     """One row of two pixels and a colour that is declared transparent; Pillow writes no greys of 2 or 4 bits."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)) + chunk(b"tRNS", clear)
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
 
@@ -250,6 +264,23 @@ def test_jpeg_recompressed_as_jpeg_xl_is_turned_as_the_jpeg_is(tmp_path: Path) -
     (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (64, 32), "red"), "JPEG", exif=exif))
     with Image.open(tmp_path / "a.jpg") as jpeg:
         assert pictures.read(encoded(jpeg, "JXL", lossless_jpeg=True)).size == (32, 64)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_that_of_exif_alone(kind: str) -> None:
+    said = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    options: dict[str, object] = {"xmp": said}
+    if kind == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", said.decode())
+        options = {"pnginfo": text}
+    if kind == "TIFF":
+        options = {"tiffinfo": {700: said}}
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture = Image.new("RGB", (8, 4), "red")
+    assert pictures.read(encoded(picture, kind, **options)).size == (8, 4)
+    assert pictures.read(encoded(picture, kind, exif=exif, **options)).size == (8, 4)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, where it says the same
@@ -455,3 +486,67 @@ def test_what_pillow_reads_as_other_levels_is_refused_by_its_kind(tmp_path: Path
         pictures.read(path)
     cv2.imwrite(str(tmp_path / "eight.jp2"), np.full((32, 48, 3), 255, np.uint8))
     assert pictures.read(tmp_path / "eight.jp2").getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("length", [0, 1])  # 1: the box says its length in 64 bits
+def test_jpeg_2000_of_many_bits_is_refused_behind_boxes_of_any_size(tmp_path: Path, length: int) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.jp2"), np.full((32, 48, 3), 65535, np.uint16))
+    whole = (tmp_path / "a.jp2").read_bytes()
+    at = whole.index(b"jp2c") - 4
+    box = bytes(100_000)
+    head = struct.pack(">I4sQ", 1, b"free", 16 + len(box)) if length else struct.pack(">I4s", 8 + len(box), b"free")
+    with pytest.raises(DataError, match="a JPEG 2000 of 16 bits"):
+        pictures.read(whole[:at] + head + box + whole[at:])
+
+
+# --- damage that decoders pass over -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_whose_last_scan_has_no_end_is_refused(progressive: bool) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9"  # the end of a thumbnail is none of the picture
+    whole = encoded(noise, "JPEG", quality=90, progressive=progressive, exif=exif)
+    assert pictures.read(whole + b"\xff\xd8 what a phone puts behind it").size == (96, 96)
+    assert pictures.read(whole[:-2] + b"\xff\xff\xff\xd9").size == (96, 96)
+    third = len(whole) // 3
+    for damaged in (whole[:third] + bytes(len(whole) - third), whole[:-2] + bytes(1000)):
+        with pytest.raises(DataError, match=r"^a: .*damaged|^a: not a readable picture"):
+            pictures.read(damaged, "a")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_png_with_fewer_rows_than_its_size_is_refused(mode: str) -> None:
+    bits, colour, row = {"1": (1, 0, 1), "L": (8, 0, 8), "P": (8, 3, 8), "RGB": (8, 2, 24), "RGBA": (8, 6, 32),
+                         "I;16": (16, 0, 16)}[mode]  # fmt: skip
+
+    def made(rows: int) -> bytes:
+        data = zlib.compress((b"\0" + bytes(row)) * rows)
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, colour, 0, 0, 0))
+        head += chunk(b"PLTE", bytes(3)) * (mode == "P")
+        parts = chunk(b"IDAT", data[:5]) + chunk(b"IDAT", data[5:])
+        return b"\x89PNG\r\n\x1a\n" + head + parts + chunk(b"IEND", b"")
+
+    assert pictures.read(made(8)).size == (8, 8)
+    with pytest.raises(DataError, match=rf"^a: holds {4 * (row + 1)} of the {8 * (row + 1)} bytes .*; it is damaged"):
+        pictures.read(made(4), "a")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (9, 17)])
+def test_interlaced_png_is_read_whole_or_refused(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0]), dtype=np.uint8)
+    rows = b""
+    passes = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
+    for x, y, across, down in passes:
+        part = pixels[y::down, x::across]
+        rows += b"".join(b"\0" + line.tobytes() for line in part) if part.size else b""
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 1))
+    whole, *cut = (
+        head + chunk(b"IDAT", zlib.compress(rows[: len(rows) - lacking])) + chunk(b"IEND", b"")
+        for lacking in range(min(len(rows), 60))
+    )
+    assert np.array_equal(np.asarray(pictures.read(whole))[..., 0], pixels)
+    for damaged in cut:  # Pillow itself notices most of them
+        with pytest.raises(DataError, match=r"^a: "):
+            pictures.read(damaged, "a")

@@ -20,7 +20,7 @@ LAYERS = [
     {"device"},
     {"images", "pictures", "geometry", "checkpoints", "states", "weights", "fingerprint", "snapshot", "backbones"},
     {"networks", "metrics", "ocr", "data"},
-    {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task"},
+    {"measures", "bottleneck", "published", "scoring", "tokenizer", "live", "task", "needs"},
     {"settings", "team", "plan", "provenance"},
     {"summary", "passes", "shards", "finished", "workfolder", "engine", "kept"},
     {"rates", "leaderboard", "comparison", "gate", "validation", "export", "sheet"},

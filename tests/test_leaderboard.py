@@ -342,3 +342,11 @@ def test_diagnostics_stand_beside_each_other_without_a_rank() -> None:
 def test_nothing_ranks_by_diagnostics_of_local_weights_either() -> None:
     local = make_run("mine", task="latents", task_family="latents", weights="local")
     assert leaderboard.tables([local], rank_local=True)["latents", "canonical"][0].why == results.UNRANKED
+
+
+def test_small_values_keep_their_digits_in_the_csv() -> None:
+    scores = {"lpips": Score(value=3e-7, scored=32, expected=32, low=1.23456789012e-7, high=4e-7)}
+    scores["bpp"] = Score(value=9.155273e-05, scored=32, expected=32)
+    (row,) = rows([make_run(scores=scores)])
+    found = [float(row[name]) for name in ("lpips", "lpips_low", "lpips_high", "bpp")]
+    assert found == [3e-7, 1.23456789e-7, 4e-7, 9.155273e-05]

@@ -40,7 +40,7 @@ def test_no_code_stands_for_what_is_not_finite(name: str, bad: float) -> None:
     _, reasons = tokenizer.attempt(codes, (64, 64))
     assert reasons == [None, f"{tokenizer.card.name}: {REASON}"]
     with pytest.raises(DataError, match=REASON):
-        tokenizer.encode_floats(floats)
+        tokenizer.decode(codes, (64, 64))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

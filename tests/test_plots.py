@@ -66,6 +66,44 @@ def test_what_may_not_be_compared_is_left_out_and_named(caplog: pytest.LogCaptur
     assert len(local.series[-1].points) == 2 and local.frontier == without[0].frontier
 
 
+@pytest.mark.parametrize("kind", ["contrast", "steps"])
+def test_curves_and_steps_are_of_what_may_be_compared(kind: plots.Kind, caplog: pytest.LogCaptureFixture) -> None:
+    runs = [run.model_copy(update={"weights": "none"}) for run in EVERY[kind]]
+    odd = runs[0].model_copy(update={"tokenizer": "part", "label": None, "limit": 4})
+    others = [odd, odd.model_copy(update={"step": 9.0, "label": "s9"})]
+    assert plots.panels(kind, [*runs, *others]) == plots.panels(kind, runs)
+    assert "part (the first 32 pictures alone), part~s9 (the first 32 pictures alone)" in caplog.text
+    with pytest.raises(ResultError, match="have nothing to draw"):
+        plots.panels(kind, [make_run(), odd])
+
+
+def test_steps_that_make_no_line_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    (panel,) = plots.panels("steps", [*steps(), make_run("b", label="seed1-2k", step=2000.0, weights="local")])
+    assert [one.name for one in panel.series] == ["a"]
+    assert "not drawn" in caplog.text and "b~seed1-2k" in caplog.text
+
+
+def test_names_without_glyphs_or_end_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Signs that no font has are named once, and a long name is cut: it left the axes no room."""
+    odd = at("中文分词", 0.3, 0.4, "vq").model_copy(update={"kind": "discrete"})
+    for form in plots.FORMATS:
+        caplog.clear()
+        plots.draw(plots.panels("rate-distortion", [*CODECS, odd]), form)
+        assert [record.getMessage().count("中") for record in caplog.records] == [1]
+    long = [run.model_copy(update={"family": "x" * 200 + "end"}) for run in CODECS]
+    long.append(at("y" * 200 + "end", 0.3, 0.4, "vq").model_copy(update={"kind": "discrete"}))
+    caplog.clear()
+    drawn = plots.draw(plots.panels("rate-distortion", long), "svg").decode()
+    assert "xend</text>" in drawn and "x" * 40 not in drawn
+    assert not caplog.records  # nor have the axes no room
+
+
+def test_more_names_than_there_is_room_for_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    many = [run.model_copy(update={"tokenizer": f"{run.tokenizer}-{at}"}) for at in range(120) for run in levels("mtf")]
+    plots.draw(plots.panels("mtf", many), "png")
+    assert [record.getMessage() for record in caplog.records] == ["the plot has no room for all names; name fewer runs"]
+
+
 def test_a_colour_means_one_name_in_all_panels() -> None:
     drawn = plots.draw(plots.panels("rate-distortion", RUNS), "svg").decode()
     assert all(colour in drawn for colour in plots.COLOURS[:3]) and plots.COLOURS[3] not in drawn
@@ -157,3 +195,18 @@ def test_a_diagnostic_is_drawn_against_the_reconstruction_by_the_same_weights() 
     ]
     other = [group[0].model_copy(update={"digests": {**group[0].digests, "weights": "0" * 64}}), *group[1:]]
     assert content.diagnostics(other, runs)["alone"] == [content.named(group[0])]
+
+
+def test_a_diagnostic_is_drawn_against_what_may_be_compared_alone() -> None:
+    runs = results.read_runs(Path(__file__).resolve().parent.parent / "results")
+    group = [run for run in runs if run.task == "latents"]
+    odd = group[0].name
+    changed = [
+        run.model_copy(update={"limit": 4}) if (run.task, run.name) == ("reconstruction", odd) else run for run in runs
+    ]
+    data = data_of(page.build(changed, Path("none")).html.decode())
+    (table,) = [one for one in data["tables"] if one["title"] == "latents (canonical)"]  # type: ignore[attr-defined]
+    named = [run["name"] for run in data["runs"]]  # type: ignore[attr-defined]
+    found = table["diagnostics"]
+    assert found["alone"] == [odd]
+    assert all(named[int(run)] == named[mate] for run, mate in found["mates"].items()) and len(found["mates"]) > 1

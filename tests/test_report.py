@@ -313,6 +313,46 @@ def test_levels_and_groups_become_curves() -> None:
     ]
 
 
+def test_curves_of_what_may_not_be_compared_are_named_and_not_drawn() -> None:
+    scores = make_run().scores | {"contrast/0.5": Score(value=0.5, scored=1, expected=1)}
+    runs = [make_run(f"r{at}", scores=scores, step=float(at), weights="local") for at in (1, 2)]
+    runs += [make_run("r1", scores=scores, label="s9", step=9.0, weights="local")]
+    odd = [make_run("r1", scores=scores, label=f"s{at}", step=float(at), weights="local", limit=4) for at in (4, 5)]
+    text = page.build([*runs, *odd], Path("nowhere")).html.decode()
+    data = data_of(text)
+    names = [run["name"] for run in data["runs"]]  # type: ignore[attr-defined]
+    (table,) = data["tables"]  # type: ignore[misc]
+    assert {names[int(at)] for at in table["curves"][0]["series"]} == {"r1", "r2", "r1~s9"}
+    assert [[names[at] for _, at in one["points"]] for one in table["steps"]] == [["r1", "r1~s9"]]
+    said = "Not drawn, for they may not be compared with the others: <bdi>r1~s4</bdi>, <bdi>r1~s5</bdi>."
+    assert text.count(said) == 2
+    assert re.search("Not drawn, for no other step of their training is here, [^:]*: <bdi>r2</bdi>\\.", text)
+
+
+def test_two_trainings_are_two_lines() -> None:
+    labels = {"seed0-1k": 1000, "seed0-2k": 2000, "seed1-1k": 1000, "seed1-2k": 2000, "seed1-alone-3k": 3000}
+    runs = [make_run("a", label=label, step=float(step), weights="local") for label, step in labels.items()]
+    assert content.steps(runs) == [
+        {"name": "a~seed0", "points": [[1000.0, 0], [2000.0, 1]]},
+        {"name": "a~seed1", "points": [[1000.0, 2], [2000.0, 3]]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("step-1000", "step-2000"), ("epoch3-step1000", "epoch5-step2000"), ("iter_1k", "iter_2k"), ("first", "last"),
+     ("1e3", "2e3"), ("rrrrrrrr", "last"), (None, "last")],
+)  # fmt: skip
+def test_steps_of_one_training_are_one_line(labels: tuple[str | None, str | None]) -> None:
+    runs = [make_run("a", label=label, step=step) for label, step in zip(labels, (1000.0, 2000.0), strict=True)]
+    assert [(one["name"], len(one["points"])) for one in content.steps(runs)] == [("a", 2)]
+
+
+def test_trainings_that_nothing_tells_apart_make_no_line() -> None:
+    runs = [make_run("a", label=label, step=step) for label, step in (("x", 1.0), ("y", 1.0), ("z", 2.0))]
+    assert content.steps(runs) == []
+
+
 def test_steps_need_two_of_one_tokenizer() -> None:
     runs = [make_run("a", label=f"s{step}", step=float(step), weights="local") for step in (20, 10)] + [
         make_run("b", step=1.0)

@@ -246,6 +246,19 @@ def test_slider_and_flicker_obey_keys(browser: Browser, path: Path) -> None:
         assert seen == [("Original", 100), ("Reconstruction", 0)]
 
 
+def test_short_presses_move_the_slider(browser: Browser, path: Path) -> None:
+    with Watched(browser, path) as watched:
+        page, panel = watched.page, open_tab(watched.page, "reconstruction")
+        slider = page.locator(f"{panel} img-comparison-slider")
+        slider.focus()
+        seen = []
+        for keys in (["ArrowRight"] * 5, ["ArrowLeft"] * 7, ["End"], ["ArrowRight"], ["Home"], ["Alt+End"]):
+            for key in keys:
+                page.keyboard.press(key)
+            seen.append((slider.evaluate("slider => slider.value"), slider.get_attribute("aria-valuenow")))
+        assert seen == [(55, "55"), (48, "48"), (100, "100"), (100, "100"), (0, "0"), (0, "0")]
+
+
 def test_zoom_keeps_pixels_and_both_views_together(browser: Browser, path: Path) -> None:
     with Watched(browser, path) as watched:
         page, panel = watched.page, open_tab(watched.page, "reconstruction")

@@ -229,6 +229,13 @@ def test_lower_precision_stays_close(precision: str, photographs: Tensor) -> Non
     assert (full - low).abs().mean() < 4  # grey levels; some codes flip, the picture stays
 
 
+@pytest.mark.parametrize(("precision", "last"), [("fp32", False), ("bf16", True), ("fp16", True)])
+def test_half_precision_keeps_its_kernels_channels_last(precision: str, last: bool) -> None:
+    kernels = [one for one in load_tokenizer("tiny", precision=precision).network.parameters() if one.ndim == 4]
+    wide = [one for one in kernels if one.shape[1] > 1 and one[0, 0].numel() > 1]  # of others both orders are one
+    assert wide and all(one.is_contiguous(memory_format=torch.channels_last) is last for one in wide)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_codecs_keep_every_level_at_any_precision(precision: str, photographs: Tensor) -> None:
     assert torch.equal(load_tokenizer("control-identity", precision=precision).reconstruct(photographs), photographs)
@@ -246,7 +253,8 @@ def test_floats_come_back_in_the_range_that_was_fed() -> None:
     tokenizer = Tokenizer(card, plain.network)
     pictures = torch.randint(0, 256, (2, 3, 32, 40), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     codes = tokenizer.encode(pictures)
-    floats = tokenizer.decode_floats(codes, (32, 40))
+    floats, reasons = tokenizer.attempt(codes, (32, 40), floats=True)
+    assert reasons == [None, None]
     assert floats.shape == (2, 3, 32, 40)
     assert torch.equal(images.to_uint8(floats, tokenizer.span), tokenizer.decode(codes, (32, 40)))
     assert not torch.equal(tokenizer.decode(codes, (32, 40)), plain.decode(codes, (32, 40)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from vtbench import device as devices
 from vtbench import images
 from vtbench.errors import DataError
-from vtbench.tokenizer import DTYPES, Tokenizer, clamped
+from vtbench.tokenizer import Tokenizer, clamped
 from vtbench.types import Codes
 
 CLOSED = "its network does not show what its codes stand for (`vectors`, see CONTRIBUTING.md)"
@@ -101,10 +101,9 @@ class Bottleneck:
         Raises:
             DataError: if the network takes no such size, or gives another.
         """
-        self.tokenizer.check_size(size)
-        multiple = self.tokenizer.card.input.multiple_of
-        padded = (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
-        return self.tokenizer.attempt(z if isinstance(z, Codes) else Codes(latent=z, size=padded), size)
+        if isinstance(z, Tensor):
+            z = Codes(latent=z, size=images.padded_size(size, self.tokenizer.card.input.multiple_of))
+        return self.tokenizer.attempt(z, size)
 
     def check_any_size(self) -> None:
         """Refuse to be asked for pictures of another size than the network was made for.
@@ -119,9 +118,7 @@ class Bottleneck:
     @torch.no_grad()
     def candidates(self, pictures: Tensor, count: int) -> tuple[Tensor, ...]:
         """Other codes that the positions of uint8 pictures (B, 3, H, W) might have had, as `Open.candidates` says."""
-        tokenizer = self.tokenizer
-        x = images.to_float(pictures.to(tokenizer.device), tokenizer.span)
-        x = images.pad_to_multiple(x, tokenizer.card.input.multiple_of)
-        network: Open = tokenizer.network  # type: ignore[assignment]
+        network: Open = self.tokenizer.network  # type: ignore[assignment]
+        x = self.tokenizer.fitted(self.tokenizer.input_of(pictures))
         with devices.exact():
-            return network.candidates(x.to(DTYPES[tokenizer.precision]), count)
+            return network.candidates(x, count)

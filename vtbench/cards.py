@@ -226,6 +226,20 @@ class TokenizerCard(Strict):
         """The only square sizes of pictures whose reconstructions have that size too; empty means any size."""
         return self.input.sizes if self.output.size is None else (self.output.size,)
 
+    def refusal(self, size: tuple[int, int] | None, of: str = "the task") -> str | None:
+        """Say why pictures of a size can't be taken, or not given back; None where they can.
+
+        Args:
+            size: height and width; None where each picture has its own.
+            of: what has these pictures.
+        """
+        if not self.sizes or (size and size[0] == size[1] and size[0] in self.sizes):
+            return None
+        wanted = " or ".join(f"{side}x{side}" for side in self.sizes)
+        found = f"{size[1]}x{size[0]}" if size else "pictures of many sizes"
+        choose = "choose a task of that size (`vtbench list tasks`)"
+        return f"{self.name} takes {wanted} pixels only, {of} has {found}; {choose}"
+
     @model_validator(mode="after")
     def _comes_back(self) -> TokenizerCard:
         if self.input.sizes and not {*self.sizes} & {*self.input.sizes}:

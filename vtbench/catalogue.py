@@ -107,12 +107,9 @@ def _pair(
     cap: float | None = None,
 ) -> Metric:
     return Metric(
-        *(name, title, direction, digits, description),
-        needs=needs,
-        cap=cap,
-        function=f"{_HERE}:{function or name}",
-        options=options or {},
-    )
+        name, title, direction, digits, description,
+        needs=needs, cap=cap, function=f"{_HERE}:{function or name}", options=options or {},
+    )  # fmt: skip
 
 
 def _read(
@@ -126,19 +123,9 @@ def _read(
     digits: int = 4,
 ) -> Metric:
     return Metric(
-        *(name, title, direction, digits, description, "text"),
-        needs=(OCR,),
-        function=f"{_TEXT}:{function}",
-        options={"read": where},
-    )
-
-
-def _chart(name: str, title: str, direction: Direction, digits: int, description: str) -> Metric:
-    return Metric(name, title, direction, digits, description, "charts")
-
-
-def _tokens(name: str, title: str, direction: Direction, digits: int, description: str) -> Metric:
-    return Metric(name, title, direction, digits, description, "tokens")
+        name, title, direction, digits, description, "text",
+        needs=(OCR,), function=f"{_TEXT}:{function}", options={"read": where},
+    )  # fmt: skip
 
 
 def _curve(
@@ -153,12 +140,17 @@ def _curve(
 ) -> Metric:
     pair = name.removeprefix("curve_")
     return Metric(
-        *(name, title, direction, digits, description, "curve"),
-        needs=needs,
-        cap=cap,
-        function=None if pair == "bpp" else f"{_HERE}:{pair}",
-    )
+        name, title, direction, digits, description, "curve",
+        needs=needs, cap=cap, function=None if pair == "bpp" else f"{_HERE}:{pair}",
+    )  # fmt: skip
 
+
+_chart = functools.partial(Metric, measure="charts")
+_codes = functools.partial(Metric, measure="codes", grouped=False)
+_latent = functools.partial(Metric, measure="latents", grouped=False)
+_set = functools.partial(Metric, measure="latent_sets", grouped=False)
+_stability = functools.partial(Metric, measure="stability")
+_tokens = functools.partial(Metric, measure="tokens")
 
 _PAE = "PAE (arXiv 2605.07915), read in summaries alone: "
 _IREPA = "iREPA (arXiv 2512.10794): absolute r above .85 with the gFID of REPA, 27 encoders as targets of the alignment"
@@ -173,57 +165,6 @@ _SPECTRUM = (
     "Spectrum matching (arXiv 2603.14645) and scale equivariance (arXiv 2502.14831: gFID -19%, FVD -44%): models that "
     "were trained for the property."
 )
-
-
-def _latent(
-    name: str,
-    title: str,
-    direction: Direction,
-    digits: int,
-    description: str,
-    evidence: str,
-    warning: str,
-    *,
-    of: str,
-    total: str | None = None,
-    needs: tuple[str, ...] = (),
-    minimum: int = 0,
-) -> Metric:
-    options: dict[str, Any] = (
-        {"of": of} | ({"total": total} if total else {}) | ({"minimum": minimum} if minimum else {})
-    )
-    return Metric(
-        *(name, title, direction, digits, description, "latents"),
-        needs=needs,
-        options=options,
-        grouped=False,
-        evidence=evidence,
-        warning=warning,
-    )
-
-
-def _set(
-    name: str,
-    title: str,
-    direction: Direction,
-    digits: int,
-    description: str,
-    evidence: str,
-    warning: str,
-    *,
-    minimum: int,
-    needs: tuple[str, ...] = (),
-) -> Metric:
-    return Metric(
-        *(name, title, direction, digits, description, "latent_sets"),
-        needs=needs,
-        options={"minimum": minimum},
-        grouped=False,
-        evidence=evidence,
-        warning=warning,
-    )
-
-
 _VFM = (
     "VFM-VAE (arXiv 2510.18457), read in summaries alone: of 3 tokenizers clean .004/.202/.188 misorders gFID "
     "7.13/5.14/3.80, under SE .005/.135/.191 orders it."
@@ -232,166 +173,148 @@ _NULL = "The null is about k / n, not 0; few channels can't align; it depends on
 
 _LATENT_SETS = (
     _set(
-        *("ifid", "iFID", "lower", 3),
+        "ifid", "iFID", "lower", 3,
         "FID of decodes half way between a latent of one half and one of its 10 nearest in the other",
-        "arXiv 2603.05630, computed from its README: r .90 over 14 VAEs (SiT-XL), .86 over 13 (SiT-B).",
-        "Not the paper's number, whose reference is ImageNet's train split: it moves with the number of pictures.",
-        minimum=2 * RFID_MINIMUM,
-        needs=("inception",),
+        options={"minimum": 2 * RFID_MINIMUM}, needs=("inception",),
+        evidence="arXiv 2603.05630, computed from its README: r .90 over 14 VAEs (SiT-XL), .86 over 13 (SiT-B).",
+        warning="Not the paper's number, whose reference is ImageNet's train split: it moves with the number of "
+        "pictures.",
     ),
     _set(
-        *("pfid", "pFID", "lower", 3),
+        "pfid", "pFID", "lower", 3,
         "FID of decodes half of whose tokens are changed: among their nearest codes, or in their least certain digit",
-        _ROBUST,
-        "The published rate and number of codes could not be read: compare within this table alone.",
-        minimum=RFID_MINIMUM,
-        needs=("inception",),
+        options={"minimum": RFID_MINIMUM}, needs=("inception",),
+        evidence=_ROBUST,
+        warning="The published rate and number of codes could not be read: compare within this table alone.",
     ),
     _set(
-        *("purity", "label purity", "higher", 4, "share of pictures whose nearest other pooled latent has their label"),
-        f"{_PAE}rho -.74 with gFID over 8 ablations of one model.",
-        "The share by chance is one over the number of labels; pooled latents of few channels tell little.",
-        minimum=1000,
+        "purity", "label purity", "higher", 4, "share of pictures whose nearest other pooled latent has their label",
+        options={"minimum": 1000},
+        evidence=f"{_PAE}rho -.74 with gFID over 8 ablations of one model.",
+        warning="The share by chance is one over the number of labels; pooled latents of few channels tell little.",
     ),
     _set(
-        *("token_gain", "token gain (bits)", "higher", 3),
+        "token_gain", "token gain (bits)", "higher", 3,
         "bits a token that knowing the one before it saves, on pictures that were not counted",
-        "None published: theory alone (arXiv 2412.16326 trains for predictability).",
-        "Negative where counting the pairs teaches nothing, as on noise; it grows with the number of pictures.",
-        minimum=2000,
+        options={"minimum": 2000},
+        evidence="None published: theory alone (arXiv 2412.16326 trains for predictability).",
+        warning="Negative where counting the pairs teaches nothing, as on noise; it grows with the number of pictures.",
     ),
     _set(
-        *("cknna", "CKNNA", "higher", 4),
+        "cknna", "CKNNA", "higher", 4,
         "alignment of pooled latents with a foundation model's features, k = 10 nearest neighbours",
-        *(_VFM, _NULL),
-        minimum=1000,
-        needs=(FOUNDATION,),
+        options={"minimum": 1000}, needs=(FOUNDATION,),
+        evidence=_VFM, warning=_NULL,
     ),
     _set(
-        *("cknna_se", "SE-CKNNA", "higher", 4, "CKNNA of pictures turned and scaled, and of noisy ones: mean of five"),
-        *(_VFM, _NULL),
-        minimum=1000,
-        needs=(FOUNDATION,),
+        "cknna_se", "SE-CKNNA", "higher", 4, "CKNNA of pictures turned and scaled, and of noisy ones: mean of five",
+        options={"minimum": 1000}, needs=(FOUNDATION,),
+        evidence=_VFM, warning=_NULL,
     ),
     _set(
-        *("cknna_change", "SE change", "higher", 3, "what the changes take of CKNNA: (SE - clean) / clean"),
-        *(_VFM, "A small clean value makes any change look large."),
-        minimum=1000,
-        needs=(FOUNDATION,),
+        "cknna_change", "SE change", "higher", 3, "what the changes take of CKNNA: (SE - clean) / clean",
+        options={"minimum": 1000}, needs=(FOUNDATION,),
+        evidence=_VFM, warning="A small clean value makes any change look large.",
     ),
-)
+)  # fmt: skip
 
 _LATENTS = (
     _latent(
-        *("lpc", "LPC", "lower", 4, "LPIPS that noise on the latent moves its decode by; radii 0.1 to 2 of its length"),
-        f"{_PAE}rho .95 with gFID over 8 ablations of one model.",
-        "The radius is a share of the latent's length, so a latent with a large mean gets more noise.",
-        of="lpc",
-        needs=("lpips-alex",),
+        "lpc", "LPC", "lower", 4, "LPIPS that noise on the latent moves its decode by; radii 0.1 to 2 of its length",
+        options={"of": "lpc"}, needs=("lpips-alex",),
+        evidence=f"{_PAE}rho .95 with gFID over 8 ablations of one model.",
+        warning="The radius is a share of the latent's length, so a latent with a large mean gets more noise.",
     ),
     _latent(
-        *("token_rise", "nearest codes", "lower", 4),
+        "token_rise", "nearest codes", "lower", 4,
         "LPIPS to the original that half of the tokens cost, drawn anew among their nearest codes (1% of the codebook)",
-        _ROBUST,
-        "The nearest code is among the drawn ones, and 1% of a codebook is another distance in each.",
-        of="tokens",
-        needs=("lpips-alex",),
+        options={"of": "tokens"}, needs=("lpips-alex",),
+        evidence=_ROBUST,
+        warning="The nearest code is among the drawn ones, and 1% of a codebook is another distance in each.",
     ),
     _latent(
-        *("digit_rise", "least certain digits", "lower", 4),
+        "digit_rise", "least certain digits", "lower", 4,
         "LPIPS to the original that half of the tokens cost, each with its least certain digit or bit changed",
-        "None published; it stands in for the nearest codes where there is no codebook (LFQ, BSQ, FSQ).",
-        "Another measure than the nearest codes: the two are never compared.",
-        of="tokens",
-        needs=("lpips-alex",),
+        options={"of": "tokens"}, needs=("lpips-alex",),
+        evidence="None published; it stands in for the nearest codes where there is no codebook (LFQ, BSQ, FSQ).",
+        warning="Another measure than the nearest codes: the two are never compared.",
     ),
     _latent(
-        *("spectrum_kl", "spectrum match", "lower", 4),
+        "spectrum_kl", "spectrum match", "lower", 4,
         "KL divergence of the latent's DCT rings from the picture's, ring f times f; each channel standardised",
-        _SPECTRUM,
-        "Standardised by each picture's own channels; without that the latent's scale moves it.",
-        of="spectrum",
+        options={"of": "spectrum"},
+        evidence=_SPECTRUM,
+        warning="Standardised by each picture's own channels; without that the latent's scale moves it.",
     ),
     _latent(
-        *("spectrum_high", "upper rings", "lower", 4, "share of the latent's spectrum in the upper half of 16 rings"),
-        _SPECTRUM,
-        "White noise has half of it, a flat latent none: read it beside the match.",
-        of="spectrum",
+        "spectrum_high", "upper rings", "lower", 4, "share of the latent's spectrum in the upper half of 16 rings",
+        options={"of": "spectrum"},
+        evidence=_SPECTRUM, warning="White noise has half of it, a flat latent none: read it beside the match.",
     ),
     _latent(
-        *("block_high", "block spectrum", "lower", 4),
+        "block_high", "block spectrum", "lower", 4,
         "mean amplitude of the later 32 coefficients of the latent's 8x8 DCT, over that of the constant one",
-        _SPECTRUM,
-        "The constant coefficient holds the channel's mean, so an offset of a channel lowers it.",
-        of="blocks",
-        total="block_high",
+        options={"of": "blocks", "total": "block_high"},
+        evidence=_SPECTRUM,
+        warning="The constant coefficient holds the channel's mean, so an offset of a channel lowers it.",
     ),
     _latent(
-        *("scale_rise", "scaled", "lower", 4),
+        "scale_rise", "scaled", "lower", 4,
         "LPIPS that scaling the latent by .5 and .75 costs, beyond scaling the reconstruction",
-        _EQ,
-        "A tokenizer that takes one size only has none.",
-        of="scales",
-        needs=("lpips-alex",),
+        options={"of": "scales"}, needs=("lpips-alex",),
+        evidence=_EQ, warning="A tokenizer that takes one size only has none.",
     ),
     _latent(
-        *("turn_rise", "turned", "lower", 4),
+        "turn_rise", "turned", "lower", 4,
         "LPIPS that quarter turns of the latent cost, beyond turning the reconstruction",
-        _EQ,
-        "Turned latents are out of the decoder's training distribution.",
-        of="turns",
-        needs=("lpips-alex",),
+        options={"of": "turns"}, needs=("lpips-alex",),
+        evidence=_EQ, warning="Turned latents are out of the decoder's training distribution.",
     ),
     _latent(
-        *("lds", "LDS", "higher", 4, "cosine of neighbouring places less that of places six or more apart"),
-        *(f"{_IREPA}.", _OFFSET),
-        of="structure",
+        "lds", "LDS", "higher", 4, "cosine of neighbouring places less that of places six or more apart",
+        options={"of": "structure"},
+        evidence=f"{_IREPA}.", warning=_OFFSET,
     ),
     _latent(
-        *("lds_centred", "LDS, centred", "higher", 4, "LDS without each channel's mean over the picture"),
-        "None published in this form.",
-        f"{_GRIDS}.",
-        of="structure",
+        "lds_centred", "LDS, centred", "higher", 4, "LDS without each channel's mean over the picture",
+        options={"of": "structure"},
+        evidence="None published in this form.", warning=f"{_GRIDS}.",
     ),
     _latent(
-        *("cds", "CDS", "higher", 4, "fall of the cosine a step, over distances of 1 to 8 places"),
-        *(f"{_IREPA}.", _OFFSET),
-        of="structure",
+        "cds", "CDS", "higher", 4, "fall of the cosine a step, over distances of 1 to 8 places",
+        options={"of": "structure"},
+        evidence=f"{_IREPA}.", warning=_OFFSET,
     ),
     _latent(
-        *("cds_centred", "CDS, centred", "higher", 4, "CDS without each channel's mean over the picture"),
-        "None published in this form.",
-        f"{_GRIDS}.",
-        of="structure",
+        "cds_centred", "CDS, centred", "higher", 4, "CDS without each channel's mean over the picture",
+        options={"of": "structure"},
+        evidence="None published in this form.", warning=f"{_GRIDS}.",
     ),
     _latent(
-        *("rmsc", "RMSC", "higher", 4, "root mean square distance of the normalised places from their mean"),
-        *(f"{_IREPA}.", _OFFSET),
-        of="structure",
+        "rmsc", "RMSC", "higher", 4, "root mean square distance of the normalised places from their mean",
+        options={"of": "structure"},
+        evidence=f"{_IREPA}.", warning=_OFFSET,
     ),
     _latent(
-        *("rmsc_centred", "RMSC, centred", "higher", 4, "RMSC without each channel's mean over the picture"),
-        "None published in this form.",
-        "It is close to 1 for any latent that varies, white noise included.",
-        of="structure",
+        "rmsc_centred", "RMSC, centred", "higher", 4, "RMSC without each channel's mean over the picture",
+        options={"of": "structure"},
+        evidence="None published in this form.",
+        warning="It is close to 1 for any latent that varies, white noise included.",
     ),
     _latent(
-        *("effective_rank", "effective rank", "higher", 2, "directions that the pooled latents of all pictures use"),
-        f"{_PAE}moderate.",
-        "At most the number of channels and of pictures: compare tokenizers of the same numbers.",
-        of="pooled",
-        total="effective_rank",
+        "effective_rank", "effective rank", "higher", 2, "directions that the pooled latents of all pictures use",
+        options={"of": "pooled", "total": "effective_rank"},
+        evidence=f"{_PAE}moderate.",
+        warning="At most the number of channels and of pictures: compare tokenizers of the same numbers.",
     ),
-)
+)  # fmt: skip
 
 _BUILT_IN = (
     _pair("psnr", "PSNR (dB)", "higher", 2, "10 log10(255² / MSE) of each picture, then the mean", cap=PSNR_CAP),
     _pair("ssim", "SSIM", "higher", 4, "Wang 2004: Gaussian window 11, sigma 1.5, mean over RGB, border dropped"),
     _pair(
-        *("ssim_uniform", "SSIM (uniform 7)", "higher", 4),
-        "scikit-image's default: flat window 7, sample covariance",
-        function="ssim",
-        options={"window": "uniform-7"},
+        "ssim_uniform", "SSIM (uniform 7)", "higher", 4, "scikit-image's default: flat window 7, sample covariance",
+        function="ssim", options={"window": "uniform-7"},
     ),
     _pair("ms_ssim", "MS-SSIM", "higher", 4, "Wang 2003: SSIM over five scales; from 161 px"),
     _pair("ciede2000", "ΔE 2000", "lower", 3, "CIEDE2000 colour difference, mean over pixels; 1 is just visible"),
@@ -399,42 +322,27 @@ _BUILT_IN = (
     _pair("haarpsi", "HaarPSI", "higher", 4, "Reisenhofer 2018: Haar wavelet similarity, with colour; from 16 px"),
     _pair("flip", "FLIP", "lower", 4, "Andersson 2020: difference seen when flipped in place, 67 pixels a degree"),
     _pair(
-        *("lpips", "LPIPS", "lower", 4, "lpips package v0.1, AlexNet, pictures in [-1, 1]"),
-        needs=("lpips-alex",),
-        options={"net": "alex"},
+        "lpips", "LPIPS", "lower", 4, "lpips package v0.1, AlexNet, pictures in [-1, 1]",
+        needs=("lpips-alex",), options={"net": "alex"},
     ),
     _pair(
-        *("lpips_vgg", "LPIPS (VGG)", "lower", 4, "lpips package v0.1, VGG16, pictures in [-1, 1]"),
-        needs=("lpips-vgg",),
-        function="lpips",
-        options={"net": "vgg"},
+        "lpips_vgg", "LPIPS (VGG)", "lower", 4, "lpips package v0.1, VGG16, pictures in [-1, 1]",
+        needs=("lpips-vgg",), function="lpips", options={"net": "vgg"},
     ),
     Metric(
-        *("rfid", "rFID", "lower", 3),
+        "rfid", "rFID", "lower", 3,
         "Fréchet distance of FID-Inception features, originals against reconstructions, TF1-compatible resize",
-        measure="sets",
-        needs=("inception",),
-        function=f"{_FID}:frechet_distance",
-        options={
-            "interval": f"{_FID}:frechet_interval",
-            "sums": f"{_FID}:FrechetSums",
-            "minimum": RFID_MINIMUM,
-        },
-        grouped=False,
+        measure="sets", needs=("inception",), function=f"{_FID}:frechet_distance",
+        options={"sums": f"{_FID}:FrechetSums", "minimum": RFID_MINIMUM}, grouped=False,
     ),
     Metric(
-        *("kid", "KID", "lower", 5, "kernel distance of the same features over all pairs; equal sets are below 0"),
-        measure="sets",
-        needs=("inception",),
-        function=f"{_FID}:kernel_distance",
-        options={"sums": f"{_FID}:KernelSums"},
-        grouped=False,
+        "kid", "KID", "lower", 5, "kernel distance of the same features over all pairs; equal sets are below 0",
+        measure="sets", needs=("inception",), function=f"{_FID}:kernel_distance",
+        options={"sums": f"{_FID}:KernelSums"}, grouped=False,
     ),
     Metric(
-        *("inception_score", "IS", "higher", 2, "Inception score of the reconstructions, one split"),
-        measure="published",
-        needs=("inception",),
-        grouped=False,
+        "inception_score", "IS", "higher", 2, "Inception score of the reconstructions, one split",
+        measure="published", needs=("inception",), grouped=False,
     ),
     _read("cer", "CER", "character error rate against the known text, in known boxes", "boxes", "cer"),
     _read("cer_micro", "CER (micro)", "all errors over all characters, in known boxes", "lines", "micro"),
@@ -443,11 +351,11 @@ _BUILT_IN = (
     _read("wer_page", "WER (page)", "word error rate, text found by the engine", "page", "wer"),
     _read("ned", "NED", "edit distance over the longer text's length, in known boxes", "boxes", "ned"),
     _read(
-        *("word_accuracy", "T-ACC", "share of words read exactly and in order, in boxes", "boxes", "word_accuracy"),
+        "word_accuracy", "T-ACC", "share of words read exactly and in order, in boxes", "boxes", "word_accuracy",
         direction="higher",
     ),
     _read(
-        *("legibility", "legible from (px)", "cap height from which CER is under 10%", "lines", "legibility_threshold"),
+        "legibility", "legible from (px)", "cap height from which CER is under 10%", "lines", "legibility_threshold",
         digits=1,
     ),
     _chart("mtf", "MTF", "higher", 3, "slanted edges, ISO 12233, over the original's step: mean of five levels"),
@@ -460,26 +368,15 @@ _BUILT_IN = (
     _chart("smallest_line", "smallest line (px)", "lower", 2, "thinnest that keeps half its contrast, else infinite"),
     _chart("flat_noise", "flat noise (levels)", "lower", 3, "standard deviation of the error within flat fields"),
     _chart("banding", "banding (levels)", "lower", 2, "step of the uniform quantiser that would band ramps as much"),
-    Metric(
-        *("repeat_psnr", "PSNR, 8 passes", "higher", 2, "PSNR in dB of the original and 8 round trips"),
-        measure="stability",
+    _stability(
+        "repeat_psnr", "PSNR, 8 passes", "higher", 2, "PSNR in dB of the original and 8 round trips",
         cap=PSNR_CAP,
     ),
-    Metric(
-        *("repeat_drop", "drop (dB)", "lower", 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent"),
-        measure="stability",
-    ),
-    Metric(
-        *("token_agreement", "tokens kept", "higher", 4, "share of tokens that a second pass leaves as they are"),
-        measure="stability",
-    ),
-    Metric(
-        *("shift_psnr", "shift PSNR", "higher", 2, "PSNR in dB of moved and unmoved reconstruction"),
-        measure="stability",
-        cap=PSNR_CAP,
-    ),
+    _stability("repeat_drop", "drop (dB)", "lower", 2, "PSNR that round trips 2 to 8 cost; 0 is idempotent"),
+    _stability("token_agreement", "tokens kept", "higher", 4, "share of tokens that a second pass leaves as they are"),
+    _stability("shift_psnr", "shift PSNR", "higher", 2, "PSNR in dB of moved and unmoved reconstruction", cap=PSNR_CAP),
     _tokens(
-        "tokens_per_picture", "tokens a picture", "lower", 0, "tokens of a picture, all scales and depths together"
+        "tokens_per_picture", "tokens a picture", "lower", 0, "tokens of a picture, all scales and depths together",
     ),
     _tokens("homogeneity", "homogeneity", "higher", 4, "share of pixels in the segment that most of their token is in"),
     _tokens("homogeneity_gain", "over a grid", "higher", 4, "homogeneity less that of an even grid of as many regions"),
@@ -491,38 +388,13 @@ _BUILT_IN = (
     _curve("curve_bpp", "bits/pixel by step", "lower", 4, "bits of those depths or scales, divided by the pixels"),
     *_LATENTS,
     *_LATENT_SETS,
-    Metric(
-        *("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
-        measure="codes",
-        grouped=False,
-    ),
-    Metric(
-        *("bpp_entropy", "entropy bits/pixel", "lower", 4),
-        "the rate if an ideal order-0 coder packed the codes seen",
-        measure="codes",
-        grouped=False,
-    ),
-    Metric(
-        *("latent_values", "values/pixel", "lower", 4, "floats of a continuous latent, divided by the task's pixels"),
-        measure="codes",
-        grouped=False,
-    ),
-    Metric(
-        *("code_usage", "code usage", "higher", 4, "share of the codebook seen over the task; grows with n"),
-        measure="codes",
-        grouped=False,
-    ),
-    Metric(
-        *("code_entropy", "bits/token", "higher", 2, "entropy of the tokens seen over the task; grows with n"),
-        measure="codes",
-        grouped=False,
-    ),
-    Metric(
-        *("code_perplexity", "perplexity", "higher", 1, "2 to an index's entropy: codes in use; grows with n"),
-        measure="codes",
-        grouped=False,
-    ),
-)
+    _codes("bpp", "bits/pixel", "lower", 4, "bits of the codes or of the whole file, divided by the task's pixels"),
+    _codes("bpp_entropy", "entropy bits/pixel", "lower", 4, "the rate if an ideal order-0 coder packed the codes seen"),
+    _codes("latent_values", "values/pixel", "lower", 4, "floats of a continuous latent, divided by the task's pixels"),
+    _codes("code_usage", "code usage", "higher", 4, "share of the codebook seen over the task; grows with n"),
+    _codes("code_entropy", "bits/token", "higher", 2, "entropy of the tokens seen over the task; grows with n"),
+    _codes("code_perplexity", "perplexity", "higher", 1, "2 to an index's entropy: codes in use; grows with n"),
+)  # fmt: skip
 
 
 @functools.cache

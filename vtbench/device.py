@@ -1,4 +1,4 @@
-"""Devices: which one to take, its name, waiting for it, and exact arithmetic on it. Only this file does these."""
+"""Devices: which one to take, its name, waiting for it, layout and exact arithmetic. Only this file does these."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtbench.errors import CardError, NoMemoryError, VtbenchError
 
@@ -158,6 +158,17 @@ def memory() -> Iterator[None]:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
         raise NoMemoryError(said.partition("\n")[0] or "out of memory") from error
+
+
+def lay_out(network: nn.Module) -> None:
+    """Keep the kernels of flat convolutions in the order of memory that half precision is computed fastest in.
+
+    Channels come last. Values move as much as by another order of summation, which float32 would show: by up to 3e-5 in
+    latents, beyond what its networks are held to.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def compiled(work: Callable[P, T], name: str) -> Callable[P, T]:

@@ -146,7 +146,7 @@ def _eee_result(row: _Row, data: dict[str, Any]) -> dict[str, Any]:
         details["uncertainty"] = {"confidence_interval": interval, "num_samples": score.scored}
     return {
         "evaluation_result_id": f"{run.task}/{run.name}/{row.column}",
-        "evaluation_name": run.task if run.protocol == CANONICAL else f"{run.task}@{run.protocol}",
+        "evaluation_name": _task_of(run),
         "source_data": data,
         "evaluation_timestamp": run.timing.started,
         "metric_config": {**metric, "additional_details": {"protocol": run.protocol, "precision": run.precision}},
@@ -189,9 +189,18 @@ def to_eval_results(
         extra: a further folder of cards.
 
     Raises:
-        ResultError: if the runs can't be published, or are of several models, or a task is of no data set of the hub.
+        ResultError: if the runs can't be published, or are of several models, or two differ in precision alone, or a
+            task is of no data set of the hub.
     """
     _one_model(runs, model, extra)
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(_task_of(run), run)
+        if other is not run:  # the hub tells entries by data set and task
+            raise ResultError(
+                f"{other.task}/{other.name} and {run.task}/{run.name} differ in precision alone, and a file holds one "
+                "value a task; export each"
+            )
     rows, left_out = _rows(runs, one_sided=False, wanted=lambda run, column: column == run.primary)
     entries = []
     for run, column, metric, score, value in rows:
@@ -200,7 +209,7 @@ def to_eval_results(
             raise ResultError(f"{run.task} is of no data set of the hub; name the benchmark by --dataset OWNER/NAME")
         if not REPOSITORY.fullmatch(hub):
             raise ResultError(f"--dataset {hub}: expected OWNER/NAME of a data set on the hub")
-        said: dict[str, str] = {"id": hub, "task_id": run.task}
+        said: dict[str, str] = {"id": hub, "task_id": _task_of(run)}
         if run.data_revision and dataset is None:
             said["revision"] = run.data_revision
         notes = f"{column} ({metric.arrow}), protocol {run.protocol}, {run.precision}, {score.scored} pictures"
@@ -279,6 +288,11 @@ def by_model(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _model_of(run: Run) -> str:
     return run.tokenizer + (f"~{run.label}" if run.label else "")
+
+
+def _task_of(run: Run) -> str:
+    """Name the task as formats without a place for the protocol tell values apart."""
+    return run.task if run.protocol == CANONICAL else f"{run.task}@{run.protocol}"
 
 
 def _one_model(runs: Sequence[Run], model: str | None, extra: Path | None) -> tuple[Run, str]:

@@ -22,9 +22,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vtbench import cards, checkpoints, data, files, folders, ocr, provenance, results, weights
+from vtbench import cards, checkpoints, data, files, folders, needs, provenance, results, weights
 from vtbench.cards import TaskCard, TokenizerCard
-from vtbench.catalogue import FOUNDATION, OCR, find_metric
 from vtbench.data import _shards
 from vtbench.errors import VtbenchError
 from vtbench.protocols import Protocol
@@ -260,7 +259,7 @@ def _weights(card: TokenizerCard, command: Mapping[str, Any]) -> list[object] | 
         given = [Path(place) for place in command["weights"]]
         said: list[object] = [files.stamp(place) if place.is_dir() else _digests(place) for place in given]
         return None if None in said else said
-    found = weights.cached_all(card)
+    found = weights.cached(card)
     return [_digests(path) for path in found] if found else None
 
 
@@ -302,11 +301,5 @@ def _cache_of(hub: str) -> Path:
 
 def _needs(task: TaskCard, rule: Protocol) -> dict[str, object]:
     """What each metric lacks here, or what it is computed with."""
-    own = {OCR: task.ocr, FOUNDATION: task.foundation}
-    said: dict[str, object] = {}
-    for name in (*task.metrics, *((*rule.metrics, *rule.text_metrics) if rule.published else ())):
-        needs = find_metric(name).needs
-        said[name] = ocr.lacking(name, task.ocr, task.foundation) or [
-            dict(ocr.files_behind(need, own.get(need, need))) for need in needs
-        ]
-    return said
+    names = (*task.metrics, *((*rule.metrics, *rule.text_metrics) if rule.published else ()))
+    return {name: needs.lacking(name, task) or needs.files_behind([name], task) for name in names}

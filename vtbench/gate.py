@@ -265,8 +265,26 @@ def to_junit(verdicts: Sequence[Verdict]) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
+def error_junit(message: str) -> str:
+    """Write JUnit XML of a gate that could judge nothing, so that no earlier file passes for its verdict."""
+    root = ElementTree.Element("testsuite", name="vtbench", tests="1", failures="0", errors="1")
+    case = ElementTree.SubElement(root, "testcase", classname="vtbench", name="check")
+    ElementTree.SubElement(case, "error", message=_printable(message))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def error_markdown(message: str) -> str:
+    """Write the summary of a gate that could judge nothing."""
+    return f"## ❌ vtbench: nothing was compared\n\n{cell(message)}\n"
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "�" for sign in text)  # XML has no control characters
+
+
 def _suite(name: str, checks: Sequence[Check]) -> ElementTree.Element:
-    name = "".join(sign if sign.isprintable() else "�" for sign in name)  # XML has no control characters
+    name = _printable(name)
     failures = sum(check.failed for check in checks)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(checks)), failures=str(failures))
     for check in checks:

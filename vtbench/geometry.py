@@ -49,9 +49,10 @@ def fit(picture: Image.Image, geometry: Geometry, size: int) -> Tensor:
 
 
 def letterbox_window(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-    """Left, top, width and height that a picture takes inside the black square of "letterbox"."""
+    """Left, top, width and height of a picture inside the black square of "letterbox"; its long side is `size`."""
     ratio = min(size / width, size / height)
-    inner_width, inner_height = math.ceil(width * ratio), math.ceil(height * ratio)
+    # In floats a side times the ratio that makes it `size` may be a little more, and the next whole number is cut off.
+    inner_width, inner_height = (min(math.ceil(side * ratio), size) for side in (width, height))
     return (size - inner_width) // 2, (size - inner_height) // 2, inner_width, inner_height
 
 

@@ -73,13 +73,18 @@ def from_unit(values: Tensor, span: Range) -> Tensor:
     return low + values * (high - low)
 
 
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Height and width as `pad_to_multiple` leaves them."""
+    return size[0] + -size[0] % multiple, size[1] + -size[1] % multiple
+
+
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Extend the right and bottom border by repeating the last column and row, to whole multiples of `multiple`."""
     height, width = images.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if not bottom and not right:
+    whole = padded_size((height, width), multiple)
+    if whole == (height, width):
         return images
-    return F.pad(images, (0, right, 0, bottom), mode="replicate")
+    return F.pad(images, (0, whole[1] - width, 0, whole[0] - height), mode="replicate")
 
 
 def crop_to(images: Tensor, size: tuple[int, int]) -> Tensor:

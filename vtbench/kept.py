@@ -61,7 +61,7 @@ class KeptPicture(Strict):
 class Kept(Strict):
     """What is kept of a run."""
 
-    plan: str | None
+    plan: str | None = None
     """sha256 of what decided the run's numbers: equal tables may be of other pictures."""
     table: str
     """sha256 of the per-image table that they belong to."""

@@ -225,8 +225,8 @@ def _csv_row(standing: Standing, names: Sequence[str]) -> dict[str, object]:
         "parameters": run.parameters,
         "images_expected": run.images,
         "not_scored": "; ".join(f"{name}: {score.reason}" for name, score in run.scores.items() if score.reason),
-        "encode_per_second": _rounded(run.timing.encode_per_second, 1),
-        "decode_per_second": _rounded(run.timing.decode_per_second, 1),
+        "encode_per_second": _rounded(run.timing.encode_per_second, 6),
+        "decode_per_second": _rounded(run.timing.decode_per_second, 6),
         "device": run.device,
         "precision": run.precision,
         "weights": run.weights,
@@ -241,15 +241,16 @@ def _csv_row(standing: Standing, names: Sequence[str]) -> dict[str, object]:
     for name in names:
         score = run.scores.get(name)
         if score:
-            row |= {f"{name}_{end}": _rounded(getattr(score, end), 6) for end in ("low", "high")}
-            row |= {name: _rounded(score.value, 6), f"{name}_scored": score.scored}
+            row |= {f"{name}_{end}": _rounded(getattr(score, end), 9) for end in ("low", "high")}
+            row |= {name: _rounded(score.value, 9), f"{name}_scored": score.scored}
             if score.floor is not None:
-                row |= {f"{name}_{what}": _rounded(getattr(score, what), 6) for what in ("floor", "excess")}
+                row |= {f"{name}_{what}": _rounded(getattr(score, what), 9) for what in ("floor", "excess")}
     return {column: _plain(value) if isinstance(value, str) else value for column, value in row.items()}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    """Round to significant digits: decimals would leave nothing of a small value."""
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def to_markdown(runs: Sequence[Run], *, rank_local: bool = False) -> str:

@@ -174,17 +174,16 @@ def _check_bottleneck(plan: Plan) -> None:
         try:
             with devices.memory():
                 sample = plan.task.read(index)
-                picture = feeder.feed(sample)[None].to(tokenizer.device)
+                picture = feeder.feed(sample)[None]
                 floats = picture.is_floating_point()
-                encode = tokenizer.encode_floats if floats else tokenizer.encode
                 size = (picture.shape[-2], picture.shape[-1])
-                codes = encode(picture)
+                codes = tokenizer.encode_input(tokenizer.input_of(picture))
                 first, reasons = tokenizer.attempt(codes, size, floats=floats)
                 # Noise: no picture, however flat or even, is like it.
                 random = torch.Generator().manual_seed(0)
                 noise = torch.randint(0, 256, sample.image.shape, dtype=torch.uint8, generator=random)
                 kept = codes.copied()
-                encode(feeder.feed(replace(sample, image=noise))[None].to(tokenizer.device))
+                tokenizer.encode_input(tokenizer.input_of(feeder.feed(replace(sample, image=noise))[None]))
                 second, _ = tokenizer.attempt(kept, size, floats=floats)
         except DataError:  # said of each picture, where it belongs
             continue

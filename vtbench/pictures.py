@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -28,8 +30,8 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
     In this order:
 
     * animations and files of several pictures: the first frame. pillow_jxl gives the last one of JPEG XL: refused;
-    * orientation: turned upright as EXIF says; a JPEG XL file only as its own codestream says, as its standard asks,
-      but for a recompressed JPEG, which is turned as that JPEG is;
+    * orientation: turned upright as EXIF says, whatever XMP says; a JPEG XL file only as its own codestream says, as
+      its standard asks, but for a recompressed JPEG, which is turned as that JPEG is;
     * 16-bit greyscale: v / 257, rounded (12-bit: v / 4095 * 255); a level that is declared transparent becomes white.
       Pillow keeps the high byte of 16-bit colour. 32-bit or signed integers and floats state no white level and are
       refused;
@@ -45,7 +47,8 @@ def read(source: Path | bytes | IO[bytes], name: str | None = None, *, plain: bo
             brought to sRGB, alpha dropped, 16-bit greys clipped.
 
     Raises:
-        DataError: if it can't be decoded as it is meant, has no pixels or claims more than MAX_PIXELS.
+        DataError: if it can't be decoded as it is meant, has no pixels or claims more than MAX_PIXELS; if a PNG holds
+            fewer rows than it says, or a JPEG's last scan has no end. Damage inside a JPEG's scans can't be told.
     """
     shown = name or (source.name if isinstance(source, Path) else "picture")
     try:
@@ -78,7 +81,11 @@ def _read(file: IO[bytes], shown: str, plain: bool) -> Image.Image:
         if what := _read_wrongly(file, picture):
             raise DataError(f"{shown}: {what}, which Pillow reads wrongly; convert it to PNG")
         _scale_transparency(picture)
+        if not plain:
+            _drop_xmp(picture)  # a TIFF is turned while it is loaded
         picture.load()
+        if what := _damaged(file, picture):
+            raise DataError(f"{shown}: {what}; it is damaged")
         if plain:
             return picture.convert("RGB")
         return _over_white(_in_srgb(_in_8_bits(_upright(picture), shown)))
@@ -87,12 +94,10 @@ def _read(file: IO[bytes], shown: str, plain: bool) -> Image.Image:
 def _read_wrongly(file: IO[bytes], picture: ImageFile.ImageFile) -> str | None:
     """Name the kind of a file whose levels Pillow gives as others without a word."""
     if picture.format == "JPEG2000" and not picture.mode.startswith("I;16"):
-        file.seek(0)
-        begin = file.read(1 << 16)
-        at = begin.find(_JPEG_2000_SIZE)
-        channels = int.from_bytes(begin[at + 40 : at + 42], "big")
-        bits = {(one & 127) + 1 for one in begin[at + 42 : at + 42 + 3 * channels : 3]}
-        if at >= 0 and bits != {8}:
+        begin = _jpeg_2000_codestream(file)
+        channels = int.from_bytes(begin[40:42], "big")
+        bits = {(one & 127) + 1 for one in begin[42 : 42 + 3 * channels : 3]}
+        if begin.startswith(_JPEG_2000_SIZE) and bits != {8}:
             return f"a JPEG 2000 of {' and '.join(map(str, sorted(bits)))} bits"
     tags = getattr(picture, "tag_v2", {})
     if tags.get(_PLANES) == _APART and picture.tile and picture.tile[0].codec_name == "raw":
@@ -104,6 +109,94 @@ def _read_wrongly(file: IO[bytes], picture: ImageFile.ImageFile) -> str | None:
 
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"
 """A codestream begins with it; then stand the number of channels and the bits of each (ISO/IEC 15444-1, annex A)."""
+
+
+def _jpeg_2000_codestream(file: IO[bytes]) -> bytes:
+    """Get the first bytes of a JPEG 2000 codestream, bare or in a box, as many as all of its channels may take."""
+    file.seek(0)
+    if file.read(8) == b"\0\0\0\x0cjP  ":
+        for kind, _ in _boxes(file, 12):
+            if kind == b"jp2c":
+                break
+    else:
+        file.seek(0)
+    return file.read(1 << 16)
+
+
+def _boxes(file: IO[bytes], start: int) -> Iterator[tuple[bytes, int | None]]:
+    """Give kind and length of the content of one box after the other, the file standing where its content begins.
+
+    The length is None of one that reaches to the file's end, which is the last.
+    """
+    file.seek(start)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if length == 1:  # it follows, in 64 bits
+            (length,) = struct.unpack(">Q", file.read(8))
+        yield kind, max(start + length - file.tell(), 0) if length else None
+        if length < 8:
+            return
+        start = file.seek(start + length)
+
+
+# --- damage that Pillow's decoders pass over --------------------------------------------------------------------------
+
+
+def _damaged(file: IO[bytes], picture: ImageFile.ImageFile) -> str | None:
+    """Say what is missing of a picture that was decoded all the same, as far as that is cheap to tell."""
+    if picture.format in ("JPEG", "MPO") and not _ends(file):
+        return "its last scan has no end, so a part of the picture is missing"
+    if picture.format != "PNG":
+        return None
+    file.seek(0)
+    width, height, bits, colour, interlaced = struct.unpack(">16x2I2B2xB", file.read(29))
+    # Rows that are missing are zeros in Pillow's picture; counting what a stream holds takes as long as decoding it.
+    if not interlaced and np.asarray(picture.crop((0, height - 1, width, height))).any():
+        return None
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    depth = bits * _CHANNELS[colour]
+    whole = sum(high * (1 + -(-wide * depth // 8)) for wide, high in sides if wide > 0 and high > 0)
+    found = _png_bytes(file)
+    return f"holds {found} of the {whole} bytes that its size asks for" if found < whole else None
+
+
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced PNG: the first pixel of each and its steps, across and down (the PNG specification, section 8)."""
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Channels by a PNG's type of colour."""
+
+
+def _png_bytes(file: IO[bytes]) -> int:
+    """Count the bytes that a PNG's pixels are packed from."""
+    file.seek(8)
+    unpacking, found = zlib.decompressobj(), 0
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        content = file.read(length + 4)[:length]
+        while kind == b"IDAT" and content and not unpacking.eof:
+            found += len(unpacking.decompress(content, 1 << 20))
+            content = unpacking.unconsumed_tail
+    return found
+
+
+def _ends(file: IO[bytes]) -> bool:
+    """Tell whether a JPEG's end is marked: what is cut off, and what was never downloaded, has no such mark.
+
+    A mark of the end inside a segment, such as that of a thumbnail, is none of the picture.
+    """
+    file.seek(0)
+    content, at = file.read(), 2
+    while found := _MARKER.search(content, at):
+        if found[0] == b"\xff\xd9":
+            return True
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return False
+
+
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")
+"""What begins a segment, or ends the picture; others have no length, or stand within a scan (ITU-T T.81, annex B)."""
 
 
 def _check_size(width: int, height: int, shown: str) -> None:
@@ -155,19 +248,15 @@ def _jpeg_xl_codestream(file: IO[bytes]) -> bytes:
     begin = file.read(32)
     if not begin.startswith(b"\0\0\0\x0cJXL \r\n\x87\n"):
         return begin
-    found, start = b"", file.seek(12)
-    while len(found) < 32 and len(box := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", box)
-        if length == 1:  # it follows, in 64 bits
-            (length,) = struct.unpack(">Q", file.read(8))
+    found = b""
+    for kind, length in _boxes(file, 12):
         if kind == b"jxlp":
             file.read(4)  # the part's number
+            length = None if length is None else max(length - 4, 0)
         if kind in (b"jxlc", b"jxlp"):
-            left = start + length - file.tell() if length else 32
-            found += file.read(min(32, left))
-        if length < 8 or kind == b"jxlc":  # a length of 0 reaches to the file's end
+            found += file.read(32 if length is None else min(32, length))
+        if len(found) >= 32 or kind == b"jxlc":
             break
-        start = file.seek(start + length)
     return found
 
 
@@ -209,7 +298,14 @@ def _scale_transparency(picture: ImageFile.ImageFile) -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
+def _drop_xmp(picture: Image.Image) -> None:
+    """Take away the XMP, whose orientation Pillow takes where EXIF says none."""
+    for key in ("xmp", "XML:com.adobe.xmp"):
+        picture.info.pop(key, None)
+
+
 def _upright(picture: Image.Image) -> Image.Image:
+    _drop_xmp(picture)  # a PNG may say it behind its pixels
     try:
         # Of a JPEG that was recompressed as JPEG XL, pillow_jxl gives the JPEG's own pixels, which lie as they did.
         turns = picture.format != "JXL" or getattr(picture, "jpeg", False)
@@ -235,15 +331,17 @@ def _in_8_bits(picture: Image.Image, shown: str) -> Image.Image:
         made = Image.fromarray(reduced)
         made.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
         return made
-    if picture.mode in ("I", "F"):
+    signed = _SIGNED in getattr(picture, "tag_v2", {}).get(_SAMPLES, ())
+    if signed or picture.mode in ("I", "F"):
         raise DataError(f"{shown}: 32-bit or signed pixels state no white level; convert it to 8 or 16 bits")
-    return picture
+    # Pillow turns greys under associated alpha into those under separate alpha, and into nothing else.
+    return picture.convert("LA") if picture.mode == "La" else picture
 
 
 _ORIENTATION = 0x0112
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES, _APART = 258, 262, 0, 284, 2  # of TIFF
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES, _APART, _SAMPLES, _SIGNED = 258, 262, 0, 284, 2, 339, 2  # of TIFF
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
-_COLOURS = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
+_COLOURS = {"1": "L", "L": "L", "LA": "L", "CMYK": "CMYK"}
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:

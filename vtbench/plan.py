@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtbench import cards, measures, ocr, provenance, results
+from vtbench import cards, measures, needs, ocr, provenance, results
 from vtbench import device as devices
 from vtbench.backbones import foundation
 from vtbench.bottleneck import Bottleneck
 from vtbench.cards import TaskCard
-from vtbench.catalogue import FOUNDATION, OCR, find_metric, of_measure
+from vtbench.catalogue import OCR, find_metric, of_measure
 from vtbench.errors import CardError, DataError, VtbenchError
 from vtbench.measures import Context, Measure
 from vtbench.protocols import Protocol, find_protocol
@@ -235,12 +235,7 @@ def _digests(
     }
     if read := getattr(tokenizer.network, "config_digest", None):  # a file beside the weights that the card only names
         digests["configuration"] = read
-    needs = sorted({need for name in wanted for need in find_metric(name).needs})
-    for need in needs:
-        own = {OCR: task.card.ocr, FOUNDATION: task.card.foundation}.get(need, need)
-        said_as = need if need == FOUNDATION else own  # where it lies is no matter
-        digests |= {f"{said_as}/{file}": value for file, value in ocr.files_behind(need, own).items()}
-    return digests
+    return digests | needs.files_behind(wanted, task.card)
 
 
 def _context(
@@ -316,7 +311,7 @@ def _unavailable(names: Sequence[str], expected: int, card: TaskCard) -> dict[st
     reasons = {}
     for name in names:
         metric = find_metric(name)
-        if reason := ocr.lacking(name, card.ocr, card.foundation):
+        if reason := needs.lacking(name, card):
             reasons[name] = reason
         elif expected < metric.minimum:
             reasons[name] = f"{metric.title} needs at least {metric.minimum} pictures, the task has {expected}"

@@ -36,7 +36,6 @@ LEVELS = (0.0, 255.0)
 """The range of levels, as a range of floats."""
 
 Picture = np.ndarray[Any, Any]
-Array = np.ndarray[Any, np.dtype[np.float64]]
 Columns = dict[Key, list[Any]]
 
 ERROR, LOW, HIGH = (Key("psnr", part, "raw") for part in ("error", "low", "high"))
@@ -213,7 +212,7 @@ class Published(measures.Measure):
                 averages |= _binned(columns[WORDS], size)
             except DataError as error:  # the other metrics stand
                 for name in self.rule.text_metrics:
-                    found[name] = Score(value=None, reason=str(error), scored=0, expected=table.expected)
+                    found[name] = Score.missing(str(error), table.expected)
         # How many pictures are behind what no column of single values says.
         behind = {"inception_score": len(columns.get(LOGITS, ()))}
         refused: dict[str, str | None] = {}
@@ -230,7 +229,7 @@ class Published(measures.Measure):
                 empty = WORDS in columns and name in self.rule.text_metrics
                 reason = EMPTY_BIN if empty else f"{name} is not a number under {self.rule.name}"
                 reason = refused.get(name) or reason
-                found[name] = Score(value=None, reason=reason, scored=behind.get(name, 0), expected=table.expected)
+                found[name] = Score.missing(reason, table.expected, scored=behind.get(name, 0))
                 continue
             own = found.get(name)
             if own is None or own.value is None:

@@ -94,6 +94,11 @@ class Score(Strict):
     high: Number | None = None
     """Upper end of the 95% interval."""
 
+    @classmethod
+    def missing(cls, reason: str, expected: int, *, scored: int = 0) -> Score:
+        """Say why there is no value; `scored` pictures were looked at all the same."""
+        return cls(value=None, reason=reason, scored=scored, expected=expected)
+
     @property
     def excess(self) -> float | None:
         """What of an error rate is the tokenizer's: the value less the floor."""
@@ -294,7 +299,7 @@ def summarise(
     places = [place for place, value in enumerate(values) if value is not None and not math.isnan(value)]
     scored = [value for value in values if value is not None and not math.isnan(value)]
     if not scored:
-        return Score(value=None, reason=reason, scored=0, expected=expected)
+        return Score.missing(reason, expected)
     infinite = sum(math.isinf(value) for value in scored)
     alone = infinite == len(scored) and len(set(scored)) == 1
     finite = scored if alone else [capped(value, cap) for value in scored]

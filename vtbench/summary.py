@@ -142,7 +142,7 @@ def _scores(plan: Plan, table: Table) -> dict[str, Score]:
     for measure in plan.measures:
         found |= _scores_of(measure, table)
     for name, reason in plan.unavailable.items():
-        found[name] = Score(value=None, reason=reason, scored=0, expected=table.expected)
+        found[name] = Score.missing(reason, table.expected)
     place = {name: position for position, name in enumerate(plan.metrics)}
     order = sorted(found, key=lambda name: place.get(Key.parse(name).metric, len(place)))
     return {name: found[name] for name in order}
@@ -153,7 +153,7 @@ def _scores_of(measure: Measure, table: Table) -> dict[str, Score]:
     try:
         return measure.scores(table)
     except DataError as error:
-        return {name: Score(value=None, reason=str(error), scored=0, expected=table.expected) for name in measure.names}
+        return {name: Score.missing(str(error), table.expected) for name in measure.names}
 
 
 def _groups(plan: Plan, whole: pa.Table, raw: RawColumns) -> dict[str, dict[str, dict[str, Score]]]:
@@ -188,13 +188,12 @@ def _tokens(raw: RawColumns, indices_per_token: int) -> int | None:
 
 def _pictures(plan: Plan, whole: pa.Table) -> Pictures:
     failed = [reason for reason in whole.column("reason").to_pylist() if reason is not None]
-    passed_over = dict(getattr(plan.task.source, "passed_over", {}))
     return Pictures(
-        found=len(plan.task) + sum(passed_over.values()),
+        found=plan.task.found,
         scored=whole.num_rows - len(failed),
         failed=len(failed),
         reasons=dict(Counter(failed).most_common(REASONS)),
-        passed_over=passed_over,
+        passed_over=dict(plan.task.passed_over),
         left_out=len(plan.task) - plan.count,
     )
 

@@ -181,11 +181,6 @@ class Tokenizer:
         return [name for name, dtype in DTYPES.items() if name == first or dtype in self.held.types][-1]
 
     @property
-    def _fed(self) -> torch.dtype:
-        """The type of what the network is fed."""
-        return DTYPES[self.precision] if self.held is None else self.held.place[1]
-
-    @property
     def parameters(self) -> int:
         """Count the network's parameters."""
         if self.held:
@@ -220,15 +215,6 @@ class Tokenizer:
         check_pictures(pictures)
         return self._in_range(self.encode_input(self.input_of(pictures)))
 
-    @torch.no_grad()
-    def encode_floats(self, pictures: Tensor) -> Codes:
-        """Encode float32 pictures within `span`, (B, 3, H, W), for protocols that resize or scale without levels.
-
-        Raises:
-            DataError: if the network takes other sizes, or its codes are not what its card says.
-        """
-        return self._in_range(self.encode_input(self.input_of(pictures)))
-
     def input_of(self, pictures: Tensor) -> Tensor:
         """Bring pictures, (B, 3, H, W), to what the network is fed: two equal ones are encoded alike.
 
@@ -244,6 +230,12 @@ class Tokenizer:
             return pictures if levels else images.to_uint8(pictures, self.span)
         return images.to_float(pictures, self.span) if levels else pictures
 
+    def fitted(self, pictures: Tensor) -> Tensor:
+        """Bring what `input_of` gave to the sides and type that the network takes."""
+        x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
+        dtype = self.held.place[1] if self.held else DTYPES[self.precision]
+        return x.to(dtype) if x.is_floating_point() else x
+
     @torch.no_grad()
     def encode_input(self, pictures: Tensor) -> Codes:
         """Encode what `input_of` gave, without waiting for the device: whether all indices are codes, `flaws` says.
@@ -252,9 +244,7 @@ class Tokenizer:
             DataError: if the network takes other sizes, or its codes are not what its card says.
         """
         self.check_size((pictures.shape[-2], pictures.shape[-1]))
-        x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
-        if x.is_floating_point():
-            x = x.to(self._fed)
+        x = self.fitted(pictures)
         with devices.exact(), self._defaults():
             codes = self.network.encode(x)
         if self.held and codes.indices and self.card.kind == "continuous":
@@ -274,20 +264,24 @@ class Tokenizer:
         Raises:
             DataError: if the network gives another size than it took, values that are not finite, or no pixels at all.
         """
-        return _whole(self.card, self.attempt(codes, size))
-
-    def decode_floats(self, codes: Codes, size: tuple[int, int]) -> Tensor:
-        """Decode to float32 pictures within `span`, neither clamped nor rounded, for protocols that do so themselves.
-
-        Raises:
-            DataError: as `decode`.
-        """
-        return _whole(self.card, self.attempt(codes, size, floats=True))
+        pictures, reasons = self.attempt(codes, size)
+        if self.card.kind == "understanding":
+            raise DataError(f"{self.card.name}: {NO_PIXELS}; choose a task that needs none (`tokens`)")
+        failed = [f"picture {index + 1} of {len(reasons)}: {reason}" for index, reason in enumerate(reasons) if reason]
+        if failed:
+            raise DataError("; ".join(failed[:3]))
+        return pictures
 
     def attempt(self, codes: Codes, size: tuple[int, int], *, floats: bool = False) -> tuple[Tensor, list[str | None]]:
-        """Decode as `decode` or `decode_floats`, and say of each picture why it can't be used, or None.
+        """Decode as `decode`, and say of each picture why it can't be used, or None.
 
         Of a tokenizer for understanding there are no pixels, (B, 3, 0, 0), and nothing is wrong with that.
+
+        Args:
+            codes: as for `decode`.
+            size: as for `decode`.
+            floats: give float32 pictures within `span`, neither clamped nor rounded, for protocols that do so
+                themselves.
 
         Raises:
             DataError: if the network gives another size than it took, which no picture of the batch survives.
@@ -319,7 +313,7 @@ class Tokenizer:
                 decoded = self.network.decode(clamped(on_device)).to(self.device)
             if decoded.dtype != torch.uint8:
                 decoded = decoded.float()
-            decoded = self._fitted(decoded, size, len(codes))
+            decoded = self._cropped(decoded, size, len(codes))
         finite = _finite(decoded)
         # An opaque model's latent is its picture.
         latent = None if self.card.kind == "opaque" else on_device.latent
@@ -333,23 +327,22 @@ class Tokenizer:
             flaw = None if finite else Flaw(self._not_finite("the decoder"), of_codes=False)
             if not coded:
                 flaw = Flaw(self._not_finite("its encoder"), of_codes=True)
-            for low, high, size in zip(ends[::2], ends[1::2], codes.codebook_sizes, strict=False):
-                if (error := self._beyond(low, high, size)) is not None:
-                    flaw = Flaw(str(error), of_codes=True)
+            for error in self._beyond(ends, codes):
+                flaw = Flaw(str(error), of_codes=True)
             found.append(flaw)
         return found
 
     def _not_finite(self, part: str) -> str:
         return f"{self.card.name}: {part} {NOT_FINITE}{OTHERWISE[self.precision]}"
 
-    def _beyond(self, low: int, high: int, size: int) -> DataError | None:
-        """Refuse indices that are not all of a codebook."""
-        if low >= 0 and high < size:
-            return None
-        if low == NO_CODE and high < size:
-            return DataError(self._not_finite("its encoder"))
-        said = f"gives indices from {low} to {high}, expected 0 to {size - 1}{OTHERWISE[self.precision]}"
-        return _refusal(self.card, said)
+    def _beyond(self, ends: Sequence[int], codes: Codes) -> Iterator[DataError]:
+        """Refuse each part of the codes whose lowest and highest index, given in turn, are not of its codebook."""
+        for low, high, size in zip(ends[::2], ends[1::2], codes.codebook_sizes, strict=False):
+            if low == NO_CODE and high < size:
+                yield DataError(self._not_finite("its encoder"))
+            elif low < 0 or high >= size:
+                said = f"gives indices from {low} to {high}, expected 0 to {size - 1}{OTHERWISE[self.precision]}"
+                yield _refusal(self.card, said)
 
     def _in_range(self, codes: Codes) -> Codes:
         """Refuse indices that are no codes.
@@ -357,10 +350,9 @@ class Tokenizer:
         Raises:
             DataError: with the indices, or saying that the encoder's values are not finite.
         """
-        ends = [torch.stack(part.aminmax()) for part in codes.indices]
-        for (low, high), size in zip(torch.stack(ends).tolist() if ends else (), codes.codebook_sizes, strict=True):
-            if (error := self._beyond(low, high, size)) is not None:
-                raise error
+        ends = [end for part in codes.indices for end in part.aminmax()]
+        for error in self._beyond(torch.stack(ends).tolist() if ends else (), codes):
+            raise error
         return codes
 
     def levels(self, decoded: Tensor) -> Tensor:
@@ -373,13 +365,11 @@ class Tokenizer:
             return images.to_float(decoded, self.span)
         return images.from_unit(images.to_unit(decoded, self._decoded_span), self.span)
 
-    def _fitted(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
+    def _cropped(self, decoded: Tensor, size: tuple[int, int], count: int) -> Tensor:
         """Crop what padding added; any other size than the input's is refused."""
         self.check_size(size)
-        multiple = self.card.input.multiple_of
-        padded = (size[0] + -size[0] % multiple, size[1] + -size[1] % multiple)
         own = self.card.output.size
-        wanted = (own, own) if own else padded
+        wanted = (own, own) if own else images.padded_size(size, self.card.input.multiple_of)
         if tuple(decoded.shape) != (count, 3, *wanted):
             raise DataError(
                 f"{self.card.name}: the network gave {tuple(decoded.shape)} for pictures of {size[1]}x{size[0]}, "
@@ -411,7 +401,7 @@ class Tokenizer:
             return
         with devices.exact(), self._defaults():
             for label, bits, decoded in own(clamped(_on(codes, self.device))):
-                pictures = self._fitted(decoded.to(self.device).float(), size, len(codes))
+                pictures = self._cropped(decoded.to(self.device).float(), size, len(codes))
                 if not torch.isfinite(pictures).all():
                     raise DataError(f"{self._not_finite('the decoder')}, {label}")
                 yield label, bits, images.to_uint8(pictures, self._decoded_span)
@@ -428,19 +418,20 @@ class Tokenizer:
             pictures: uint8, (B, 3, H, W).
             codes: what `encode` gave for them.
         """
-        x = images.pad_to_multiple(images.to_float(pictures.to(self.device), self.span), self.card.input.multiple_of)
+        size = (pictures.shape[-2], pictures.shape[-1])
         own = getattr(self.network, "regions", None)
         if own is not None:
+            x = self.fitted(self.input_of(pictures))
             with devices.exact(), self._defaults():
-                labels: Tensor = own(x.to(self._fed))
-            return Regions(images.crop_to(labels, (pictures.shape[-2], pictures.shape[-1])), codes.tokens or 0)
-        grid = _grid(codes)
-        factor = self.card.code.downsampling
-        if grid is None or factor is None or (grid[0] * factor, grid[1] * factor) != tuple(x.shape[2:]):
+                labels: Tensor = own(x)
+            return Regions(images.crop_to(labels, size), codes.tokens or 0)
+        padded = images.padded_size(size, self.card.input.multiple_of)
+        grid, factor = _grid(codes), self.card.code.downsampling
+        if grid is None or factor is None or (grid[0] * factor, grid[1] * factor) != padded:
             return None
-        numbers = torch.arange(grid[0] * grid[1], device=x.device).view(1, *grid).expand(len(x), -1, -1)
+        numbers = torch.arange(grid[0] * grid[1], device=self.device).view(1, *grid).expand(len(pictures), -1, -1)
         squares = numbers.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        return Regions(squares[:, : pictures.shape[-2], : pictures.shape[-1]], grid[0] * grid[1])
+        return Regions(images.crop_to(squares, size), grid[0] * grid[1])
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Refuse a size that the network can't take, or can't give back.
@@ -448,23 +439,8 @@ class Tokenizer:
         Raises:
             DataError: with both sizes.
         """
-        sizes = self.card.sizes
-        if sizes and (size[0] != size[1] or size[0] not in sizes):
-            wanted = " or ".join(f"{side}x{side}" for side in sizes)
-            raise DataError(
-                f"{self.card.name} takes {wanted} pixels only, the task has {size[1]}x{size[0]}; "
-                "choose a task of that size (`vtbench list tasks`)"
-            )
-
-
-def _whole(card: TokenizerCard, attempt: tuple[Tensor, list[str | None]]) -> Tensor:
-    pictures, reasons = attempt
-    if card.kind == "understanding":
-        raise DataError(f"{card.name}: {NO_PIXELS}; choose a task that needs none (`tokens`)")
-    failed = [f"picture {index + 1} of {len(reasons)}: {reason}" for index, reason in enumerate(reasons) if reason]
-    if failed:
-        raise DataError("; ".join(failed[:3]))
-    return pictures
+        if reason := self.card.refusal(size):
+            raise DataError(reason)
 
 
 def _grid(codes: Codes) -> tuple[int, int] | None:
@@ -606,6 +582,8 @@ def load_tokenizer(
         _load(card, network, loaded, shared=isinstance(weights, Mapping))
     for note in loaded.notes:
         log.warning("%s: %s", card.name, note)
+    if precision != "fp32":
+        devices.lay_out(network)
     return Tokenizer(
         card,
         cast("Network", network),

@@ -52,12 +52,7 @@ def parts_of(source: WeightsSource) -> tuple[WeightsFile, ...]:
     return source.files or ((WeightsFile(file=name, sha256=source.sha256),) if name else ())
 
 
-def locate(card: TokenizerCard) -> Path | None:
-    """Find the published weights of a card as `locate_all` does; the first of its files, or None where it has none."""
-    return next(iter(locate_all(card)), None)
-
-
-def locate_all(card: TokenizerCard) -> tuple[Path, ...]:
+def locate(card: TokenizerCard) -> tuple[Path, ...]:
     """Find the published weights of a card on this machine; bring them from the hub where they are missing.
 
     Returns:
@@ -69,22 +64,14 @@ def locate_all(card: TokenizerCard) -> tuple[Path, ...]:
     source = card.weights
     if source is None:
         return ()
-    found = cached_all(card)
+    found = cached(card)
     if not found:
         return bring(card)
     _check(source, found)
     return found
 
 
-def cached(card: TokenizerCard) -> Path | None:
-    """Look for a card's published files where they would lie on this machine; the first, or None unless all are there.
-
-    Touches no network.
-    """
-    return next(iter(cached_all(card)), None)
-
-
-def cached_all(card: TokenizerCard) -> tuple[Path, ...]:
+def cached(card: TokenizerCard) -> tuple[Path, ...]:
     """Look for a card's published files where they would lie on this machine; touches no network.
 
     Returns:
@@ -314,7 +301,7 @@ def find_state(
         return Loaded(state.tensors, "local", state_digest(state.tensors), state.ema, tuple(state.notes))
     parts = parts_of(source)
     if given is None:
-        return _read_parts(source, parts, locate_all(card), wanted, "packaged" if source.package else "published")
+        return _read_parts(source, parts, locate(card), wanted, "packaged" if source.package else "published")
     paths = [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
     notes: list[str] = []
     if not paths:

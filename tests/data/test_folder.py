@@ -1,6 +1,7 @@
 import os
 import struct
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from vtbench import cards, geometry, images, load_task, results
 from vtbench.backbones import foundation
 from vtbench.cli import report, run
+from vtbench.data import archive
 from vtbench.data._shards import below
 from vtbench.data.folder import Source, printable
 from vtbench.errors import CardError, DataError, ResultError, WeightsError
@@ -179,7 +181,6 @@ def test_links_inside_are_read_links_outside_are_not(tmp_path):
         "links to nothing": 2, "links in a circle": 1, "links that lead out": 1, "links to folders": 1,
         "pipes and devices": 1,
     }  # fmt: skip
-    assert source.found == 8
     followed = Source(size=16, path=inside, follow_links=True)
     assert ids(followed) == ["a.png", "away/secret.png", "b.png", "c.png"]
     assert followed.passed_over == {"links to nothing": 2, "links in a circle": 1, "pipes and devices": 1}
@@ -248,7 +249,6 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path):
         "files in __MACOSX": 1, "files in @eaDir": 1,
         "archives and tables of pictures, which are read on their own": 1,
     }  # fmt: skip
-    assert source.found == 16
     (tmp_path / "phone").mkdir()
     for index in range(2):
         (tmp_path / "phone" / f"{index}.HEIC").write_bytes(b"x")
@@ -279,6 +279,47 @@ def test_pictures_without_an_ending_are_told_by_their_first_bytes(tmp_path, kind
     picture().save(tmp_path / "b", kind)
     picture().save(tmp_path / "a.png")
     assert Source(size=16, path=tmp_path).passed_over == {"pictures without an ending": 1}
+
+
+def test_pictures_under_other_endings_are_counted_where_pictures_lie(tmp_path):
+    names = ("scan.2021", "Mr. Smith", "u.dat", "x.jpg_large", "y.jpg!d", "z.jpg@w=3", "w.jpg (1)", "v.jpg - Copy")
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", *names, "notes.txt", ".x.dat", "in/beef.dat"):
+        picture().save(tmp_path / name, "PNG")
+    (tmp_path / "t.pam").write_bytes(b"P7\n")
+    (tmp_path / "other.dat").write_bytes(b"x")
+    source = Source(size=16, path=tmp_path)
+    assert ids(source) == ["a.png"]
+    assert source.passed_over == {"pictures under other endings": 8, ".pam files, which are not read": 1}
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "t.pam").unlink()
+    with pytest.raises(DataError, match=r"9 pictures under other endings; give those under other endings theirs"):
+        Source(size=16, path=tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("0.png", "1.2021"):
+            packed.write(tmp_path / "u.dat", name)
+    assert archive.Source(size=16, path=tmp_path / "a.zip").passed_over == {"pictures under other endings": 1}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "metadata.csv"])
+def test_text_behind_a_link_that_leads_out_is_told(tmp_path, name, caplog):
+    (tmp_path / "in").mkdir()
+    picture().save(tmp_path / "in" / "a.png")
+    (tmp_path / "away").write_text("Lantern" if name == "a.txt" else "file_name,text\na.png,Lantern\n")
+    (tmp_path / "in" / name).symlink_to(tmp_path / "away")
+    with pytest.raises(
+        DataError, match=rf"{name}: .*link that leads out of the folder; follow_links \(--follow-links\)"
+    ):
+        load_task("text", data=tmp_path / "in")
+    assert len(load_task("kodak", data=tmp_path / "in")) == 1  # pixels alone are wanted
+    assert ("leads out of the folder" in caplog.text) == (name == "metadata.csv")
+    task = load_task("text", data=tmp_path / "in", follow_links=True)
+    assert task.read(0).lines[0].text == "Lantern"
+    for target in ("nothing", name):  # the latter in a circle
+        (tmp_path / "in" / name).unlink()
+        (tmp_path / "in" / name).symlink_to(target)
+        with pytest.raises(DataError, match=rf"{name}: can't be read"):
+            load_task("text", data=tmp_path / "in")
 
 
 def test_the_folder_itself_may_be_a_link(tmp_path):

@@ -493,7 +493,7 @@ def test_splits_of_pictures_may_share_a_table(server: str, tmp_path: Path, head:
     with pytest.raises(DataError, match=r"which split\? Expected one of train, test"):
         Source(size=None, data=SET)
     test = Source(size=None, data=SET.model_copy(update={"split": "test"}))
-    assert len(test) == test.found == 1 and test.sample_id(0) == "data/test/0.png"
+    assert len(test) == 1 and test.passed_over == {} and test.sample_id(0) == "data/test/0.png"
     assert [line.text for line in test.read(0).lines] == ["zero"] and test.attributes == set()
     both = Source(size=None, data=SET.model_copy(update={"split": "train+test"}))
     assert [both.read(index).attributes for index in range(2)] == [{"split": "test"}, {"split": "train"}]

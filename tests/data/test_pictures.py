@@ -69,6 +69,17 @@ def test_text_that_a_crop_cuts_is_dropped() -> None:
     assert [line.box for line in native.lines] == [(0, 0, 20, 10), (90, 10, 110, 20), (0, 0, 200, 100)]
 
 
+@pytest.mark.parametrize("size", [224, 256, 384, 448, 512])
+def test_letterbox_holds_the_whole_picture_at_every_width(size: int) -> None:
+    """In floats 400 * (448 / 400) is more than 448: a column was cut off, and text of unknown place with it."""
+    for long in range(2, 3000):
+        for shape in ((long, long // 2), (long // 3 + 1, long), (long, long)):
+            left, top, wide, high = geometry.letterbox_window(*shape, size)
+            assert max(wide, high) == size and min(left, top) == 0, shape
+    known = Known((("page", None, None),))
+    assert len(fitted("x", picture(400, 200), known, size, "letterbox").lines) == 1
+
+
 def test_text_of_unknown_place_has_the_whole_picture_as_its_box() -> None:
     (line,) = fitted("x", picture(200, 100), Known((("page", None, None),)), 64, "letterbox").lines
     assert line.box == (0, 16, 64, 48)

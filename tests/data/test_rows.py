@@ -69,7 +69,7 @@ BYTES = [png(0), png(1)]
 def test_bytes_of_pictures_are_pictures(tmp_path: Path, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     source = Source(size=None, path=tmp_path / "a.parquet")
-    assert len(source) == source.found == 2 and source.passed_over == {}
+    assert len(source) == 2 and source.passed_over == {}
     assert same(source, 0, 0) and same(source, 1, 1)
 
 
@@ -347,7 +347,7 @@ def test_every_file_of_a_folder_is_read_whatever_its_name(tmp_path: Path, names:
         (place / "moved").rename(place / name)
     for data in (None, Data(source="hub", hub="a/b", split="test")):  # a split of the card's own is not asked for here
         source = Source(size=None, path=place, data=data)
-        assert len(source) == source.found == len(names) and source.passed_over == {}
+        assert len(source) == len(names) and source.passed_over == {}
         assert all(same(source, index, index) for index in range(len(names)))
         assert source.sample_id(1) == "00001"
 
@@ -433,9 +433,10 @@ def test_no_picture_of_a_data_set_of_files_is_dropped_for_its_name(tmp_path: Pat
     for seed, name in enumerate(("0.png", "1.png", "[2].png", "test.png")):
         picture(seed).save(place / name)
     source = Source(size=None, path=place)
-    assert len(source) == source.found == 4 and same(source, 3, 3)
+    assert len(source) == 4 and source.passed_over == {} and same(source, 3, 3)
     (place / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "x"}\n')
-    assert Source(size=None, path=place).found == 4
+    source = Source(size=None, path=place)
+    assert len(source) == 4 and source.passed_over == {}
 
 
 # --- columns that could be one and the same ---------------------------------------------------------------------------

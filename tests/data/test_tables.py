@@ -265,6 +265,31 @@ def test_what_is_wrong_is_one_line_with_the_row(tmp_path: Path, name: str, conte
     assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.tsv", 'file_name\ttext\na.png\t"Begin here\nb.png\tand end there"\n'),
+        ("metadata.tsv", 'text\tfile_name\n"Begin here\ta.png\nand end"\tb.png\n'),
+        ("metadata.tsv", 'file_name\ttext\na.png\t"Begin here\n./c.heic\tx\nb.png\tand end there"\n'),
+        ("metadata.csv", 'file_name,text\na.png,"Begin here\nB.png,and end there"\n'),
+    ],
+)
+def test_a_quote_that_takes_in_rows_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (pictures(tmp_path) / name).write_text(content)
+    (tmp_path / "c.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"row 1 \(line [34]\): a quote takes in the row of '.*'; double") as caught:
+        folder.Source(size=None, path=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quoted_cell_may_go_on_over_lines(tmp_path: Path) -> None:
+    (pictures(tmp_path) / "metadata.tsv").write_text('file_name\ttext\na.png\t"12"" pipe\nb.png"\nb.png\t5" nail\n')
+    assert texts(tmp_path) == ['12" pipe/b.png', '5" nail']
+    (tmp_path / "metadata.tsv").unlink()
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one,\ntwo, three"\nb.png,x\n')
+    assert texts(tmp_path) == ["one,/two, three", "x"]
+
+
 def test_table_in_another_folder_is_told_where_the_picture_is(tmp_path: Path) -> None:
     (pictures(tmp_path, "images/a.png") / "metadata.csv").write_text("file_name,text\nA.png,x\n")
     with pytest.raises(DataError, match=r"names 'A.png', .* \(there is 'images/a.png': write it so"):
@@ -318,6 +343,18 @@ def test_companions_lie_beside_pictures_in_a_folder_too(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["upper", "whole name", "é", "WebDataset", "first", "second"]
 
 
+def test_a_companion_belongs_to_the_picture_of_its_very_name(tmp_path: Path) -> None:
+    pictures(tmp_path, "Ab.png", "aB.png", "c.png", "dE.png", "x.png", "X.1.png")
+    for stem in ("Ab", "C", "De", "X"):
+        (tmp_path / f"{stem}.txt").write_text(f"of {stem}")
+    (tmp_path / "De.heic").write_bytes(b"x")
+    source = folder.Source(size=None, path=tmp_path)
+    said = {name: [line.text for line in source.read(index).lines] for index, name in enumerate(source.ids)}
+    assert said == {
+        "Ab.png": ["of Ab"], "X.1.png": ["of X"], "aB.png": [], "c.png": ["of C"], "dE.png": [], "x.png": [],
+    }  # fmt: skip
+
+
 def test_a_companion_may_be_a_list_of_lines(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "a.json").write_text('["one", "two"]')
@@ -343,9 +380,30 @@ def test_lines_of_a_companion_that_are_none_are_one_line(tmp_path: Path, said: s
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("72,25,326,25,326,64,72,64,TAN WOON YANN\n72,50,440,50,440,95,72,95,9.00\n", "begins with coordinates"),
-        ('38, 43, 920, 215, "Tiredness"\r\n', "begins with coordinates; say them as text and box of lines"),
+        ("72,25,326,25,326,64,72,64,TAN WOON YANN\n72,50,440,50,440,95,72,95,9.00\n", "its lines hold coordinates"),
+        ('38, 43, 920, 215, "Tiredness"\r\n', "its lines hold coordinates; say them as text and box of lines"),
+        ('38 43 120 215 "Tiredness"\n275 294 669 417 "Some sign"\n', "its lines hold coordinates"),
+        ("38\t43\t120\t215\tTiredness\n", "its lines hold coordinates"),
+        ("38; 43; 120; 215; Tiredness\n", "its lines hold coordinates"),
+        ("12.5,30.0,100.2,50.1,Exit\n", "its lines hold coordinates"),
+        (
+            "377,117,463,117,465,130,378,130,Genaxis\n###\n493,115,519,115,519,131,493,131,06\n",
+            "its lines hold coordinates",
+        ),
+        (
+            "imagesource:GoogleEarth\ngsd:0.14\n2753 2408 2861 2385 2888 2468 2805 2502 plane 0\n",
+            "its lines hold coordinates",
+        ),
+        (
+            "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n",
+            "its lines hold coordinates",
+        ),
+        (
+            "x: [[115 503 494 115]], y: [[322 346 426 404]], ornt: [u'm'], transcriptions: [u'nauGHTY']\n",
+            "its lines hold coordinates",
+        ),
         ("0 0.51 0.43 0.1 0.2\n\n17 0.500000 1 5e-05 0.25\n", "classes and boxes as YOLO has them, no text"),
+        ("person 0.51 0.43 0.1 0.2\ntraffic light 0.5 0.25 0.125 0.0625\n", "classes and boxes as YOLO has them"),
     ],
 )
 def test_places_in_a_companion_are_no_text(tmp_path: Path, said: str, message: str) -> None:
@@ -357,7 +415,14 @@ def test_places_in_a_companion_are_no_text(tmp_path: Path, said: str, message: s
     assert texts(tmp_path) == ["word", ""]
 
 
-@pytest.mark.parametrize("said", ["1,2,3,4,5\n6,7,8,9,10", "1,234,567,890,123", "9.00\n12,50", "1 0 0 1 1"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1,2,3,4,5\n6,7,8,9,10", "1,234,567,890,123", "9.00\n12,50", "1 0 0 1 1", "10 20 30 40 fifty",
+        "Menu\nSoup\n1,2,3,4, go!\nTea", "Tea 0.50\nRoom 4 0 0", "Total 12.50 3.00 1.00 0.50",
+        "Year,North,South,East,West\n2001,1,2,3,4",
+    ],
+)  # fmt: skip
 def test_digits_in_a_companion_may_be_all_the_text(tmp_path: Path, said: str) -> None:
     (pictures(tmp_path) / "a.txt").write_text(said)
     assert texts(tmp_path) == [said.replace("\n", "/"), ""]

@@ -162,7 +162,7 @@ def test_a_file_of_features_gives_what_the_model_does(folder: Path, model: Path,
     samples = [task.read(index) for index in range(COUNT)]
     rows = foundation.load(str(model), torch.device("cpu")).features(torch.stack([one.image for one in samples]))
     file = tmp_path / "features.npz"
-    said = {"model": "a small one", "layer": foundation.LAYER}
+    said = {"model": "a small one", "layer": "the last"}
     np.savez(file, ids=np.array([one.id for one in samples]), features=rows.numpy(), **said)
     tokenizer = load_tokenizer("tiny-fsq-f16")
     own = values(run(tokenizer, folder, "cknna", place=str(model)))["cknna"]

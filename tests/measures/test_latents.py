@@ -358,8 +358,8 @@ def test_probes_are_the_pure_functions(folder: Path, photographs: Tensor) -> Non
         return bottleneck.decode(moved, (8 * moved.shape[2], 8 * moved.shape[3]))[0]
 
     assert values(found)["lpc"] == pytest.approx(float(probes.lpc(decode, z, [picture.id], lpips)), abs=1e-6)
-    turned = probes.equivariance(decode, batch, z, lpips)
-    assert values(found)["turn_rise/180"] == pytest.approx(float(turned[1.0, 2]), abs=1e-6)
+    turned = probes.moved_rise(decode, batch, decode(z), z, lpips, scale=1.0, turns=2)
+    assert values(found)["turn_rise/180"] == pytest.approx(float(turned), abs=1e-6)
     assert json.loads(json.dumps(values(found)))
 
 

@@ -42,8 +42,6 @@ _MEANS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Mean and deviation of the levels, in [0, 1], by the model type of config.json."""
 
-LAYER = "last hidden state, mean of the patch tokens"
-
 
 class Features(NamedTuple):
     """Features that were computed elsewhere."""

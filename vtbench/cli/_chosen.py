@@ -250,21 +250,16 @@ def check_sizes(chosen: list[TokenizerCard], task_cards: list[TaskCard]) -> None
     """Refuse a tokenizer of fixed size on a task of another, before anything is computed."""
     for card in chosen:
         for task in task_cards:
-            if card.sizes and task.geometry.side not in card.sizes:
-                wanted = " or ".join(f"{side}x{side}" for side in card.sizes)
-                side = task.geometry.side
-                found = f"{side}x{side}" if side else "pictures of many sizes"
-                raise CardError(
-                    f"{card.name} takes {wanted} pixels only, {task.name} has {found}; "
-                    "choose a task of that size (`vtbench list tasks`)"
-                )
+            side = task.geometry.side
+            if reason := card.refusal((side, side) if side else None, task.name):
+                raise CardError(reason)
 
 
 def check_required(names: tuple[str, ...], task_cards: list[TaskCard]) -> None:
     """Refuse required metrics whose backbone is not here, before torch is loaded."""
-    from vtbench import ocr
+    from vtbench import needs
 
     for name in names:
         for card in task_cards:
-            if reason := ocr.lacking(name, card.ocr, card.foundation):
+            if reason := needs.lacking(name, card):
                 raise VtbenchError(f"--require {name}: {reason}")

@@ -211,17 +211,23 @@ def _widths(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:
 
 def fields(said: dict[str, Any]) -> None:
     """Print names and values, without the empty ones."""
+    rows: list[tuple[str, str]] = []
+    for key, value in said.items():
+        if isinstance(value, dict):
+            rows += [(f"{key}.{inner}", plain(what)) for inner, what in value.items() if what not in _EMPTY]
+        elif value not in _EMPTY:
+            rows.append((key, plain(value)))
+    if not console.is_terminal:  # a value is one line: a path that is broken can't be copied
+        wide = max((cell_len(key) for key, _ in rows), default=0)
+        for key, value in rows:
+            console.print(f"{key}{' ' * (wide - cell_len(key))} {value}", soft_wrap=True)
+        return
     drawn = Table(box=None, show_header=False, pad_edge=False)
     drawn.add_column(style="bold", no_wrap=True)
     drawn.add_column(overflow="fold")
-    for key, value in said.items():
-        if value in (None, "", [], {}, ()):
-            continue
-        if isinstance(value, dict):
-            for inner, what in value.items():
-                if what not in (None, "", [], {}, ()):
-                    drawn.add_row(Text(f"{key}.{inner}"), Text(plain(what)))
-        else:
-            drawn.add_row(Text(key), Text(plain(value)))
-    # Into a file or a pipe a value is one line: a path that is broken can't be copied.
-    (console if console.is_terminal else Console(width=2**16, markup=False, highlight=False)).print(drawn)
+    for key, value in rows:
+        drawn.add_row(Text(key), Text(value))
+    console.print(drawn)
+
+
+_EMPTY: tuple[object, ...] = (None, "", [], {}, ())

@@ -200,6 +200,10 @@ def check(
     except VtbenchError as error:
         if on_github:
             typer.echo(gate.error_annotation("vtbench check", one_line(error)), err=json)
+        if junit:
+            files.write_atomic(junit, gate.error_junit(one_line(error)).encode())
+        if markdown:
+            files.write_atomic(markdown, gate.error_markdown(one_line(error)).encode())
         raise
     if junit:
         files.write_atomic(junit, gate.to_junit(verdicts).encode())

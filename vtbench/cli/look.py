@@ -271,7 +271,7 @@ def _show_tokenizer(card: TokenizerCard, extra: Path | None) -> None:
     if card.weights is None:
         said["cached"] = "needs no weights"
     else:
-        paths = weights.cached_all(card)
+        paths = weights.cached(card)
         had = card.weights.is_published
         bring = f"`vtbench fetch {card.name}` brings it" if had else "no file is published; give one by --weights"
         said["cached"] = [str(path) for path in paths] or f"no; {bring}"

@@ -30,7 +30,7 @@ def fetch(
     parts = {*backbones.GROUPS, "ocr"}
     known = cards.names(cards_folder) | parts
     for name in names:
-        if name not in known and not name.startswith("hub:"):
+        if name not in known and not name.startswith("hub:") and not name.endswith(".toml"):
             raise CardError(
                 f"nothing to fetch is called {name!r}; {meant(name, known)}expected a name of `vtbench list`"
             )
@@ -48,7 +48,7 @@ def fetch(
             if card.weights and card.weights.package is None:
                 licence = card.license or "not stated on its card; ask the authors before you use them"
                 console.print(f"{card.name}: licence of the weights: {licence}", soft_wrap=True)
-            paths = weights.locate_all(card)
+            paths = weights.locate(card)
             said = {card.name: ", ".join(str(path) for path in paths) or "needs no weights"}
         for part, place in said.items():
             console.print(f"{part}: {place}", soft_wrap=True)
@@ -104,7 +104,7 @@ def doctor() -> None:
     import torch
     from huggingface_hub import constants
 
-    from vtbench import backbones, ocr, provenance, weights
+    from vtbench import backbones, needs, ocr, provenance, weights
     from vtbench import device as devices
 
     said: dict[str, object] = dict(provenance.versions())
@@ -118,14 +118,14 @@ def doctor() -> None:
     lacking = {}
     for card in cards.tokenizers().values():
         if card.weights is not None:
-            path = weights.cached(card)
-            if path:
-                said[card.name] = str(path)
+            if paths := weights.cached(card):
+                said[card.name] = str(paths[0])
             else:
                 lacking[card.name] = card.weights.is_published
     said["not cached"] = [name for name, published in lacking.items() if published]
     said["for --weights alone"] = [name for name, published in lacking.items() if not published]
-    reasons = {metric: ocr.lacking(metric, "easyocr") for metric in catalogue.metrics()}
+    usual = cards.find_task("reconstruction")  # names no engine and no model of its own
+    reasons = {metric: needs.lacking(metric, usual) for metric in catalogue.metrics()}
     said["metrics"] = [metric for metric, reason in reasons.items() if reason is None]
     said |= {f"metric {metric}": reason for metric, reason in reasons.items() if reason is not None}
     fields(said)

@@ -178,11 +178,11 @@ def demo(
     from vtbench.cli.report import report
     from vtbench.cli.sheet import sheet
     from vtbench.team import cores
-    from vtbench.weights import locate_all
+    from vtbench.weights import locate
 
     shown = list(DEMO_SHEET)
     try:
-        locate_all(cards.find_tokenizer("taef2"))  # the published tokenizer that is small enough for a demo
+        locate(cards.find_tokenizer("taef2"))  # the published tokenizer that is small enough for a demo
     except WeightsError as error:
         shown.remove("taef2")
         complaints.print(f"vtbench: goes on without taef2: {one_line(error)}")

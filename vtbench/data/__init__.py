@@ -68,11 +68,6 @@ class Source(Protocol):
         return {}
 
     @property
-    def found(self) -> int:
-        """Picture files and files that were meant as pictures: those that are read and those passed over."""
-        return len(self) + sum(self.passed_over.values())
-
-    @property
     def digest(self) -> str:
         """sha256 of what defines the pictures: equal digests mean equal pixels, ids and texts."""
         ...
@@ -143,7 +138,7 @@ def bring(data: Data) -> str:
         DataError: if they can't be had, or only by hand; the message says how.
     """
     asked = getattr(find(data.source), "bring", None)
-    return f"its pictures come with the source {data.source}" if asked is None else str(asked(data))
+    return f"its pictures come with vtbench, or with its package ({data.source})" if asked is None else str(asked(data))
 
 
 def open_source(

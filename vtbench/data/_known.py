@@ -21,6 +21,12 @@ TABLES = ("metadata.csv", "metadata.tsv", "metadata.txt", "metadata.jsonl", "met
 COMPANIONS = (".txt", ".json", ".cls")
 """Files of a picture's own name that say something of it, as in WebDataset: its text, and its class."""
 
+
+def may_say(name: PurePosixPath) -> bool:
+    """Tell by its name whether a file may say something of pictures: a table, or what lies beside one."""
+    return name.name.lower() in TABLES or name.suffix.lower() in COMPANIONS
+
+
 Box = tuple[float, float, float, float]
 Line = tuple[str, Box | None, float | None]
 
@@ -190,8 +196,13 @@ def of_table(
     """
     found: dict[PurePosixPath, Known] = {}
     place = ""
+
+    def is_picture(said: str) -> bool:
+        return any(str(table.parent / said.strip()) in names for names in (pictures, left_out))
+
     try:
-        for place, row in _tables.read(content, table.suffix.lower(), text=text):  # noqa: B007  an error names it
+        rows = _tables.read(content, table.suffix.lower(), text=text, is_picture=is_picture)
+        for place, row in rows:  # noqa: B007  an error names it
             said = row.get("file_name")
             if not isinstance(said, str) or not said.strip():
                 there = ", ".join(map(repr, row)) or "nothing"
@@ -221,13 +232,27 @@ class Companions:
     Beside `a.b.png` these are `a.b.png.txt`, else `a.b.txt`, else, as in WebDataset, `a.txt`.
     """
 
-    def __init__(self, names: Iterable[PurePosixPath], read: Callable[[PurePosixPath], bytes]) -> None:
+    def __init__(
+        self,
+        names: Iterable[PurePosixPath],
+        read: Callable[[PurePosixPath], bytes],
+        pictures: Iterable[PurePosixPath] = (),
+    ) -> None:
+        """List them.
+
+        Args:
+            names: of all files.
+            read: gives the content of one.
+            pictures: those that are read, and those that are passed over.
+        """
         self._read = read
         self._found: dict[str, list[PurePosixPath]] = {}
         for name in sorted(names):
             if name.suffix.lower() in COMPANIONS and name.name.lower() not in TABLES:
                 self._found.setdefault(str(name.with_suffix("")), []).append(name)
-        self._names = _tables.Names(self._found)
+        # Where case doesn't count on the way here, Ab.txt may be of aB.png; but never where there is an Ab.png.
+        exact = {stem for picture in pictures for stem in _stems(picture)} if self._found else set()
+        self._others = _tables.Names(stem for stem in self._found if stem not in exact)
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -240,8 +265,9 @@ class Companions:
 
     def of(self, picture: PurePosixPath) -> Sequence[PurePosixPath]:
         """Return the companions of a picture."""
-        for stem in (picture, picture.with_suffix(""), picture.parent / picture.name.split(".", 1)[0]):
-            if (found := self._names.find(str(stem))) is not None:
+        for stem in _stems(picture):
+            found = stem if stem in self._found else self._others.find(stem)
+            if found is not None:
                 return self._found[found]
         return ()
 
@@ -278,20 +304,40 @@ class Companions:
         return Known(lines, attributes)
 
 
-_PLACED = re.compile(r"\s*(?:-?\d+\s*,\s*){4}")
-"""How lines of ICDAR's, SROIE's and MLT's files begin: a box or four corners, then the text."""
+def _stems(picture: PurePosixPath) -> tuple[str, str, str]:
+    """What a picture's companions may be called, without their ending: the nearest name first."""
+    return str(picture), str(picture.with_suffix("")), str(picture.parent / picture.name.split(".", 1)[0])
 
-_LABEL = re.compile(r"(?=.*\.)\s*\d+(?:\s+(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)){4,}\s*")
-"""A line of YOLO's files: the number of a class, then fractions of the picture."""
+
+_PLACED = re.compile(
+    r"\s*(?:"
+    r"(?:N *[,;\t]\s*){4}"  # ICDAR's, SROIE's and MLT's: a box or four corners, then the text
+    r'|(?:N\s+){4}"'  # ICDAR's of 2013, whose text is in quotes
+    r"|(?:N\s+){8}[^\W\d]\S*(?:\s+\d+)?\s*$|(?:imagesource|gsd):"  # DOTA's: four corners, then the class; and its head
+    r"|[^\W\d]\S*(?:\s+N){14,15}\s*$"  # KITTI's: the class, then fourteen numbers, or fifteen with a score
+    r"|x:\s*\[\[.*\by:\s*\[\["  # Total-Text's
+    r")".replace("N", r"-?\d+(?:\.\d+)?")
+)
+"""How lines of annotations with coordinates begin."""
+
+_LABEL = re.compile(
+    r"(?=.*\.)\s*(?:\d+|[^\W\d]\S*(?:\s[^\W\d]\S*){0,3})(?:\s+(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)){4,}\s*"
+)
+"""A line of YOLO's files: the number or name of a class, then fractions of the picture."""
 
 
 def _whole(said: str) -> tuple[Line, ...]:
-    """Take what a picture's .txt says as its text; digits alone may be text, places before text or classes are none."""
+    """Take what a picture's .txt says as its text; digits alone may be text, places before text or classes are none.
+
+    Half of the lines tell what a file is: text may go on over lines, and single ones may be written otherwise.
+    """
     listed = [line for line in said.splitlines() if line.strip()]
+    placed = [line for line in listed if _PLACED.match(line)]
+    labels = [line for line in listed if _LABEL.fullmatch(line)]
     how = "say them as text and box of lines in a metadata.jsonl or the picture's .json"
-    if listed and all(map(_PLACED.match, listed)) and any(map(str.isalpha, said)):
-        raise ValueError(f"every line begins with coordinates; {how}")
-    if listed and all(map(_LABEL.fullmatch, listed)):
+    if len(placed) >= len(listed) / 2 and any(map(str.isalpha, "".join(placed))):
+        raise ValueError(f"its lines hold coordinates; {how}")
+    if labels and len(labels) >= len(listed) / 2:
         raise ValueError("it holds classes and boxes as YOLO has them, no text; move it elsewhere")
     return page(said)
 

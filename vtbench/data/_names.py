@@ -17,8 +17,8 @@ SUFFIXES = frozenset({
 NOT_READ = frozenset({
     ".3fr", ".arw", ".bpg", ".cr2", ".cr3", ".crw", ".dcm", ".dcr", ".dds", ".dng", ".eps", ".erf", ".exr", ".fff",
     ".fits", ".flif", ".hdr", ".heic", ".heics", ".heif", ".hif", ".icns", ".ico", ".iiq", ".jxr", ".kdc", ".mef",
-    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pcx", ".pef", ".pfm", ".psb", ".psd", ".qoi", ".raf", ".raw", ".rw2",
-    ".rwl", ".sgi", ".sr2", ".srf", ".srw", ".svg", ".svgz", ".wdp", ".x3f", ".xcf",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pam", ".pcx", ".pef", ".pfm", ".psb", ".psd", ".qoi", ".raf", ".raw",
+    ".rw2", ".rwl", ".sgi", ".sr2", ".srf", ".srw", ".svg", ".svgz", ".wdp", ".x3f", ".xcf",
 })  # fmt: skip
 """File names that end so were meant as pictures, and are not read."""
 
@@ -38,6 +38,15 @@ PACKED_OTHERWISE = (
     ".7z", ".rar", ".tar.bz2", ".tar.lz4", ".tar.lzma", ".tar.xz", ".tar.zst", ".tbz", ".tbz2", ".txz", ".tzst",
 )  # fmt: skip
 """What is packed in a way that is not read."""
+
+OTHERS = frozenset({
+    ".7z", ".arrow", ".avi", ".bin", ".bz2", ".caption", ".ckpt", ".cls", ".csv", ".db", ".doc", ".docx", ".flac",
+    ".gz", ".h5", ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lock", ".log", ".m4a", ".mat", ".md",
+    ".md5", ".mkv", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".ods", ".ogg", ".onnx", ".pdf", ".pickle", ".pkl", ".pt",
+    ".pth", ".py", ".rar", ".rst", ".safetensors", ".sh", ".sha256", ".sqlite", ".srt", ".toml", ".tsv", ".txt", ".wav",
+    ".webm", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zst", *PACKED, *PACKED_OTHERWISE,
+})  # fmt: skip
+"""File names that end so were never meant as pictures, so that their first bytes need no look."""
 
 NOBODYS = ("__MACOSX", ".ipynb_checkpoints", ".AppleDouble", ".thumbnails", "@eaDir")
 """Folders that programs make for themselves; what lies in them are copies of pictures, or no pictures."""
@@ -59,10 +68,12 @@ BEGIN = 16
 
 GO_ON = "names that go on behind the ending"
 BARE = "pictures without an ending"
+STRANGE = "pictures under other endings"
 
 HINTS = {
     GO_ON: "rename those that go on behind .jpg and the like (.jpg.1, .jpg?w=3)",
     BARE: "give those without an ending theirs (.jpg, .png)",
+    STRANGE: "give those under other endings theirs (.jpg, .png)",
     "links that lead out": "follow_links (--follow-links) reads them",
     "links to folders": "follow_links (--follow-links) reads what lies below them",
 }
@@ -109,18 +120,26 @@ def sort_out(
 
     Args:
         names: of files.
-        begin: gives the first `BEGIN` bytes of a file whose name has no ending to tell by.
+        begin: gives the first `BEGIN` bytes of a file whose name tells nothing: it has no ending, or one that is
+            unknown and lies where pictures lie.
 
     Returns:
         the pictures, and the others with their kinds in plain words.
     """
     pictures, left_out = [], {}
     listed = list(names)
-    bare = {name for name in listed if _is_bare(name) and _BEGIN.match(begin(name))}
-    meant = [name for name in listed if name in bare or was_meant(name)]
+    named = {name for name in listed if was_meant(name)}
+    places = {name.parent for name in named if _ending(name) in SUFFIXES}
+    told: dict[PurePosixPath, str] = {}
+    for name in listed:
+        # Where no name is a picture's, the files of unknown endings may be all the pictures that there are.
+        unknown = _is_unknown(name) and (name.parent in places or not places)
+        if name not in named and (_is_bare(name) or unknown) and _BEGIN.match(begin(name)):
+            told[name] = STRANGE if name.suffix else BARE
+    meant = [name for name in listed if name in named or name in told]
     stems = {str(name.with_suffix("")) for name in meant}
     for name in meant:
-        kind = BARE if name in bare else _kind(name, stems)
+        kind = told.get(name) or _kind(name, stems)
         if kind is None:
             pictures.append(name)
         else:
@@ -131,6 +150,10 @@ def sort_out(
 def _is_bare(name: PurePosixPath) -> bool:
     """Tell a name without an ending; in the hub's cache, links beside blobs/ name what is in there."""
     return not name.suffix and not is_hidden(name) and name.parent.name != "blobs"
+
+
+def _is_unknown(name: PurePosixPath) -> bool:
+    return bool(name.suffix) and _ending(name) not in OTHERS and not is_hidden(name) and name.parent.name != "blobs"
 
 
 def _kind(name: PurePosixPath, stems: set[str]) -> str | None:

@@ -139,7 +139,9 @@ class Pictures(data.Source):
         self._contents = Contents(files.content)
         self._needs_text = text
         self._known = self._tables(files, {*left_out, *elsewhere}) if known is None else known
-        self._companions = _known.Companions(files.names if known is None else (), self._contents.read)
+        self._companions = _known.Companions(
+            files.names if known is None else (), self._contents.read, (*self.names, *left_out)
+        )
 
     def __len__(self) -> int:
         """Count the picture files."""

@@ -17,7 +17,7 @@ from vtbench.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_PART = re.compile(r"(.*)-(\d+)-of-(\d+)(?:-[^.]*)?(\..*)?", re.DOTALL)
+_PART = re.compile(r"(.*)[-_](\d+)[-_]of[-_](\d+)(?:[-_][^.]*)?(\..*)?", re.DOTALL)
 """Stem, number, how many there are, and ending; the hub may put a digest of each part between the last two."""
 MOST = 100_000
 """More names than this are a slip of the pen."""

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -70,19 +70,22 @@ def _decoded(content: bytes, name: str) -> str:
     return said
 
 
-def read(content: bytes, suffix: str, *, text: bool = True) -> list[Row]:
+def read(
+    content: bytes, suffix: str, *, text: bool = True, is_picture: Callable[[str], bool] = lambda _: False
+) -> list[Row]:
     """Read a table.
 
     Args:
         content: of its file.
         suffix: of its name, in small letters: .json and .jsonl are JSON, all else is cells between separators.
         text: whether text is wanted; where not, columns that could all be it are attributes.
+        is_picture: tells whether the table would name a picture so; a cell that holds another picture's row is refused.
 
     Raises:
         ValueError: if it can't be read without a guess.
     """
     said = decode(content)
-    rows = _objects(said, text) if suffix in (".json", ".jsonl") else _cells(said, suffix, text)
+    rows = _objects(said, text) if suffix in (".json", ".jsonl") else _cells(said, suffix, text, is_picture)
     for row in rows:
         if broken := next((name for name, value in row.cells.items() if has_half(name) or has_half(value)), None):
             raise ValueError(f"{row.place}: column {broken!a} holds half a character (a lone surrogate)")
@@ -179,7 +182,7 @@ def _line(said: str, number: int) -> Any:  # noqa: ANN401  JSON
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def _cells(said: str, suffix: str, text: bool) -> list[Row]:
+def _cells(said: str, suffix: str, text: bool, is_picture: Callable[[str], bool]) -> list[Row]:
     separators = "\t,;|" if suffix == ".tsv" else ",;\t|"
     if said[:4].lower() == "sep=" and said[4:5] and said[5:6] in ("\r", "\n"):  # as Excel says it
         separators, said = said[4], said[5:].lstrip("\r\n")
@@ -206,10 +209,24 @@ def _cells(said: str, suffix: str, text: bool) -> list[Row]:
                     f"{place} has {len(cells)} cells, the head has {len(head)}; put text that holds {separator!r} in "
                     "double quotes"
                 )
+            if (taken := next(filter(is_picture, _taken_in(cells, separator)), None)) is not None:
+                raise ValueError(
+                    f"{place}: a quote takes in the row of {taken.strip()!r}; double quotes that are text, and put "
+                    "the whole text in quotes"
+                )
             rows.append(Row(place, own_names(dict(zip(head, cells, strict=False)), text=text)))
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from error
     return rows
+
+
+def _taken_in(cells: Iterable[str], separator: str) -> Iterator[str]:
+    """Give what would be cells of their own, were it not for a quote: those of lines that one cell goes on over."""
+    for cell in cells:
+        lines = re.split(r"\r\n|\n|\r", cell)
+        for line in lines if len(lines) > 1 else ():
+            if separator in line:
+                yield from line.split(separator)
 
 
 def _head(said: str, separator: str) -> list[str]:
@@ -279,6 +296,10 @@ class Names:
         self._alike: dict[str, list[str]] = {}
         for name in self._exact:
             self._alike.setdefault(folded(name), []).append(name)
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether one or several files could be meant."""
+        return name in self._exact or folded(name) in self._alike
 
     def find(self, name: str) -> str | None:
         """Find a file; None where there is none.

@@ -9,6 +9,7 @@ member are read as that. An archive whose listing stops before its end is refuse
 
 Several archives are one set: `x-{000..009}.tar`, `x-*.tar`, or a folder that holds archives, at any depth, and no
 picture. Beside a picture may lie, as in WebDataset, files of the same stem; `folder` says what they and tables may say.
+A table beside the archives of a folder names pictures by their ids: `x-000/0001.png`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple, TypeVar
 
 from vtbench import files
 from vtbench.cards import Data
-from vtbench.data import _shards, folder
+from vtbench.data import _known, _shards, folder
 from vtbench.data._names import BEGIN, printable, short, was_meant
 from vtbench.data._pictures import MAX_BYTES, Crop, Files, Pictures
 from vtbench.errors import DataError
@@ -91,18 +92,7 @@ def takes(place: str, data: Data) -> bool:
     return listed.has_parts(SUFFIXES) and not listed.holds_pictures()
 
 
-def is_here(data: Data) -> bool:
-    """Pictures of the user's are where the user says."""
-    return folder.is_here(data)
-
-
-def bring(data: Data) -> str:
-    """Say how such pictures are had.
-
-    Raises:
-        DataError: always; they can't be brought from here.
-    """
-    return folder.bring(data)
+is_here, bring = folder.is_here, folder.bring
 
 
 def is_archive(path: Path) -> bool:
@@ -115,7 +105,13 @@ def _of_folder(path: Path) -> Shards:
     parts = listed.parts(SUFFIXES)
     _shards.check_whole(parts)
     return Shards(
-        ((stem(part.relative_to(path).as_posix()), part) for part in parts), listed.beside(parts, "the archives")
+        ((stem(part.relative_to(path).as_posix()), part) for part in parts),
+        listed.beside(parts, "the archives"),
+        {
+            PurePosixPath(file.relative_to(path).as_posix()): file
+            for file in listed.parts(_known.TABLES)
+            if file.name.lower() in _known.TABLES
+        },
     )
 
 
@@ -138,8 +134,13 @@ def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         begin = file.read(tarfile.BLOCKSIZE)
     is_tar = begin[:2] == b"\x1f\x8b" or begin[257:262] == b"ustar"
-    # One that unpacks itself begins with a program.
-    return begin[:2] == b"PK" or (path.suffix.lower() == ".zip" and not is_tar)
+    # All four bytes: a .tar begins with its first member's name, which may be PK01.png. One that unpacks itself begins
+    # with a program.
+    return begin[:4] in _ZIPS or (path.suffix.lower() == ".zip" and not is_tar)
+
+
+_ZIPS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+"""How a .zip begins: with a member, with its end where there is none, with the mark of one that was to be split."""
 
 
 # --- members ----------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def _settled(members: list[tuple[str, Place | _Link]], left_out: list[str]) -> d
 
     Args:
         members: names as the archive has them, and where their content is.
-        left_out: takes the kind of each picture that is passed over.
+        left_out: takes the kind of each picture, and of each link to a folder, that is passed over.
     """
     windows = any("\\" in name for name, _ in members) and all(len(PurePosixPath(n).parts) <= 1 for n, _ in members)
     found: dict[PurePosixPath, Place | _Link] = {}
@@ -171,11 +172,12 @@ def _settled(members: list[tuple[str, Place | _Link]], left_out: list[str]) -> d
             continue
         left_out += ["members that a later one of the same name replaces"] * (name in found and was_meant(name))
         found[name] = place
+    folders = {folder for name in found for folder in name.parents}
     whole: dict[PurePosixPath, Place] = {}
     for name in found:
-        there = _followed(name, found)
+        there = _followed(name, found, folders)
         if isinstance(there, str):
-            left_out += [there] * was_meant(name)
+            left_out += [there] * (there == _TO_FOLDER or was_meant(name))
         else:
             whole[name] = there
     return whole
@@ -186,7 +188,12 @@ def _is_harmless(name: str) -> bool:
     return bool(parts) and not name.startswith(("/", "\\")) and ".." not in parts and "\0" not in name
 
 
-def _followed(name: PurePosixPath, found: Mapping[PurePosixPath, Place | _Link]) -> Place | str:
+_TO_FOLDER = "links to folders, which are not entered here"
+
+
+def _followed(
+    name: PurePosixPath, found: Mapping[PurePosixPath, Place | _Link], folders: Collection[PurePosixPath]
+) -> Place | str:
     """Follow links to a member; a text says why there is none."""
     place = found[name]
     for _ in range(40):  # as many as Linux follows
@@ -197,7 +204,7 @@ def _followed(name: PurePosixPath, found: Mapping[PurePosixPath, Place | _Link])
             return "links that lead out of the archive"
         name = PurePosixPath(target)
         if name not in found:
-            return "links to nothing"
+            return _TO_FOLDER if name in folders else "links to nothing"
         place = found[name]
     return "links in a circle"
 
@@ -375,12 +382,18 @@ def _plain(path: Path) -> IO[bytes]:
 class Shards:
     """Several archives as one: each member is known by what its archive is called, and its own name."""
 
-    def __init__(self, parts: Iterable[tuple[str, Path]], left_out: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        parts: Iterable[tuple[str, Path]],
+        left_out: Iterable[str] = (),
+        tables: Mapping[PurePosixPath, Path] | None = None,
+    ) -> None:
         """Open them.
 
         Args:
             parts: what each archive is called, and where it is.
             left_out: what lies beside them and is not opened: its kind in plain words, one entry a file.
+            tables: what says something of their pictures and lies beside them, by its place among them.
 
         Raises:
             DataError: if one can't be opened, two are called the same, or two members would be.
@@ -398,17 +411,22 @@ class Shards:
                     raise DataError(f"{printable(path)}: {printable(whole)} is in {other} as well; rename an archive")
                 self._places[whole] = name, member
         self._opened = opened
-        self.names = tuple(self._places)
+        self._tables = dict(tables or {})
+        self.names = (*self._places, *self._tables)
         self.left_out = [*left_out, *(kind for part in opened.values() for kind in part.left_out)]
         self.hint = next((part.hint for part in opened.values() if part.hint), "")
 
     def begin(self, name: PurePosixPath) -> bytes:
         """Read a member's first bytes; none where it can't be read."""
+        if name in self._tables:
+            return _shards.begin(self._tables[name])
         part, member = self._places[name]
         return self._opened[part].begin(member)
 
     def content(self, name: PurePosixPath) -> bytes:
-        """Read one whole member."""
+        """Read one whole member, or a table beside the archives."""
+        if name in self._tables:
+            return folder.content_of(self._tables[name], printable(name))
         part, member = self._places[name]
         try:
             return self._opened[part].content(member)

@@ -29,7 +29,6 @@ import torch
 from numpy.typing import NDArray
 
 from vtbench import data
-from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample
 
@@ -62,18 +61,6 @@ class Chart(NamedTuple):
     group: str
     facts: dict[str, str | float]
     draw: Draw
-
-
-def is_here(data: Data) -> bool:
-    """They always are."""
-    del data
-    return True
-
-
-def bring(data: Data) -> str:
-    """Say that nothing is to be brought."""
-    del data
-    return "its pictures come with vtbench"
 
 
 class Source(data.Source):

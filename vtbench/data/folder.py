@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from vtbench import files
 from vtbench.cards import Data
-from vtbench.data import _shards
+from vtbench.data import _known, _shards
 from vtbench.data._names import SUFFIXES, printable, was_meant
 from vtbench.data._pictures import MAX_BYTES, Crop, Pictures
 from vtbench.errors import DataError
@@ -100,18 +100,17 @@ class Folder:
 
     def content(self, name: PurePosixPath) -> bytes:
         """Read one whole file, as long as it still lies inside the folder."""
-        file = self.path / name
-        shown = printable(name)
+        file, shown = self.path / name, printable(name)
         try:
-            if file.is_symlink() and not self._may_follow(file):
-                raise DataError(f"{shown}: a link that leads out of the folder; it is not followed")
-            with file.open("rb") as stream:
-                content = stream.read(MAX_BYTES + 1)
+            file.stat()  # of a link to nothing, or in a circle, that is what is the matter
+            leads_out = file.is_symlink() and not self._may_follow(file)
         except OSError as error:
-            raise DataError(f"{shown}: can't be read ({error.strerror}); check the file's permissions") from error
-        if len(content) > MAX_BYTES:
-            raise DataError(f"{shown}: more than {MAX_BYTES} bytes; expected a picture")
-        return content
+            raise _unreadable(shown, error) from error
+        if leads_out:
+            raise DataError(
+                f"{shown}: a link that leads out of the folder; follow_links (--follow-links) reads what it points to"
+            )
+        return content_of(file, shown)
 
     def _may_follow(self, file: Path) -> bool:
         return self._follow or file.resolve().is_relative_to(self._home)
@@ -122,7 +121,8 @@ class Folder:
             for name in names:
                 file = place / name
                 kind = self._kind(file)
-                if kind is None:
+                # What says something of a picture and can't be read is no picture without text: reading it says why.
+                if kind is None or (kind != _NO_FILE and _known.may_say(PurePosixPath(name))):
                     yield PurePosixPath(file.relative_to(self.path).as_posix())
                 elif was_meant(PurePosixPath(name)):
                     self.left_out.append(kind)
@@ -148,8 +148,31 @@ class Folder:
                 return "links to nothing"
         # Only what opens as a file: a pipe or device would block.
         if not file.is_file():
-            return "pipes and devices"
+            return _NO_FILE
         return "links that lead out" if file.is_symlink() and not self._may_follow(file) else None
+
+
+_NO_FILE = "pipes and devices"
+
+
+def content_of(file: Path, shown: str) -> bytes:
+    """Read one whole file.
+
+    Raises:
+        DataError: with the reason, if it can't be read or is too large for a picture.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(shown, error) from error
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{shown}: more than {MAX_BYTES} bytes; expected a picture")
+    return content
+
+
+def _unreadable(shown: str, error: OSError) -> DataError:
+    return DataError(f"{shown}: can't be read ({error.strerror}); check the file's permissions")
 
 
 def _home(folder: Path) -> Path:

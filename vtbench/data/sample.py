@@ -14,7 +14,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vtbench import data, geometry, images, pictures
-from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample, Strict
 
@@ -51,18 +50,6 @@ class Index(Strict):
 
     size: int
     pictures: tuple[Entry, ...]
-
-
-def is_here(data: Data) -> bool:
-    """They always are."""
-    del data
-    return True
-
-
-def bring(data: Data) -> str:
-    """Say that nothing is to be brought."""
-    del data
-    return "its pictures come with vtbench"
 
 
 class Source(data.Source):

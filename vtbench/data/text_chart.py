@@ -42,7 +42,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vtbench import data, images
-from vtbench.cards import Data
 from vtbench.errors import DataError
 from vtbench.types import Sample, TextLine
 
@@ -164,18 +163,6 @@ ALIKE = ("Il1|", "O0oQ", "rnm", "vwyu", "cloa", "S58B", "Z27", "G6C", "5S3")
 """Alphabets of confusable strings; one string keeps to one of them."""
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
-
-def is_here(data: Data) -> bool:
-    """They always are."""
-    del data
-    return True
-
-
-def bring(data: Data) -> str:
-    """Say that nothing is to be brought."""
-    del data
-    return "its pictures come with vtbench"
 
 
 class Source(data.Source):

@@ -65,12 +65,7 @@ class Measure(measures.Measure):
                 if self.context.kind == "discrete":
                     seen = table.levels("codes", "raw") and not self.context.codebook_sizes
                     reason = UNSIZED if seen else table.reason(metric.name)
-                found[metric.name] = Score(
-                    value=None,
-                    reason=reason,
-                    scored=0,
-                    expected=table.expected,
-                )
+                found[metric.name] = Score.missing(reason, table.expected)
         return found
 
     def _is_of(self, name: str, table: Table) -> bool:

@@ -157,13 +157,13 @@ class Measure(measures.Measure):
         found: dict[str, Score] = {}
         for metric in self.metrics:
             if closed and (metric.name != "token_gain" or self.context.kind != "discrete"):  # its codes are seen
-                found[metric.name] = _missing(table, closed)
+                found[metric.name] = Score.missing(closed, table.expected)
                 continue
             try:
                 with devices.exact():
                     found |= ways[metric.name](table)
             except DataError as error:
-                found[metric.name] = _missing(table, str(error))
+                found[metric.name] = Score.missing(str(error), table.expected)
         if "cknna_change" in self.names and not closed:
             found["cknna_change"] = self._change(found, table)
         return found
@@ -281,7 +281,7 @@ class Measure(measures.Measure):
                 continue
             found[f"cknna_se/{change}"] = Score(value=value, scored=len(places), expected=table.expected)
         if refused:
-            return {"cknna_se": _missing(table, refused), **found}
+            return {"cknna_se": Score.missing(refused, table.expected), **found}
         mean = math.fsum(score.value or 0.0 for score in found.values()) / len(found)
         return {"cknna_se": Score(value=mean, scored=len(places), expected=table.expected), **found}
 
@@ -290,7 +290,7 @@ class Measure(measures.Measure):
         clean, moved = (found.get(name) for name in ("cknna", "cknna_se"))
         if clean is None or moved is None or clean.value is None or moved.value is None:
             reasons = [score.reason for score in (moved, clean) if score and score.reason]
-            return _missing(table, reasons[0] if reasons else "cknna and cknna_se are not measured")
+            return Score.missing(reasons[0] if reasons else "cknna and cknna_se are not measured", table.expected)
         before = clean.value
         if clean.scored != moved.scored:
             _, (mine, theirs, _) = table.together(POOLED, SEEN, _sides(MOVED)[0])
@@ -298,9 +298,9 @@ class Measure(measures.Measure):
                 with devices.exact():
                     before = self._aligned(mine, theirs, table, "cknna")
             except DataError as error:
-                return _missing(table, str(error))
+                return Score.missing(str(error), table.expected)
         if before == 0:
-            return _missing(table, "CKNNA of the clean pictures is 0")
+            return Score.missing("CKNNA of the clean pictures is 0", table.expected)
         value = (moved.value - before) / abs(before)
         return Score(value=value, scored=moved.scored, expected=table.expected)
 
@@ -365,7 +365,3 @@ def _finest(table: Table) -> list[str]:
 def _total(value: Callable[[Array], float], count: int, table: Table) -> Score:
     ends = jackknife_interval(value, count) or (None, None)
     return Score(value=value(np.arange(count)), low=ends[0], high=ends[1], scored=count, expected=table.expected)
-
-
-def _missing(table: Table, reason: str) -> Score:
-    return Score(value=None, reason=reason, scored=0, expected=table.expected)

@@ -152,7 +152,7 @@ class Measure(measures.Measure):
         found: dict[str, Score] = {}
         for metric in self.metrics:
             if closed:
-                found[metric.name] = Score(value=None, reason=closed, scored=0, expected=table.expected)
+                found[metric.name] = Score.missing(closed, table.expected)
             elif total := metric.options.get("total"):
                 found[metric.name] = _score(metric, table, *_TOTALS[str(total)])
             else:
@@ -169,11 +169,11 @@ def _score(metric: Metric, table: Table, key: Key, total: Callable[[Array], floa
     rows = list(table.arrays(key))
     if len(rows) < 2:
         reason = table.reason(metric.name) if not rows else f"{metric.title} needs two pictures or more"
-        return Score(value=None, reason=reason, scored=len(rows), expected=table.expected)
+        return Score.missing(reason, table.expected, scored=len(rows))
     features = np.stack(rows)
     value = total(features)
     if math.isnan(value):
-        return Score(value=None, reason="it is not a number", scored=len(rows), expected=table.expected)
+        return Score.missing("it is not a number", table.expected, scored=len(rows))
     ends = jackknife_interval(lambda places: total(features[places]), len(rows)) or (None, None)
     return Score(value=value, low=ends[0], high=ends[1], scored=len(rows), expected=table.expected)
 

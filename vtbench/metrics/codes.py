@@ -20,43 +20,15 @@ AT_ONCE = 1 << 20
 """Tokens that are sorted together."""
 
 
-def code_usage(indices: Indices, codebook_size: int) -> float:
-    """Share of the codebook's entries that occur at least once, within (0, 1].
-
-    Args:
-        indices: int64, any shape, each in 0 .. codebook_size - 1.
-        codebook_size: number of codes to choose from.
-
-    Raises:
-        DataError: if there is no index, or one outside the codebook.
-    """
-    return CodeCounts(indices).usage(codebook_size)
-
-
-def entropy_bits(indices: Indices, codebook_size: int) -> float:
-    """Shannon entropy of the codes in bits a token: what an ideal order-0 coder would need, at most log2 codebook_size.
-
-    Args:
-        indices: int64, any shape, each in 0 .. codebook_size - 1.
-        codebook_size: number of codes to choose from.
-
-    Raises:
-        DataError: if there is no index, or one outside the codebook.
-    """
-    return CodeCounts(indices).entropy(codebook_size)
-
-
 class CodeCounts:
     """How often each code occurs, counted as pictures come. Sorted, not binned: codebooks of 2^36 entries exist."""
 
-    def __init__(self, indices: Indices | None = None) -> None:
+    def __init__(self) -> None:
         self._codes = self._counts = np.zeros(0, dtype=np.int64)
         self._waiting: list[Indices] = []
         self._many = 0
         self.tokens = 0
         """How many were counted."""
-        if indices is not None:
-            self.add(indices)
 
     def add(self, indices: Indices) -> None:
         """Count the tokens of one picture or several, int64 of any shape."""
@@ -67,11 +39,19 @@ class CodeCounts:
             self._count()
 
     def usage(self, codebook_size: int) -> float:
-        """Share of the codebook's entries that occur, as `code_usage`."""
+        """Share of the codebook's entries that occur at least once, within (0, 1].
+
+        Raises:
+            DataError: if there is no index, or one outside 0 .. codebook_size - 1.
+        """
         return len(self._within(codebook_size)) / codebook_size
 
     def entropy(self, codebook_size: int) -> float:
-        """Shannon entropy in bits a token, as `entropy_bits`."""
+        """Shannon entropy in bits a token: what an ideal order-0 coder would need, at most log2 codebook_size.
+
+        Raises:
+            DataError: if there is no index, or one outside 0 .. codebook_size - 1.
+        """
         shares = self._within(codebook_size) / self.tokens
         return max(0.0, -math.fsum(shares * np.log2(shares)))
 

@@ -100,19 +100,8 @@ class FrechetDistance:
         """
         return cast(Floats, self.pooled(images).cpu().numpy())
 
-    def logits(self, images: Tensor) -> Floats:
-        """Compute what an Inception score is made of: the classes' logits without their bias, (B, 1008).
-
-        Args:
-            images: as for `features`.
-
-        Raises:
-            DataError: if it is not such a batch.
-        """
-        return self.logits_of(self.pooled(images))
-
     def logits_of(self, pooled: Tensor) -> Floats:
-        """Compute the logits, (B, 1008), of what `pooled` gave."""
+        """Compute what an Inception score is made of, from what `pooled` gave: logits without their bias, (B, 1008)."""
         head = cast(Tensor, self.network.get_parameter("fc.weight"))
         return cast(Floats, (pooled @ head.T).cpu().numpy())
 
@@ -223,7 +212,7 @@ def inception_score(logits: Floats) -> float:
     whichever is smaller; grows with n. Published code often takes the mean over ten splits instead.
 
     Args:
-        logits: (n, classes), as `FrechetDistance.logits` gives them.
+        logits: (n, classes), as `FrechetDistance.logits_of` gives them.
 
     Raises:
         DataError: if there is no picture.
@@ -353,23 +342,6 @@ def kernel_distance(real_features: np.ndarray[Any, Any], fake_features: np.ndarr
     return _Kernels(real_features, fake_features).distance(EVERYONE)
 
 
-def kernel_interval(real_features: np.ndarray[Any, Any], fake_features: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """95% interval of `kernel_distance` over the choice of pictures, by the jackknife of `frechet_interval`.
-
-    Like the value it may lie under 0. It is an interval for the true distance where the sets are independent; where one
-    is the other's reconstruction, what lowers the value (`kernel_distance`) is neither removed nor covered.
-
-    Args:
-        real_features: (n, d).
-        fake_features: (m, d), row i the reconstruction of row i where n = m.
-
-    Raises:
-        DataError: if a set has fewer than 20 rows, or d differs.
-    """
-    _check_features(real_features, fake_features, at_least=2 * GROUPS)
-    return _Kernels(real_features, fake_features).interval()
-
-
 class KernelSums:
     """KID and its interval of two sets that come picture by picture; every pair is looked at once for both."""
 
@@ -393,7 +365,16 @@ class KernelSums:
         return self._compared().distance(EVERYONE)
 
     def interval(self) -> tuple[float, float]:
-        """95% interval, as `kernel_interval`."""
+        """95% interval of the distance over the choice of pictures, by the jackknife of `frechet_interval`.
+
+        Like the value it may lie under 0. It is an interval for the true distance where the sets are independent; where
+        one is the other's reconstruction, what lowers the value (`kernel_distance`) is neither removed nor covered.
+
+        Raises:
+            DataError: if there are fewer than 20 pictures.
+        """
+        if self.count < 2 * GROUPS:
+            raise DataError(f"the interval of KID of {self.count} pictures: expected at least {2 * GROUPS}")
         return self._compared().interval()
 
     def _compared(self) -> _Kernels:

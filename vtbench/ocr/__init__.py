@@ -18,10 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
-from vtbench import backbones
-from vtbench.backbones import foundation
 from vtbench.cards import LANGUAGES
-from vtbench.catalogue import FOUNDATION, OCR, find_metric
 from vtbench.errors import DataError, WeightsError
 from vtbench.signs import composed
 
@@ -305,44 +302,6 @@ def read_pages(engine: Engine, images: Sequence[Tensor]) -> list[str]:
         DataError: as `Engine.read_page`.
     """
     return engine.read_pages(images) if isinstance(engine, ManyPages) else [engine.read_page(image) for image in images]
-
-
-def lacking(metric: str, engine: str, model: str = "dinov2-base") -> str | None:
-    """Say what a metric lacks on this machine and the command that mends it; None where it can be scored.
-
-    Args:
-        metric: as `catalogue.metrics` calls it.
-        engine: the OCR engine that reads, where the metric needs one.
-        model: the foundation model that latents are compared with, where the metric needs one.
-
-    Raises:
-        CardError: if there is no such metric.
-        DataError: if there is no such engine.
-    """
-    for need in find_metric(metric).needs:
-        if need == OCR:
-            if find(engine) is None:
-                return missing(engine)
-        elif need == FOUNDATION:
-            if reason := foundation.lacking(model):
-                return reason
-        elif backbones.find(need) is None:
-            return backbones.missing(need)
-    return None
-
-
-def files_behind(need: str, own: str) -> Mapping[str, str]:
-    """Say what a metric's need is met with here: file name to sha256; of an OCR engine its version too.
-
-    Args:
-        need: as `catalogue.Metric.needs` names it, of a metric that lacks nothing.
-        own: the engine, the foundation model, or the need itself.
-    """
-    if need == FOUNDATION:
-        return foundation.digests(own)
-    if need != OCR:
-        return backbones.digests(own)
-    return {**digests(own), "version": version(own)}
 
 
 # --- what they can read -----------------------------------------------------------------------------------------------

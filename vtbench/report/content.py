@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from vtbench import cards, leaderboard, rates
 from vtbench.catalogue import find_metric, metrics, of_measure
 from vtbench.errors import ResultError
 from vtbench.leaderboard import Standing
-from vtbench.results import CANONICAL, Run, Score
+from vtbench.results import CANONICAL, Run, Score, run_name
 
 Json = Any
 """What becomes JSON in the page."""
@@ -57,11 +58,6 @@ def number(value: float | None, digits: int = 6) -> float | str | None:
     if value is None or math.isnan(value):
         return None
     return ("Infinity" if value > 0 else "-Infinity") if math.isinf(value) else float(f"{value:.{digits}g}")
-
-
-def tables(runs: Sequence[Run]) -> list[tuple[str, str, list[Standing]]]:
-    """Group runs as the leaderboard does: task, protocol and standings, in order."""
-    return [(task, protocol, standings) for (task, protocol), standings in leaderboard.tables(runs).items()]
 
 
 def named(run: Run) -> str:
@@ -334,17 +330,45 @@ def _curve_of(key: str, name: str, axis: str, by_run: Mapping[int, Mapping[str, 
 
 
 def steps(group: Sequence[Run]) -> list[Json]:
-    """Find the tokenizers of which there are runs at several steps of training: places in the group, by rising step."""
+    """Find the trainings of which there are runs at several steps: a line each, by rising step.
+
+    Runs whose labels differ in the step and epoch alone are of one training. Two at one step are of two that nothing
+    tells apart: they are no line.
+
+    Returns:
+        By line, its name and its points: [step, place in the group].
+    """
     found: dict[str, list[tuple[float, int]]] = {}
     for at, run in enumerate(group):
         if run.step is not None and math.isfinite(run.step):
-            name = run.tokenizer + (f"+{run.precision}" if run.precision != "fp32" else "")
-            found.setdefault(name, []).append((run.step, at))
+            found.setdefault(_training(run, run.step), []).append((run.step, at))
     return [
         {"name": plain(name), "points": [[step, at] for step, at in sorted(members)]}
         for name, members in sorted(found.items())
-        if len({step for step, _ in members}) > 1
+        if len(members) > 1 and len({step for step, _ in members}) == len(members)
     ]
+
+
+_STEP = re.compile(
+    r"(?:(?<![A-Za-z])(?:global_?step|steps?|iter(?:ation)?s?|s)[-_]?)?"
+    r"(?<![\d.])(\d+(?:\.\d+)?)([eE]\d+|[kKM])?(?![A-Za-z0-9]|\.\d)"
+)
+"""A number in a label that may be the step."""
+
+
+def _training(run: Run, step: float) -> str:
+    """Name the training that a run is of: its tokenizer, and what its label says beside the step and the epoch."""
+    label = run.label or ""
+    spelled = [
+        one
+        for one in _STEP.finditer(label)
+        if float(one[1] + {"k": "e3", "K": "e3", "M": "e6"}.get(one[2] or "", one[2] or "")) == step
+    ]
+    if not spelled or label == (run.digests.get("weights") or "")[:8]:
+        return run_name(run.tokenizer, None, run.precision, CANONICAL)
+    rest = label[: spelled[-1].start()] + label[spelled[-1].end() :]
+    rest = re.sub(r"(?i)(?<![A-Za-z])epoch[-_]?\d*", "", rest).strip("-_.")
+    return run_name(run.tokenizer, rest, run.precision, CANONICAL)
 
 
 # --- diagnostics ---------------------------------------------------------------------------------------------------
@@ -354,8 +378,8 @@ def diagnostics(group: Sequence[Run], runs: Sequence[Run]) -> Json:
     """Say which diagnostics may be drawn against which metrics of the same tokenizers' reconstruction.
 
     Args:
-        group: the runs of one table.
-        runs: all that are shown.
+        group: the runs of one table, those alone that may be compared.
+        runs: the same of all tables.
 
     Returns:
         Names of diagnostics; names of metrics; by the place in `group` the place in `runs` of the reconstruction by the

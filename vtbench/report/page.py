@@ -64,7 +64,8 @@ def build(
     tables = {at: found for at, found in looked.items() if found is not None}
     shelf = Shelf(folder)
     pictures, damaged = galleries(ordered, tables, shelf)
-    views = [_view(at, *item, place, ordered) for at, item in enumerate(grouped.items())]
+    comparable = [standing.run for standings in grouped.values() for standing in standings if standing.alike]
+    views = [_view(at, *item, place, comparable) for at, item in enumerate(grouped.items())]
     data = {
         "metrics": _metrics(ordered),
         "runs": [_run(run) for run in ordered],
@@ -125,7 +126,7 @@ def _view(
     table: tuple[str, str],
     standings: Sequence[leaderboard.Standing],
     place: Mapping[int, int],
-    ordered: Sequence[Run],
+    comparable: Sequence[Run],
 ) -> Json:
     """Say what one table shows: rows for the template, and the rest for the page's script."""
     task, protocol = table
@@ -158,8 +159,10 @@ def _view(
         }
         for row, (run, rank, why, _) in enumerate(standings)
     ]
-    qualities, curves, steps = content.qualities(group), content.curves(group), content.steps(group)
-    diagnostics = content.diagnostics(group, ordered)
+    qualities, curves, steps = content.qualities(group), content.curves(alike), content.steps(alike)
+    diagnostics = content.diagnostics(alike, comparable)
+    apart = [standing.run for standing in standings if not standing.alike]
+    lines = {row for one in steps for _, row in one["points"]}
     return {
         "id": at,
         "task": plain(task),
@@ -173,11 +176,17 @@ def _view(
         "curves": bool(curves),
         "steps": bool(steps),
         "diagnostics": diagnostics,
+        "apart": {
+            "diagnostics": [content.named(run) for run in apart],
+            "curves": [content.named(run) for run in apart if content.curves([run])],
+            "steps": [content.named(run) for run in apart if run.step is not None],
+        },
+        "alone": [content.named(run) for row, run in enumerate(alike) if run.step is not None and row not in lines],
         "data": {
             "title": plain(f"{task} ({protocol})"),
             "primary": primary,
             "runs": [place[id(run)] for run in group],
-            "apart": [place[id(standing.run)] for standing in standings if not standing.alike],
+            "apart": [place[id(run)] for run in apart],
             "qualities": qualities,
             "frontiers": {
                 name: {rate: [place[id(run)] for run in rates.frontier(ranked, name, rate)] for rate in RATES}
@@ -189,14 +198,19 @@ def _view(
                 for name in qualities
             },
             "diagnostics": diagnostics
-            and diagnostics | {"mates": {place[id(group[row])]: mate for row, mate in diagnostics["mates"].items()}},
+            and diagnostics
+            | {
+                "mates": {
+                    place[id(alike[row])]: place[id(comparable[mate])] for row, mate in diagnostics["mates"].items()
+                }
+            },
             "savings": {name: content.savings(alike, name) for name in qualities},
             "curves": [
-                {**one, "series": {place[id(group[int(row)])]: points for row, points in one["series"].items()}}
+                {**one, "series": {place[id(alike[int(row)])]: points for row, points in one["series"].items()}}
                 for one in curves
             ],
             "steps": [
-                {**one, "points": [[step, place[id(group[row])]] for step, row in one["points"]]} for one in steps
+                {**one, "points": [[step, place[id(alike[row])]] for step, row in one["points"]]} for one in steps
             ],
         },
     }

@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +37,9 @@ MARKERS = "os^Dv*PX"
 
 WIDTH = 5.5
 """Inches: the text width of the common conference styles."""
+
+LONGEST = 40
+"""Characters of a name that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,11 @@ def panels(kind: Kind, runs: Sequence[Run], *, task: str | None = None, metric: 
     """
     if metric is not None:
         find_metric(metric)
-    found = _DRAWN[kind](_one_table(runs, task, _DRAWABLE[kind]), metric)
+    standings = _one_table(runs, task, _DRAWABLE[kind])
+    apart = [one for one in standings if not one.alike and _DRAWABLE[kind](one.run)]
+    if names := [f"{content.named(one.run)} ({content.plain(one.why)})" for one in apart]:
+        log.warning("not drawn, since they may not be compared with the others: %s", ", ".join(names))
+    found = _DRAWN[kind](standings, metric)
     if not any(panel.series for panel in found):
         raise ResultError(f"{kind}: these runs have nothing to draw; choose others, or another --task or --metric")
     return [panel for panel in found if panel.series]
@@ -107,10 +116,8 @@ def _one_table(runs: Sequence[Run], task: str | None, fits: Callable[[Run], bool
 
 def _rate_distortion(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
     name = metric or leaderboard.primary_of(standings)
-    group = [one.run for one in standings if one.alike]
+    group = _alike(standings)
     ranked = [one.run for one in standings if one.rank is not None]
-    if apart := [f"{content.named(one.run)} ({content.plain(one.why)})" for one in standings if not one.alike]:
-        log.warning("not drawn, since they may not be compared with the others: %s", ", ".join(apart))
     families = content.anchors(group)
     coded = content.steps_of_codes(group, name)
     lines = [
@@ -165,15 +172,18 @@ def _points(title: str, runs: Sequence[Run], name: str, along: str, *, line: boo
     return Series(content.plain(title), tuple(p for p, _ in found), line, () if line else tuple(n for _, n in found))
 
 
-def _group(standings: Sequence[Standing]) -> list[Run]:
-    return [one.run for one in standings]
+def _alike(standings: Sequence[Standing]) -> list[Run]:
+    """Give the runs that may be compared: what else differs would show as the tokenizers' own difference."""
+    return [one.run for one in standings if one.alike]
 
 
 def _curve(key: Callable[[Mapping[str, Any]], bool]) -> Callable[[Sequence[Standing], str | None], list[Panel]]:
     def draw(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
         del metric
-        group = _group(standings)
-        one = next(one for one in content.curves(group) if key(one))
+        group = _alike(standings)
+        one = next((one for one in content.curves(group) if key(one)), None)
+        if one is None:
+            return []
         series = [
             Series(
                 content.named(group[at]),
@@ -190,10 +200,17 @@ def _curve(key: Callable[[Mapping[str, Any]], bool]) -> Callable[[Sequence[Stand
 
 
 def _steps(standings: Sequence[Standing], metric: str | None) -> list[Panel]:
-    group = _group(standings)
+    group = _alike(standings)
     name = metric or leaderboard.primary_of(standings)
+    trainings = content.steps(group)
+    drawn = {at for one in trainings for _, at in one["points"]}
+    if alone := [content.named(run) for at, run in enumerate(group) if run.step is not None and at not in drawn]:
+        log.warning(
+            "not drawn, since no other step of their training is here, or nothing tells trainings apart: %s",
+            ", ".join(alone),
+        )
     series = []
-    for one in content.steps(group):
+    for one in trainings:
         found = []
         for step, at in one["points"]:
             value = _value(group[at], name)
@@ -285,8 +302,29 @@ def draw(drawn: Sequence[Panel], form: str) -> bytes:
             "png": {"Software": None, "Description": said},
             "pdf": {"CreationDate": None, "Subject": said},
         }
-        figure.savefig(written, format=form, dpi=300, metadata=metadata[form])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figure.savefig(written, format=form, dpi=300, metadata=metadata[form])
+    _say(caught)
     return written.getvalue()
+
+
+def _say(caught: Sequence[warnings.WarningMessage]) -> None:
+    """Say in a line what matplotlib says of each sign, once while it measures and once while it draws."""
+    codes, others = set(), {}
+    for one in caught:
+        if found := re.match(r"Glyph (\d+) .*missing from", str(one.message)):
+            codes.add(int(found[1]))
+        else:
+            others[str(one.message)] = one
+    if codes:
+        signs = "".join(content.plain(chr(code)) for code in sorted(codes))
+        log.warning("the plot's font lacks %s: boxes stand in their place; name such runs otherwise", signs)
+    for message, one in others.items():
+        if message.startswith("constrained_layout not applied"):
+            log.warning("the plot has no room for all names; name fewer runs")
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 Look = Mapping[str, tuple[str, str]]
@@ -313,7 +351,9 @@ def _panel(axes: Axes, panel: Panel, look: Look) -> None:
             if low is not None and high is not None and math.isfinite(float(low)) and math.isfinite(float(high)):
                 axes.plot([x, x], [low, high], color=colour, linewidth=0.7, alpha=0.5, zorder=2)
         for (x, y, *_), label in zip(one.points, one.labels, strict=False):
-            drawn = axes.annotate(label, (x, y), xytext=(4, 3), textcoords="offset points", color=colour, fontsize=7)
+            drawn = axes.annotate(
+                _short(label), (x, y), xytext=(4, 3), textcoords="offset points", color=colour, fontsize=7
+            )
             drawn.set(zorder=4, path_effects=halo)
     if panel.frontier:
         axes.plot(*zip(*panel.frontier, strict=True), color="black", linestyle=":", linewidth=0.9, zorder=1)
@@ -334,12 +374,17 @@ def _panel(axes: Axes, panel: Panel, look: Look) -> None:
     axes.set_axisbelow(True)
 
 
+def _short(name: str) -> str:
+    """Leave out the middle of a name that would leave the axes no room; beginnings and ends tell names apart."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
+
+
 def _legend(figure: Figure, drawn: Sequence[Panel], look: Look) -> None:
     """Name the lines under the first panel; points carry their names themselves."""
     from matplotlib.lines import Line2D
 
     lines = [one.name for one in drawn[0].series if one.line]
-    handles = [Line2D([], [], color=look[name][0], marker=look[name][1], label=name) for name in lines]
+    handles = [Line2D([], [], color=look[name][0], marker=look[name][1], label=_short(name)) for name in lines]
     if any(panel.frontier for panel in drawn):
         handles.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label="frontier"))
     if handles:

@@ -227,17 +227,18 @@
     const picked = section.querySelector("fieldset");
     const preferred = table.curves.find((one) => one.metric === table.primary) ?? table.curves[0];
     fill(select, table.curves.map((one, at) => [at, one.title]), table.curves.indexOf(preferred));
-    const some = Math.max(1, Math.ceil(table.runs.length / 8));
-    table.runs.forEach((run, at) => {
+    const runs = table.runs.filter((run) => !table.apart.includes(run));
+    const some = Math.max(1, Math.ceil(runs.length / 8));
+    runs.forEach((run, at) => {
       const box = element("input", { type: "checkbox", value: run });
-      box.checked = at % some === 0 || table.runs.length <= 8;
+      box.checked = at % some === 0 || runs.length <= 8;
       picked.append(element("label", {}, box, ` ${data.runs[run].name}`));
     });
 
     function redraw() {
       const one = table.curves[Number(select.value)];
       const chosen = [...picked.querySelectorAll("input:checked")].map((box) => box.value);
-      section.querySelector(".pick summary").textContent = `Runs in the curves: ${chosen.length} of ${table.runs.length}`;
+      section.querySelector(".pick summary").textContent = `Runs in the curves: ${chosen.length} of ${runs.length}`;
       const xs = Object.values(one.series).flat().map(([x]) => x);
       const log = !one.labels.length && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) >= 6;
       const drawn = chosen.filter((run) => one.series[run]);
@@ -339,7 +340,8 @@
       slider = null;
       if (addresses.length === 2 && addresses.every(Boolean)) {
         const image = (index, what, slot) => element("img", { src: addresses[index], alt: `${what} of ${ids[at]}`, draggable: "false", ...(slot ? { slot } : {}) });
-        slider = element("img-comparison-slider", { value: "50", "aria-label": "Share of the original", role: "slider", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "50" }, image(0, "Original", "first"), image(1, "Reconstruction", "second"));
+        slider = element("img-comparison-slider", { value: "50", "aria-label": "Share of the original", role: "slider", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "50", keyboard: "disabled" }, image(0, "Original", "first"), image(1, "Reconstruction", "second"));
+        slider.addEventListener("keydown", slideByKey);
         slider.addEventListener("slide", () => slider?.setAttribute("aria-valuenow", String(Math.round(slider.value))));
         slide.replaceChildren(slider);
         difference.replaceChildren(element("div", { class: "stack" }, image(0, "Original"), image(1, "Difference from the reconstruction")));
@@ -367,11 +369,23 @@
       if (stack) stack.style.filter = `brightness(${amplify.value})`;
     }
 
+    function slideTo(share) {
+      slider.value = share; // it keeps within 0 and 100
+      slider.setAttribute("aria-valuenow", String(Math.round(slider.value)));
+    }
+
+    function slideByKey(event) { // the component's own keys move it from frame to frame: a short press did nothing
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const to = { ArrowRight: slider.value + 1, ArrowLeft: slider.value - 1, Home: 0, End: 100 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      slideTo(to);
+    }
+
     function flicker() {
       if (!slider) return;
       const original = Math.round(slider.value) !== 100;
-      slider.value = original ? 100 : 0;
-      slider.setAttribute("aria-valuenow", String(slider.value));
+      slideTo(original ? 100 : 0);
       part("seen").textContent = original ? "Original" : "Reconstruction";
     }
 

@@ -125,15 +125,6 @@ def _moved_levels(pictures: Tensor, scale: float, turns: int) -> Tensor:
     return images.to_levels(transform(pictures, scale=scale, turns=turns))
 
 
-def equivariance(decode: Decode, pictures: Tensor, z: Tensor, distance: Distance) -> dict[tuple[float, int], Tensor]:
-    """Give `moved_rise` at every scale and turn of `TRANSFORMS`: float64, (B,); arguments and errors are its."""
-    plain = decode(z)
-    return {
-        (scale, turns): moved_rise(decode, pictures, plain, z, distance, scale=scale, turns=turns)
-        for scale, turns in TRANSFORMS
-    }
-
-
 def grid_tokens(z: Tensor, *, center: bool) -> Tensor:
     """Average-pool a latent to 16x16 tokens for LDS, CDS and RMSC: (B, C, h, w) -> (B, 256, C).
 
