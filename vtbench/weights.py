@@ -242,7 +242,12 @@ def locate_config(place: str) -> Path:
     if path := cached_config(place):
         return path
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     repository, folder = split_place(place)
     where = f"{repository}/{folder}{CONFIG}"
@@ -255,7 +260,9 @@ def locate_config(place: str) -> Path:
         raise WeightsError(
             f"{repository} is gated; accept its terms on the hub, run `hf auth login`, then try again"
         ) from error
-    except (RemoteEntryNotFoundError, RepositoryNotFoundError) as error:
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError, which is the hub's answer else
+        raise hub_failed(where, error) from error
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise CardError(f"{where}: the hub has no such file; a whole pipeline's is in its subfolder vae") from error
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
         raise hub_failed(where, error) from error
