@@ -332,6 +332,8 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
 @pytest.fixture
 def as_somebody():
     """A folder of somebody's who is not root, whom no permission binds."""
+    import huggingface_hub.file_download  # noqa: F401  imported late else, and somebody may not read where Python lies
+
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         root = os.geteuid() == 0
