@@ -288,6 +288,8 @@ def test_a_quoted_cell_may_go_on_over_lines(tmp_path: Path) -> None:
     (tmp_path / "metadata.tsv").unlink()
     (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one,\ntwo, three"\nb.png,x\n')
     assert texts(tmp_path) == ["one,/two, three", "x"]
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one, b.png, two\nmore, b.png"\nb.png,x\n')
+    assert texts(tmp_path) == ["one, b.png, two/more, b.png", "x"]
 
 
 def test_table_in_another_folder_is_told_where_the_picture_is(tmp_path: Path) -> None:
