@@ -511,6 +511,16 @@ def test_archives_of_the_hub_are_opened_in_place(server: str, tmp_path: Path) ->
     assert [both.read(index).attributes["split"] for index in range(3)] == ["test", "train", "train"]
 
 
+def test_a_table_beside_archives_of_the_hub_speaks_of_their_pictures(server: str, tmp_path: Path) -> None:
+    table = "file_name,text,kind\ntrain/a.png,one,x\ntest/c.png,three,y\n"
+    archives: dict[str, bytes | str] = {"data/train.zip": packed(a=png(0), b=png(1)), "data/test.zip": packed(c=png(2))}
+    serve(tmp_path / "set", {**archives, "data/metadata.csv": table})
+    test = Source(size=None, data=SET.model_copy(update={"split": "test"}))
+    assert [line.text for line in test.read(0).lines] == ["three"] and test.read(0).attributes == {"kind": "y"}
+    both = Source(size=None, data=SET.model_copy(update={"split": "train+test"}))
+    assert [[line.text for line in both.read(index).lines] for index in range(3)] == [["three"], ["one"], []]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -520,7 +530,7 @@ def test_archives_of_the_hub_are_opened_in_place(server: str, tmp_path: Path) ->
         ),
         (
             {"images.zip": packed(a=png(0)), "metadata.csv": "file_name,text\na.png,x\n"},
-            r"metadata\.csv lies beside archives \(images\.zip\)",
+            r"metadata\.csv: row 1 .*names 'a\.png', which is not .* \(there is 'images/a\.png': write it so",
         ),
         ({"rows.csv": "a,b\n1,2\n"}, "holds no picture"),
         ({"images.7z": b"x"}, "holds no picture that is read; passed over: 1 archives of other kinds"),
