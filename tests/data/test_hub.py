@@ -269,11 +269,27 @@ def test_files_that_another_tool_brought_in_part_are_completed(
     with monkeypatch.context() as offline:
         no_network(offline)
         assert len(Source(size=None, data=SET)) == 4
-    assert "without a network it can't be told whether all its files are there" in caplog.text
+    assert "without the hub's list of its files it can't be told whether all are there" in caplog.text
     assert len(Source(size=None, data=SET)) == 6
     caplog.clear()
     no_network(monkeypatch)
     assert len(Source(size=None, data=SET)) == 6 and not caplog.text
+
+
+@pytest.mark.parametrize("mode", ["gated", "missing", "no revision", "busy"])
+def test_what_another_tool_brought_is_read_where_the_hub_refuses(
+    unnumbered: Path, cache: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    assert len(Source(size=None, data=SET)) == 6
+    for marker in cache.rglob(".vtbench-*"):
+        marker.unlink()
+    if mode == "busy":
+        Hub.broken = (COMMIT,)
+    else:
+        Hub.mode = mode
+    assert len(Source(size=None, data=SET)) == 6
+    assert "without the hub's list of its files it can't be told whether all are there" in caplog.text
+    assert "is not on this machine" not in caplog.text
 
 
 def test_splits_follow_each_other_with_their_names_and_texts(server: str) -> None:
