@@ -561,6 +561,13 @@ def test_what_can_not_be_told_to_be_the_set_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("head", ["", "  - split: test\n    path: data/**\n"])
+def test_a_set_without_pictures_says_so_whatever_split_is_asked_for(server: str, tmp_path: Path, head: str) -> None:
+    serve(tmp_path / "set", {"data/rows.csv": "a,b\n1,2\n"}, head)
+    with pytest.raises(DataError, match="holds no picture; expected files that end in"):
+        Source(size=None, data=SET.model_copy(update={"split": "test"}))
+
+
 def test_place_is_parsed() -> None:
     assert hub.parse("hub:a/b") == Data(source="hub", hub="a/b")
     assert hub.parse("hub:a/b/c-1@refs/pr/1:x+y") == Data(

@@ -59,7 +59,8 @@ class SplitPictures(Pictures):
             said = _splits.by_name(root, files, shown=shown, strict=strict, advice=advice)
             given = {name: [PurePosixPath(file.relative_to(root)) for file in part] for name, part in said.items()}
         there = {name: part for name, part in given.items() if not {*loose, *packed}.isdisjoint(part)}
-        names = _splits.chosen(there, split, shown=shown, lenient=lenient, advice=advice)
+        asked = split if there else None  # where there are no pictures, that is what is the matter
+        names = _splits.chosen(there, asked, shown=shown, lenient=lenient, advice=advice)
         mine = {file for name in names for file in there[name]}
         if not splits:  # and what lies beside them, but for that of other splits
             beside = {name for name in listed if len(there) < 2 or _splits.split_of(name) in (None, *names)}
