@@ -22,9 +22,9 @@ COMPANIONS = (".txt", ".json", ".cls")
 """Files of a picture's own name that say something of it, as in WebDataset: its text, and its class."""
 
 
-def may_say(name: PurePosixPath) -> bool:
-    """Tell by its name whether a file may say something of pictures: a table, or what lies beside one."""
-    return name.name.lower() in TABLES or name.suffix.lower() in COMPANIONS
+def may_hold_text(name: PurePosixPath) -> bool:
+    """Tell by its name whether a file may say what text pictures show; a picture's class is none."""
+    return name.name.lower() in TABLES or (name.suffix.lower() in COMPANIONS and name.suffix.lower() != ".cls")
 
 
 Box = tuple[float, float, float, float]
