@@ -255,6 +255,29 @@ def test_parts_whose_classes_differ_are_refused_by_name(tmp_path: Path) -> None:
         Source(size=None, path=tmp_path / "set")
 
 
+def test_text_that_several_parts_lack_is_refused_by_the_one_that_has_it(tmp_path: Path) -> None:
+    for number, columns in enumerate(({}, {}, {"text": ["x"]})):
+        write(tmp_path / "set" / f"{number}.parquet", range(1), **columns)
+    with pytest.raises(DataError, match=r"column text is missing in 0\.parquet and string in 2\.parquet"):
+        Source(size=None, path=tmp_path / "set")
+
+
+def test_a_part_without_any_class_has_no_other_classes(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "a.parquet", range(1), label=pa.nulls(1))
+    features = datasets.Features({"image": {"bytes": datasets.Value("binary")}, "label": datasets.ClassLabel(2)})
+    rows = {"image": [{"bytes": png(1)}], "label": [1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "b.parquet")
+    source = Source(size=None, path=tmp_path / "set")
+    assert [source.read(index).attributes for index in range(2)] == [{}, {"label": "1"}]
+
+
+def test_numbers_that_would_be_turned_beside_floats_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "a.parquet", range(1), n=[2**53 + 1])
+    write(tmp_path / "set" / "b.parquet", range(1), n=[0.5])
+    with pytest.raises(DataError, match=r"can't be opened \(Integer value 9007199254740993 not in range"):
+        Source(size=None, path=tmp_path / "set")
+
+
 def test_parts_may_differ_in_what_loses_nothing(tmp_path: Path) -> None:
     line = pa.list_(pa.struct({"text": pa.string(), "box": pa.list_(pa.int64())}))
     write(

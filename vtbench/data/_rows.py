@@ -218,18 +218,23 @@ class Table:
             if called.get(name) == "file_name" or name.startswith("__index_level_"):
                 continue  # pandas writes an index where a table was filtered, and nowhere else
             having = {file: columns[name] for file, columns in found.items() if name in columns}
-            one, *others = found if needed else having
-            for other in others:
-                here, there = having.get(one), having.get(other)
-                both = _both(whole.get(name, here), there) if here and there else None
+            one = next(iter(having))
+            if needed and len(having) < len(found):
+                other = next(file for file in found if file not in having)
+                first, second = sorted((one, other), key=list(found).index)
+                said = f"{_said(having.get(first))} in {first.name} and {_said(having.get(second))} in {second.name}"
+                raise DataError(f"{self.shown}: column {name} is {said}; {how}")
+            for other, there in having.items():
+                here = whole.get(name, there)
+                both = _both(here, there)
                 if both is None:
-                    said = f"{_said(here)} in {one.name} and {_said(there)} in {other.name}"
+                    said = f"{here.type} in {one.name} and {there.type} in {other.name}"
                     raise DataError(f"{self.shown}: column {name} is {said}; {how}")
-                if here and there and ClassLabel in (type(here.kind), type(there.kind)) and here.kind != there.kind:
+                classed = ClassLabel in (type(here.kind), type(there.kind)) and "null" not in (here.type, there.type)
+                if classed and here.kind != there.kind:
                     among = f"in {one.name} than in {other.name}"
                     raise DataError(f"{self.shown}: column {name} has other classes {among}; {how}")
                 whole[name] = both
-            whole.setdefault(name, having[one])
             if whole[name].type == "double" and any(
                 column.type in ("float", "halffloat") for column in having.values()
             ):
