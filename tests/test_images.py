@@ -281,6 +281,12 @@ def test_orientation_is_that_of_exif_alone(kind: str) -> None:
     picture = Image.new("RGB", (8, 4), "red")
     assert pictures.read(encoded(picture, kind, **options)).size == (8, 4)
     assert pictures.read(encoded(picture, kind, exif=exif, **options)).size == (8, 4)
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    assert pictures.read(encoded(picture, kind, exif=exif, **options)).size == (8, 4)
+    exif[0x0112] = 6
+    turned: dict[str, object] = {"tiffinfo": {700: said, 0x0112: 6}} if kind == "TIFF" else {"exif": exif, **options}
+    assert pictures.read(encoded(picture, kind, **turned)).size == (4, 8)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, where it says the same

@@ -83,6 +83,7 @@ def _read(file: IO[bytes], shown: str, plain: bool) -> Image.Image:
         _scale_transparency(picture)
         if not plain:
             _drop_xmp(picture)  # a TIFF is turned while it is loaded
+            picture._exif = None  # read at the opening, with the XMP, where a JPEG has EXIF and states no density
         picture.load()
         if what := _damaged(file, picture):
             raise DataError(f"{shown}: {what}; it is damaged")

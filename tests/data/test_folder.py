@@ -318,8 +318,18 @@ def test_text_behind_a_link_that_leads_out_is_told(tmp_path, name, caplog):
     for target in ("nothing", name):  # the latter in a circle
         (tmp_path / "in" / name).unlink()
         (tmp_path / "in" / name).symlink_to(target)
-        with pytest.raises(DataError, match=rf"{name}: can't be read"):
+        with pytest.raises(DataError, match=rf"{name}: is a link to nothing; bring what it points to, or remove"):
             load_task("text", data=tmp_path / "in")
+
+
+@pytest.mark.parametrize("target", ["../away", "nothing"])
+def test_a_class_behind_a_link_that_is_not_followed_stops_no_text(tmp_path, target):
+    (tmp_path / "in").mkdir()
+    picture().save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.txt").write_text("Lantern")
+    (tmp_path / "away").write_text("3")
+    (tmp_path / "in" / "a.cls").symlink_to(target)
+    assert load_task("text", data=tmp_path / "in").read(0).lines[0].text == "Lantern"
 
 
 def test_the_folder_itself_may_be_a_link(tmp_path):

@@ -269,11 +269,27 @@ def test_files_that_another_tool_brought_in_part_are_completed(
     with monkeypatch.context() as offline:
         no_network(offline)
         assert len(Source(size=None, data=SET)) == 4
-    assert "without a network it can't be told whether all its files are there" in caplog.text
+    assert "without the hub's list of its files it can't be told whether all are there" in caplog.text
     assert len(Source(size=None, data=SET)) == 6
     caplog.clear()
     no_network(monkeypatch)
     assert len(Source(size=None, data=SET)) == 6 and not caplog.text
+
+
+@pytest.mark.parametrize("mode", ["gated", "missing", "no revision", "busy"])
+def test_what_another_tool_brought_is_read_where_the_hub_refuses(
+    unnumbered: Path, cache: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    assert len(Source(size=None, data=SET)) == 6
+    for marker in cache.rglob(".vtbench-*"):
+        marker.unlink()
+    if mode == "busy":
+        Hub.broken = (COMMIT,)
+    else:
+        Hub.mode = mode
+    assert len(Source(size=None, data=SET)) == 6
+    assert "without the hub's list of its files it can't be told whether all are there" in caplog.text
+    assert "is not on this machine" not in caplog.text
 
 
 def test_splits_follow_each_other_with_their_names_and_texts(server: str) -> None:
@@ -511,6 +527,16 @@ def test_archives_of_the_hub_are_opened_in_place(server: str, tmp_path: Path) ->
     assert [both.read(index).attributes["split"] for index in range(3)] == ["test", "train", "train"]
 
 
+def test_a_table_beside_archives_of_the_hub_speaks_of_their_pictures(server: str, tmp_path: Path) -> None:
+    table = "file_name,text,kind\ntrain/a.png,one,x\ntest/c.png,three,y\n"
+    archives: dict[str, bytes | str] = {"data/train.zip": packed(a=png(0), b=png(1)), "data/test.zip": packed(c=png(2))}
+    serve(tmp_path / "set", {**archives, "data/metadata.csv": table})
+    test = Source(size=None, data=SET.model_copy(update={"split": "test"}))
+    assert [line.text for line in test.read(0).lines] == ["three"] and test.read(0).attributes == {"kind": "y"}
+    both = Source(size=None, data=SET.model_copy(update={"split": "train+test"}))
+    assert [[line.text for line in both.read(index).lines] for index in range(3)] == [["three"], ["one"], []]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -520,7 +546,7 @@ def test_archives_of_the_hub_are_opened_in_place(server: str, tmp_path: Path) ->
         ),
         (
             {"images.zip": packed(a=png(0)), "metadata.csv": "file_name,text\na.png,x\n"},
-            r"metadata\.csv lies beside archives \(images\.zip\)",
+            r"metadata\.csv: row 1 .*names 'a\.png', which is not .* \(there is 'images/a\.png': write it so",
         ),
         ({"rows.csv": "a,b\n1,2\n"}, "holds no picture"),
         ({"images.7z": b"x"}, "holds no picture that is read; passed over: 1 archives of other kinds"),
@@ -533,6 +559,13 @@ def test_what_can_not_be_told_to_be_the_set_is_refused(
     with pytest.raises(DataError, match=message) as caught:
         Source(size=None, data=SET)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("head", ["", "  - split: test\n    path: data/**\n"])
+def test_a_set_without_pictures_says_so_whatever_split_is_asked_for(server: str, tmp_path: Path, head: str) -> None:
+    serve(tmp_path / "set", {"data/rows.csv": "a,b\n1,2\n"}, head)
+    with pytest.raises(DataError, match="holds no picture; expected files that end in"):
+        Source(size=None, data=SET.model_copy(update={"split": "test"}))
 
 
 def test_place_is_parsed() -> None:

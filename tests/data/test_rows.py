@@ -235,13 +235,13 @@ def test_parts_are_counted_whatever_digest_their_names_hold(tmp_path: Path) -> N
     [
         ({"text": [7, 8]}, r"column text is int64 in a\.parquet and string in b\.parquet"),
         ({}, r"column text is missing in a\.parquet and string in b\.parquet"),
-        ({"text": ["x", "y"], "n": [1, 2]}, r"column n is int64 in a\.parquet and missing in b\.parquet"),
+        ({"text": ["x", "y"], "n": ["1", "2"]}, r"column n is string in a\.parquet and int64 in b\.parquet"),
         ({"text": [["x"], ["y"]]}, r"column text is list<.*string> in a\.parquet and string in b\.parquet"),
     ],
 )
 def test_parts_whose_columns_differ_are_refused_by_name(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     write(tmp_path / "set" / "a.parquet", range(2), **columns)
-    write(tmp_path / "set" / "b.parquet", range(2), text=["007", "8"])
+    write(tmp_path / "set" / "b.parquet", range(2), text=["007", "8"], n=[1, 2])
     with pytest.raises(DataError, match=message):
         Source(size=None, path=tmp_path / "set")
 
@@ -255,16 +255,38 @@ def test_parts_whose_classes_differ_are_refused_by_name(tmp_path: Path) -> None:
         Source(size=None, path=tmp_path / "set")
 
 
+def test_text_that_several_parts_lack_is_refused_by_the_one_that_has_it(tmp_path: Path) -> None:
+    for number, columns in enumerate(({}, {}, {"text": ["x"]})):
+        write(tmp_path / "set" / f"{number}.parquet", range(1), **columns)
+    with pytest.raises(DataError, match=r"column text is missing in 0\.parquet and string in 2\.parquet"):
+        Source(size=None, path=tmp_path / "set")
+
+
+def test_a_part_without_any_class_has_no_other_classes(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "a.parquet", range(1), label=pa.nulls(1))
+    features = datasets.Features({"image": {"bytes": datasets.Value("binary")}, "label": datasets.ClassLabel(2)})
+    rows = {"image": [{"bytes": png(1)}], "label": [1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "b.parquet")
+    source = Source(size=None, path=tmp_path / "set")
+    assert [source.read(index).attributes for index in range(2)] == [{}, {"label": "1"}]
+
+
+def test_numbers_that_would_be_turned_beside_floats_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "a.parquet", range(1), n=[2**53 + 1])
+    write(tmp_path / "set" / "b.parquet", range(1), n=[0.5])
+    with pytest.raises(DataError, match=r"can't be opened \(Integer value 9007199254740993 not in range"):
+        Source(size=None, path=tmp_path / "set")
+
+
 def test_parts_may_differ_in_what_loses_nothing(tmp_path: Path) -> None:
     line = pa.list_(pa.struct({"text": pa.string(), "box": pa.list_(pa.int64())}))
     write(
         tmp_path / "set" / "a.parquet", range(1), text=pa.array(["x"], pa.string()), n=pa.array([1], pa.int32()),
-        __index_level_0__=[4],
         lines=pa.array([[{"text": "007", "box": [1, 2, 12, 14]}]], line),
     )  # fmt: skip
     write(
         tmp_path / "set" / "b.parquet", range(1, 2), text=pa.array([""], pa.large_string()),
-        n=pa.array([2], pa.int64()), lines=pa.array([[]], pa.list_(pa.null())),
+        n=pa.array([2], pa.int64()), __index_level_0__=[4], lines=pa.array([[]], pa.list_(pa.null())),
     )  # fmt: skip
     write(
         tmp_path / "set" / "c.parquet", range(2, 3), text=pa.nulls(1), n=pa.nulls(1), lines=pa.nulls(1),
@@ -272,6 +294,29 @@ def test_parts_may_differ_in_what_loses_nothing(tmp_path: Path) -> None:
     source = Source(size=None, path=tmp_path / "set")
     assert [source.read(index).attributes.get("n") for index in range(3)] == [1.0, 2.0, None]
     assert source.read(0).lines[0].text == "007" and source.read(1).lines == source.read(2).lines == ()
+
+
+def test_parts_may_differ_in_attributes_that_lack_and_in_what_nobody_reads(tmp_path: Path) -> None:
+    kind = pa.struct({"text": pa.string(), "box": pa.list_(pa.int64(), 4)})
+    write(
+        tmp_path / "set" / "a.parquet", range(2), at=pa.array([1, 2], pa.timestamp("us")), n=[300, 12], only=["x", "y"],
+        kind=pa.array(["p", "q"]).dictionary_encode(), price=pa.array([19.99, 0.1], pa.float32()), seen=[[1], [2]],
+        lines=pa.array([[{"text": "007", "box": [1, 2, 12, 14]}], None], pa.list_(kind)),
+    )  # fmt: skip
+    write(
+        tmp_path / "set" / "b.parquet", range(2, 4), at=pa.array([1, 2], pa.timestamp("ns")), n=[None, 300.0],
+        kind=["p", None], price=[0.3, 19.991], other=[True, False], seen=[["1"], ["2"]],
+        lines=[[{"text": "8", "box": [1.5, 2.0, 12.0, 14.0]}], []],
+    )  # fmt: skip
+    source = Source(size=None, path=tmp_path / "set")
+    assert all(same(source, index, index) for index in range(4)) and source.text == "boxes"
+    assert [dict(source.read(index).attributes) for index in range(4)] == [
+        {"n": 300.0, "only": "x", "kind": "p", "price": 19.99},
+        {"n": 12.0, "only": "y", "kind": "q", "price": 0.1},
+        {"kind": "p", "price": 0.3, "other": "true"},
+        {"n": 300.0, "price": 19.991, "other": "false"},
+    ]
+    assert [[line.text for line in source.read(index).lines] for index in range(4)] == [["007"], [], ["8"], []]
 
 
 def test_columns_of_a_split_that_is_not_asked_for_do_not_matter(tmp_path: Path) -> None:

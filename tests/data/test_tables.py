@@ -288,6 +288,8 @@ def test_a_quoted_cell_may_go_on_over_lines(tmp_path: Path) -> None:
     (tmp_path / "metadata.tsv").unlink()
     (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one,\ntwo, three"\nb.png,x\n')
     assert texts(tmp_path) == ["one,/two, three", "x"]
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one, b.png, two\nmore, b.png"\nb.png,x\n')
+    assert texts(tmp_path) == ["one, b.png, two/more, b.png", "x"]
 
 
 def test_table_in_another_folder_is_told_where_the_picture_is(tmp_path: Path) -> None:
@@ -420,12 +422,19 @@ def test_places_in_a_companion_are_no_text(tmp_path: Path, said: str, message: s
     [
         "1,2,3,4,5\n6,7,8,9,10", "1,234,567,890,123", "9.00\n12,50", "1 0 0 1 1", "10 20 30 40 fifty",
         "Menu\nSoup\n1,2,3,4, go!\nTea", "Tea 0.50\nRoom 4 0 0", "Total 12.50 3.00 1.00 0.50",
-        "Year,North,South,East,West\n2001,1,2,3,4",
+        "Year,North,South,East,West\n2001,1,2,3,4", "Loss 0.1 0.2 0.3 0.4\nrecall 0.91 0.92 0.93 0.94\nTotals",
+        "Loss 0.1 0.2 0.3 0.4", "Epoch 0.5 0.5 0.2 0.2\nTotals",
+        "Gain 0.5 0.5 0.2 0.2 0.1",
     ],
 )  # fmt: skip
 def test_digits_in_a_companion_may_be_all_the_text(tmp_path: Path, said: str) -> None:
     (pictures(tmp_path) / "a.txt").write_text(said)
     assert texts(tmp_path) == [said.replace("\n", "/"), ""]
+
+
+def test_a_table_of_numbers_between_tabs_is_text(tmp_path: Path) -> None:
+    (pictures(tmp_path) / "a.txt").write_text("2019\t12\t13\t14\t15\n2020\t1\t2\t3\tTotal\nHead")
+    assert texts(tmp_path) == ["2019 12 13 14 15/2020 1 2 3 Total/Head", ""]
 
 
 def test_half_a_character_in_a_companion_is_one_line(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ COMPANIONS = (".txt", ".json", ".cls")
 """Files of a picture's own name that say something of it, as in WebDataset: its text, and its class."""
 
 
-def may_say(name: PurePosixPath) -> bool:
-    """Tell by its name whether a file may say something of pictures: a table, or what lies beside one."""
-    return name.name.lower() in TABLES or name.suffix.lower() in COMPANIONS
+def may_hold_text(name: PurePosixPath) -> bool:
+    """Tell by its name whether a file may say what text pictures show; a picture's class is none."""
+    return name.name.lower() in TABLES or (name.suffix.lower() in COMPANIONS and name.suffix.lower() != ".cls")
 
 
 Box = tuple[float, float, float, float]
@@ -309,37 +309,63 @@ def _stems(picture: PurePosixPath) -> tuple[str, str, str]:
     return str(picture), str(picture.with_suffix("")), str(picture.parent / picture.name.split(".", 1)[0])
 
 
-_PLACED = re.compile(
-    r"\s*(?:"
-    r"(?:N *[,;\t]\s*){4}"  # ICDAR's, SROIE's and MLT's: a box or four corners, then the text
-    r'|(?:N\s+){4}"'  # ICDAR's of 2013, whose text is in quotes
-    r"|(?:N\s+){8}[^\W\d]\S*(?:\s+\d+)?\s*$|(?:imagesource|gsd):"  # DOTA's: four corners, then the class; and its head
-    r"|[^\W\d]\S*(?:\s+N){14,15}\s*$"  # KITTI's: the class, then fourteen numbers, or fifteen with a score
-    r"|x:\s*\[\[.*\by:\s*\[\["  # Total-Text's
-    r")".replace("N", r"-?\d+(?:\.\d+)?")
+_NUMBER, _FRACTION = r"-?\d+(?:\.\d+)?", r"(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)"
+
+
+def _form(*forms: str) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{form})" for form in forms).replace("N", _NUMBER).replace("P", _FRACTION))
+
+
+_PLACED = _form(
+    r"\s*(?:N *[,;]\s*){4}",  # ICDAR's, SROIE's and MLT's: a box or four corners, then the text
+    r'\s*(?:N\s+){4}"',  # ICDAR's of 2013, whose text is in quotes
+    r"\s*(?:N\s+){8}[^\W\d]\S*(?:\s+\d+)?\s*$|\s*(?:imagesource|gsd):",  # DOTA's: four corners, the class; its head
+    r"\s*x:\s*\[\[.*\by:\s*\[\[",  # Total-Text's
 )
 """How lines of annotations with coordinates begin."""
 
-_LABEL = re.compile(
-    r"(?=.*\.)\s*(?:\d+|[^\W\d]\S*(?:\s[^\W\d]\S*){0,3})(?:\s+(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)){4,}\s*"
+_LIKE_TABLES = _form(
+    r"\s*(?:N *[,;\t]\s*){4}",  # ICDAR's between tabs
+    r"\s*[^\W\d]\S*(?:\s+N){14,15}\s*$",  # KITTI's: the class, then fourteen numbers, or fifteen with a score
 )
-"""A line of YOLO's files: the number or name of a class, then fractions of the picture."""
+"""Other such lines, which tables of numbers have too; these have a head or a foot."""
+
+_LABEL = _form(r"(?=.*\.)\s*\d+(?:\s+P){4,}\s*$")
+"""A line of YOLO's files: the number of a class, then fractions of the picture."""
+
+_NAMED_LABEL = _form(r"(?=.*\.)\s*[^\W\d]\S*(?:\s[^\W\d]\S*){0,3}\s+(P)\s+(P)\s+(P)\s+(P)\s*$")
+"""Another one, with the name of the class; the fractions are the box's centre, width and height."""
 
 
 def _whole(said: str) -> tuple[Line, ...]:
     """Take what a picture's .txt says as its text; digits alone may be text, places before text or classes are none.
 
-    Half of the lines tell what a file is: text may go on over lines, and single ones may be written otherwise.
+    Half of the lines tell what a file is: text may go on over lines, and single ones may be written otherwise. Where
+    text may look so too, all lines do.
     """
     listed = [line for line in said.splitlines() if line.strip()]
     placed = [line for line in listed if _PLACED.match(line)]
-    labels = [line for line in listed if _LABEL.fullmatch(line)]
+    if all(map(_LIKE_TABLES.match, listed)):
+        placed = listed
+    labels = [line for line in listed if _LABEL.match(line)]
+    if all(map(_is_named_label, listed)):
+        labels = listed
     how = "say them as text and box of lines in a metadata.jsonl or the picture's .json"
     if len(placed) >= len(listed) / 2 and any(map(str.isalpha, "".join(placed))):
         raise ValueError(f"its lines hold coordinates; {how}")
     if labels and len(labels) >= len(listed) / 2:
         raise ValueError("it holds classes and boxes as YOLO has them, no text; move it elsewhere")
     return page(said)
+
+
+def _is_named_label(line: str) -> bool:
+    """Tell whether a line is a class by its name and a box inside the picture, but for what it was rounded."""
+    found = _NAMED_LABEL.match(line)
+    if found is None:
+        return False
+    x, y, width, height = map(float, found.groups())
+    ends = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
+    return min(ends) > -0.001 and max(ends) < 1.001
 
 
 def _row(said: object) -> dict[str, Any]:

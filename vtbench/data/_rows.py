@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -37,7 +37,7 @@ from vtbench.types import Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that `save_to_disk` wrote; the first where there are several splits."""
@@ -62,6 +62,8 @@ class Part(NamedTuple):
     """Columns of plain values."""
     as_text: frozenset[str]
     """Those of them with whole numbers that a float can't hold."""
+    short: frozenset[str]
+    """Columns of long floats, some of which were short ones."""
     heads: Mapping[str, str]
     """What each column is called here, that of pictures aside."""
 
@@ -108,6 +110,9 @@ class Table:
         if not root.is_file():
             _shards.check_whole(self.files)
         self.shown = shown
+        self._text = text
+        self._short: set[str] = set()
+        """Columns of which some parts have short floats and others long ones, or whole numbers."""
         self._stamp = self._now(opening=True)
         some = self.files[0]
         how = f"name its files, such as {printable(some.parent)}/*{some.suffix}" if lenient else "name the split"
@@ -125,7 +130,7 @@ class Table:
         loaded = saved or self._load(root, {name: splits[name] for name in names})
         self.left_out = below.beside(self.files, "the tables") if below else []
         """What lies beside them and is not read: its kind in plain words, one entry a file."""
-        self.parts = [_part(name, loaded[name], shown, text) for name in names]
+        self.parts = [_part(name, loaded[name], shown, text, self._short) for name in names]
         self.check()
 
     def check(self) -> None:
@@ -158,62 +163,145 @@ class Table:
                     # A format that was saved with it would hide columns and turn values into arrays.
                     return {name: rows.with_format(None) for name, rows in found.items()}
                 _check_cache()
+
                 # Lists of files as they are: of texts `datasets` makes patterns, of a folder it guesses which count.
-                given = {
-                    name: DataFilesList([str(file) for file in part], [(str(_stamped(file)),) for file in part])
-                    for name, part in splits.items()
-                }
-                self._check_alike([file for part in splits.values() for file in part])
-                return dict(datasets.load_dataset("parquet", f"vtbench-{str(self._stamp)[:16]}", data_files=given))
+                def given(part: Sequence[Path]) -> DataFilesList:
+                    return DataFilesList([str(file) for file in part], [(str(_stamped(file)),) for file in part])
+
+                read_as = self._read_as([file for part in splits.values() for file in part])
+                builder = f"vtbench-{str(self._stamp)[:16]}"
+                if read_as is None:
+                    return dict(
+                        datasets.load_dataset(
+                            "parquet", builder, data_files={name: given(part) for name, part in splits.items()}
+                        )
+                    )
+                found = {}
+                for name, part in splits.items():
+                    runs = [
+                        datasets.load_dataset(
+                            "parquet", builder, data_files={name: given(list(run))}, features=kinds, columns=list(kinds)
+                        )[name]
+                        for kinds, run in itertools.groupby(part, key=read_as.__getitem__)
+                    ]
+                    found[name] = datasets.concatenate_datasets(runs)  # a column that one lacks is empty there
+                return found
         except DataError:
             raise
         except Exception as error:  # pyarrow's, the builder's and the operating system's errors, of many classes
             raise DataError(f"{self.shown}: can't be opened ({short(error.__cause__ or error)})") from error
 
-    def _check_alike(self, parts: Sequence[Path]) -> None:
-        """Refuse parts whose columns differ: `datasets` makes them what the first has, so that "007" becomes 7."""
-        import pyarrow.parquet as pq
-        from datasets import ClassLabel, Features
+    def _read_as(self, parts: Sequence[Path]) -> dict[Path, Features] | None:
+        """Tell which columns are read of each part, and as what; None where the columns of all are the same.
 
-        def columns(file: Path) -> dict[str, tuple[pa.DataType, object]]:
-            schema = pq.read_schema(file)
-            kinds = Features.from_arrow_schema(schema)
-            # pandas writes an index where a table was filtered, and nowhere else.
-            return {
-                field.name: (field.type, kinds[field.name]) for field in schema if field.name[:14] != "__index_level_"
-            }
+        `datasets` makes them what the first part has, so that "007" becomes 7. What would be turned is refused here;
+        what nobody reads may differ.
+        """
+        from datasets import ClassLabel, Features, Image
 
-        first, *others = dict.fromkeys(parts)
-        here = columns(first)
+        found = {file: _columns(file) for file in dict.fromkeys(parts)}
+        first = next(iter(found))
+        if all(columns == found[first] for columns in found.values()):
+            return None
+        kinds: dict[str, list[object]] = {}
+        for name, column in (pair for columns in found.values() for pair in columns.items()):
+            kinds.setdefault(name, []).append(column.kind)
+        held = [name for name in kinds if Image in map(type, kinds[name])]
+        held = _named_first(held or [name for name in kinds if any(map(_holds_bytes, kinds[name]))])
+        called = _called((name for name in kinds if name not in held), self.shown, self._text)
         how = "expected the same columns in all; write them so, or name the files that are meant"
-        for other in others:
-            there = columns(other)
-            for name in dict.fromkeys([*here, *there]):
-                (one, kind), (two, like) = here.get(name, (None, None)), there.get(name, (None, None))
-                column = f"{self.shown}: column {name}"
-                if one is None or two is None or not _alike(one, two):
-                    said = f"{one or 'missing'} in {first.name} and {two or 'missing'} in {other.name}"
-                    raise DataError(f"{column} is {said}; {how}")
-                if ClassLabel in map(type, (kind, like)) and kind != like:
-                    raise DataError(f"{column} has other classes in {first.name} than in {other.name}; {how}")
+        whole: dict[str, _Column] = {}
+        for name, some in kinds.items():
+            needed = name in held or called[name] in ("text", "lines")
+            if not needed and not any(getattr(kind, "dtype", "") in _PLAIN for kind in some):
+                continue
+            if called.get(name) == "file_name" or name.startswith("__index_level_"):
+                continue  # pandas writes an index where a table was filtered, and nowhere else
+            having = {file: columns[name] for file, columns in found.items() if name in columns}
+            one = next(iter(having))
+            if needed and len(having) < len(found):
+                other = next(file for file in found if file not in having)
+                first, second = sorted((one, other), key=list(found).index)
+                said = f"{_said(having.get(first))} in {first.name} and {_said(having.get(second))} in {second.name}"
+                raise DataError(f"{self.shown}: column {name} is {said}; {how}")
+            for other, there in having.items():
+                here = whole.get(name, there)
+                both = _both(here, there)
+                if both is None:
+                    said = f"{here.type} in {one.name} and {there.type} in {other.name}"
+                    raise DataError(f"{self.shown}: column {name} is {said}; {how}")
+                classed = ClassLabel in (type(here.kind), type(there.kind)) and "null" not in (here.type, there.type)
+                if classed and here.kind != there.kind:
+                    among = f"in {one.name} than in {other.name}"
+                    raise DataError(f"{self.shown}: column {name} has other classes {among}; {how}")
+                whole[name] = both
+            if whole[name].type == "double" and any(
+                column.type in ("float", "halffloat") for column in having.values()
+            ):
+                self._short.add(name)
+        return {
+            file: Features({name: column.kind for name, column in whole.items() if name in columns})
+            for file, columns in found.items()
+        }
 
 
-def _alike(one: pa.DataType, two: pa.DataType) -> bool:
-    """Tell whether nothing is lost or turned where values of one type become another's."""
+class _Column(NamedTuple):
+    type: pa.DataType
+    kind: object
+    """What `datasets` makes of it."""
+
+
+def _said(column: _Column | None) -> str:
+    return "missing" if column is None else str(column.type)
+
+
+def _columns(file: Path) -> dict[str, _Column]:
+    """List the columns of a parquet file; categories, as pandas writes them, are what they are of."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    schema = pq.read_schema(file)
+    for number, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type):
+            schema = schema.set(number, field.with_type(field.type.value_type))
+    kinds = Features.from_arrow_schema(schema)
+    return {field.name: _Column(field.type, kinds[field.name]) for field in schema}
+
+
+def _both(one: _Column, two: _Column) -> _Column | None:
+    """Give what columns of two parts are together; None where one can't be the other without being turned."""
+    import pyarrow as pa
+    from datasets import Features
+
+    kind = _merged(one.type, two.type)
+    if kind is None or kind == one.type:
+        return kind and one
+    return two if kind == two.type else _Column(kind, Features.from_arrow_schema(pa.schema([("both", kind)]))["both"])
+
+
+def _merged(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
+    """Give the type that holds values of both with nothing lost or turned; None where there is none."""
     import pyarrow as pa
 
     is_a = pa.types
-    if is_a.is_null(one) or is_a.is_null(two) or one == two:
-        return True
-    if all(is_a.is_list(kind) or is_a.is_large_list(kind) for kind in (one, two)):
-        return _alike(one.value_type, two.value_type)
+    if one == two or is_a.is_null(two):
+        return one
+    if is_a.is_null(one):
+        return two
+    if all(is_a.is_list(kind) or is_a.is_large_list(kind) or is_a.is_fixed_size_list(kind) for kind in (one, two)):
+        inner = _merged(one.value_type, two.value_type)
+        return inner and pa.list_(inner)
     if is_a.is_struct(one) and is_a.is_struct(two):
-        names, others = ({kind.field(number).name for number in range(kind.num_fields)} for kind in (one, two))
-        return names == others and all(_alike(one.field(name).type, two.field(name).type) for name in names)
-    families = (
-        (is_a.is_integer,), (is_a.is_string, is_a.is_large_string), (is_a.is_binary, is_a.is_large_binary),
-    )  # fmt: skip
-    return any(any(of(one) for of in family) and any(of(two) for of in family) for family in families)
+        names, others = ([kind.field(number).name for number in range(kind.num_fields)] for kind in (one, two))
+        merged = {name: _merged(one.field(name).type, two.field(name).type) for name in names if name in others}
+        return pa.struct(merged) if len(merged) == len(names) == len(others) and all(merged.values()) else None
+    if all(is_a.is_integer(kind) or is_a.is_floating(kind) for kind in (one, two)):
+        if is_a.is_floating(one) or is_a.is_floating(two):  # whole numbers with a gap between them are floats
+            return pa.float64()
+        return pa.uint64() if is_a.is_unsigned_integer(one) and is_a.is_unsigned_integer(two) else pa.int64()
+    families = ((is_a.is_string, is_a.is_large_string), (is_a.is_binary, is_a.is_large_binary))
+    return one if any(any(of(one) for of in some) and any(of(two) for of in some) for some in families) else None
 
 
 def _stamped(file: Path) -> tuple[str, int, int, int, int]:
@@ -249,21 +337,25 @@ def _check_cache() -> None:
         raise DataError(f"{error}: `datasets` lays tables out there; set HF_HOME or HF_DATASETS_CACHE") from error
 
 
-def _part(name: str, rows: Dataset, shown: str, text: bool) -> Part:
+def _part(name: str, rows: Dataset, shown: str, text: bool, short: Set[str]) -> Part:
     from datasets import Image
 
     picture = _picture_column(rows, shown)
-    try:
-        called = heads((key for key in rows.column_names if key != picture), text=text)
-    except ValueError as error:
-        raise DataError(f"{shown}: {error}") from error
+    called = _called((key for key in rows.column_names if key != picture), shown, text)
     plain = tuple(key for key, kind in rows.features.items() if key in called and getattr(kind, "dtype", "") in _PLAIN)
     known = [key for key, own in called.items() if own in ("text", "lines")]
     wide = frozenset(key for key in plain if rows.features[key].dtype in ("int64", "uint64") and _is_wide(rows, key))
     rows = rows.select_columns(list(dict.fromkeys([picture, *plain, *known])))
     if isinstance(rows.features[picture], Image):
         rows = rows.cast_column(picture, Image(decode=False))
-    return Part(name, rows, picture, plain, wide, called)
+    return Part(name, rows, picture, plain, wide, frozenset(short), called)
+
+
+def _called(names: Iterable[str], shown: str, text: bool) -> dict[str, str]:
+    try:
+        return heads(names, text=text)
+    except ValueError as error:
+        raise DataError(f"{shown}: {error}") from error
 
 
 def _row(part: Part, rows: Dataset, number: int, name: str) -> dict[str, Any]:
@@ -273,6 +365,7 @@ def _row(part: Part, rows: Dataset, number: int, name: str) -> dict[str, Any]:
     except Exception as error:  # text that is no UTF-8, and what else Arrow finds when it looks at a row
         raise DataError(f"{name}: its row can't be read ({short(error)})") from error
     row = {column: _meant(part.rows.features[column], value) for column, value in row.items()}
+    row |= {column: _shortened(row[column]) for column in part.short if isinstance(row.get(column), float)}
     return row | {column: str(row[column]) for column in part.as_text if row[column] is not None}
 
 
@@ -291,6 +384,13 @@ def _meant(kind: object, value: Any) -> Any:  # noqa: ANN401  a cell of any kind
     return value if short is None else float(str(short(value)))
 
 
+def _shortened(value: float) -> float:
+    """Read a long float that a short one may have become by the short one's digits."""
+    with np.errstate(over="ignore"):
+        short = np.float32(value)
+    return float(str(short)) if float(short) == value else value
+
+
 def _is_wide(rows: Dataset, column: str) -> bool:
     import pyarrow.compute as pc
 
@@ -305,12 +405,17 @@ def _picture_column(rows: Dataset, shown: str) -> str:
     if not found:  # without the hub's schema: {bytes, path} as a struct, or plain bytes, which are looked at
         bare = [str(name) for name, kind in rows.features.items() if _holds_bytes(kind)]
         found = [name for name in bare if _is_picture(rows, name)]
-    named = [name for wanted in NAMED for name in found if name.lower() == wanted]
     if not found:
         raise DataError(f"{shown}: no column holds pictures (there are {', '.join(rows.column_names)})")
-    if len(found) > 1 and not named:
+    found = _named_first(found)
+    if len(found) > 1:
         raise DataError(f"{shown}: columns {', '.join(found)} hold pictures; rename the one that is meant to image")
-    return (named or found)[0]
+    return found[0]
+
+
+def _named_first(found: Sequence[str]) -> list[str]:
+    """Of several columns of pictures give the one that its name says is meant, else all."""
+    return [name for wanted in NAMED for name in found if name.lower() == wanted][:1] or list(found)
 
 
 def _holds_bytes(kind: object) -> bool:

@@ -5,7 +5,6 @@ They are read as a folder's or an archive's, with tables and companions; `folder
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +15,6 @@ from vtbench.data._pictures import Crop, Files, Pictures
 from vtbench.data.archive import Shards, is_archive, stem
 from vtbench.data.folder import Folder
 from vtbench.errors import DataError
-
-log = logging.getLogger("vtbench")
 
 
 class SplitPictures(Pictures):
@@ -62,25 +59,30 @@ class SplitPictures(Pictures):
             said = _splits.by_name(root, files, shown=shown, strict=strict, advice=advice)
             given = {name: [PurePosixPath(file.relative_to(root)) for file in part] for name, part in said.items()}
         there = {name: part for name, part in given.items() if not {*loose, *packed}.isdisjoint(part)}
-        names = _splits.chosen(there, split, shown=shown, lenient=lenient, advice=advice)
+        asked = split if there else None  # where there are no pictures, that is what is the matter
+        names = _splits.chosen(there, asked, shown=shown, lenient=lenient, advice=advice)
         mine = {file for name in names for file in there[name]}
         if not splits:  # and what lies beside them, but for that of other splits
             beside = {name for name in listed if len(there) < 2 or _splits.split_of(name) in (None, *names)}
             mine |= beside - loose - packed
         opened = sorted(packed & mine)
         if opened:
-            _check_alone(opened, loose & mine, mine, f"{shown}: ", advice, text=text)
+            _check_alone(opened, loose & mine, f"{shown}: ", advice)
             _shards.check_whole(root / name for name in opened)
         left_out = [] if splits else held.left_out
         files_of_splits: Files = _Some(held, sorted(mine), left_out)
+        elsewhere = set(listed) - mine
         if opened:
             others = sort_out(mine.difference(opened), held.begin)[1].values()
-            files_of_splits = Shards(((stem(str(name)), root / name) for name in opened), [*left_out, *others])
+            tables = {name: root / name for name in mine if name.name.lower() in TABLES and _is_meant(name)}
+            files_of_splits = Shards(((stem(str(name)), root / name) for name in opened), [*left_out, *others], tables)
+            if tables:  # they may name pictures in archives of other splits
+                closed = Shards((stem(str(name)), root / name) for name in sorted(packed - mine))
+                elsewhere |= set(closed.names)
         self._split_of = {
             PurePosixPath(stem(str(file))) if file in packed else file: name for name in names for file in there[name]
         }
         self._several = len(names) > 1
-        elsewhere = set(listed) - mine
         super().__init__(files_of_splits, size=size, crop=crop, text=text, shown=shown, elsewhere=elsewhere)
 
     @property
@@ -106,20 +108,15 @@ class _Some:
 
 
 def _is_packed(name: PurePosixPath) -> bool:
-    nobodys = any(part in NOBODYS for part in name.parts)
-    return is_archive(Path(name)) and not is_hidden(name) and not nobodys
+    return is_archive(Path(name)) and _is_meant(name)
 
 
-def _check_alone(
-    opened: Sequence[PurePosixPath],
-    loose: Iterable[PurePosixPath],
-    files: Iterable[PurePosixPath],
-    shown: str,
-    advice: str,
-    *,
-    text: bool,
-) -> None:
-    """Refuse archives beside pictures, which may be their teasers, and beside tables whose names are not theirs."""
+def _is_meant(name: PurePosixPath) -> bool:
+    return not is_hidden(name) and not any(part in NOBODYS for part in name.parts)
+
+
+def _check_alone(opened: Sequence[PurePosixPath], loose: Iterable[PurePosixPath], shown: str, advice: str) -> None:
+    """Refuse archives beside pictures, which may be their teasers."""
     count, first = len(list(loose)), printable(opened[0])
     if count:
         archives = f"{len(opened)} archive{'s' * (len(opened) > 1)} ({first}{', …' * (len(opened) > 1)})"
@@ -127,9 +124,3 @@ def _check_alone(
             f"{shown}holds {count} picture{'s' * (count > 1)} and {archives}, so which are meant can't be told; "
             f"download it and {advice}"
         )
-    table = next((name for name in sorted(files) if name.name.lower() in TABLES), None)
-    if table is not None:
-        said = f"{shown}{printable(table)} lies beside archives ({first}), where no table is read"
-        if text:
-            raise DataError(f"{said}; unpack them beside it, and {advice}")
-        log.warning("%s; no text is needed here, so the pictures are scored without this table", said)

@@ -193,6 +193,8 @@ def _cells(said: str, suffix: str, text: bool, is_picture: Callable[[str], bool]
     head = [name.strip() or f"column {number}" for number, name in enumerate(_head(said, separator), start=1)]
     if twice := next((name for number, name in enumerate(head) if name in head[:number]), None):
         raise ValueError(f"its head has {twice!r} twice; expected each name once")
+    names = ["file_name"] if "file_name" in head else [name for name in head if _plain(name) == _plain("file_name")]
+    at = head.index(names[0])
     reader = csv.reader(io.StringIO(said, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     rows: list[Row] = []
     begun = False
@@ -209,7 +211,7 @@ def _cells(said: str, suffix: str, text: bool, is_picture: Callable[[str], bool]
                     f"{place} has {len(cells)} cells, the head has {len(head)}; put text that holds {separator!r} in "
                     "double quotes"
                 )
-            if (taken := next(filter(is_picture, _taken_in(cells, separator)), None)) is not None:
+            if (taken := next(filter(is_picture, _taken_in(cells, separator, at)), None)) is not None:
                 raise ValueError(
                     f"{place}: a quote takes in the row of {taken.strip()!r}; double quotes that are text, and put "
                     "the whole text in quotes"
@@ -220,13 +222,21 @@ def _cells(said: str, suffix: str, text: bool, is_picture: Callable[[str], bool]
     return rows
 
 
-def _taken_in(cells: Iterable[str], separator: str) -> Iterator[str]:
-    """Give what would be cells of their own, were it not for a quote: those of lines that one cell goes on over."""
-    for cell in cells:
+def _taken_in(cells: Iterable[str], separator: str, at: int) -> Iterator[str]:
+    """Give what would be names of files, were it not for a quote: of lines that one cell goes on over.
+
+    Args:
+        cells: of a row.
+        separator: what stands between them.
+        at: the place of the name among them.
+    """
+    for number, cell in enumerate(cells):
         lines = re.split(r"\r\n|\n|\r", cell)
-        for line in lines if len(lines) > 1 else ():
-            if separator in line:
-                yield from line.split(separator)
+        for later, line in enumerate(lines if len(lines) > 1 else ()):
+            place = at if later else at - number  # the first line goes on after the cells before it
+            parts = line.split(separator)
+            if len(parts) > 1 and 0 <= place < len(parts):
+                yield parts[place]
 
 
 def _head(said: str, separator: str) -> list[str]:

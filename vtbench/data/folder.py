@@ -12,6 +12,7 @@ name: `sign.txt` or `sign.json` beside `sign.png`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -102,9 +103,13 @@ class Folder:
         """Read one whole file, as long as it still lies inside the folder."""
         file, shown = self.path / name, printable(name)
         try:
-            file.stat()  # of a link to nothing, or in a circle, that is what is the matter
+            file.stat()
             leads_out = file.is_symlink() and not self._may_follow(file)
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP) and file.is_symlink():
+                raise DataError(
+                    f"{shown}: is a link to nothing; bring what it points to, or remove the link"
+                ) from error
             raise _unreadable(shown, error) from error
         if leads_out:
             raise DataError(
@@ -121,8 +126,8 @@ class Folder:
             for name in names:
                 file = place / name
                 kind = self._kind(file)
-                # What says something of a picture and can't be read is no picture without text: reading it says why.
-                if kind is None or (kind != _NO_FILE and _known.may_say(PurePosixPath(name))):
+                # What holds a picture's text and can't be read leaves no picture without text: reading it says why.
+                if kind is None or (kind != _NO_FILE and _known.may_hold_text(PurePosixPath(name))):
                     yield PurePosixPath(file.relative_to(self.path).as_posix())
                 elif was_meant(PurePosixPath(name)):
                     self.left_out.append(kind)

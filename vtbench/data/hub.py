@@ -238,17 +238,18 @@ def snapshot(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path
     # The hub client retries for 25 s without a network and hangs on a silent server, so ask first.
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else files.unreachable(constants.ENDPOINT)
     if reason and here is not None and looks_whole:
-        log.warning(
-            "data set %s was brought by another tool; without a network it can't be told whether all its files are "
-            "there (%s)", _name(data), reason,
-        )  # fmt: skip
-        return here, here.name
+        return _unsure(here, data, reason)
     if reason:
         raise DataError(f"{_missing(data)} ({reason})")
-    about = _download(data, here.name if here is not None and looks_whole else data.revision, [ABOUT])
-    wanted = patterns or [pattern for part in _configured(about, data).values() for pattern in part]
-    asked = [ABOUT, *wanted] if wanted else None
-    expected = _listed(data, about.name, asked)
+    try:
+        about = _download(data, here.name if here is not None and looks_whole else data.revision, [ABOUT])
+        wanted = patterns or [pattern for part in _configured(about, data).values() for pattern in part]
+        asked = [ABOUT, *wanted] if wanted else None
+        expected = _listed(data, about.name, asked)
+    except DataError as error:  # gated, gone, too many requests
+        if here is None or not looks_whole:
+            raise
+        return _unsure(here, data, _reason(error))
     marker = _marker(about, data, patterns)
     begun = _begun(marker)
     with contextlib.suppress(ResultError):  # a cache that is only read may still be whole
@@ -260,6 +261,15 @@ def snapshot(data: Data, *, patterns: Sequence[str] | None = None) -> tuple[Path
         files.write_atomic(marker, json.dumps(expected).encode())
         begun.unlink(missing_ok=True)
     return folder, folder.name
+
+
+def _unsure(here: Path, data: Data, reason: str) -> tuple[Path, str]:
+    """Give what looks whole, and say that nobody can tell whether it is."""
+    log.warning(
+        "data set %s was brought by another tool; without the hub's list of its files it can't be told whether all are "
+        "there (%s)", _name(data), reason,
+    )  # fmt: skip
+    return here, here.name
 
 
 def _name(data: Data) -> str:
@@ -336,8 +346,11 @@ def _told(data: Data, revision: str | None) -> Iterator[None]:
             f"no data set is called {data.hub}, or it is private; correct the name or run `hf auth login`"
         ) from error
     except Exception as error:  # the client lets its HTTP library's errors through, and that library changes
-        said = short(error.__cause__ or error).split(" For more information", 1)[0]
-        raise DataError(f"{_missing(data)} ({constants.ENDPOINT}: {said})") from error
+        raise DataError(f"{_missing(data)} ({constants.ENDPOINT}: {_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    return short(error.__cause__ or error).split(" For more information", 1)[0]
 
 
 def _marker(snapshot: Path, data: Data, patterns: Sequence[str] | None) -> Path:
