@@ -339,6 +339,14 @@ def test_a_global_that_a_function_reads_is_part_of_the_identity(monkeypatch: pyt
     assert identity() != first
 
 
+def test_a_global_that_is_called_as_an_attribute_is_no_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Scaled()
+    first = wrap(model, name="mine").identity()
+    monkeypatch.setattr(sys.modules[__name__], "temperature", "cuda:0", raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "encoder", LOCK, raising=False)
+    assert wrap(model, name="mine").identity() == first
+
+
 def test_an_object_without_a_state_of_its_own_is_never_taken_for_an_earlier_one() -> None:
     found = wrap(lambda x: x, name="same")
     assert found.identity() != found.identity()

@@ -9,6 +9,7 @@ it names. What can't be taken apart (a lock, an open file) can't be told, and ne
 from __future__ import annotations
 
 import copyreg
+import dis
 import functools
 import hashlib
 import sys
@@ -215,10 +216,10 @@ class _Teller:
 
     def _function(self, function: types.FunctionType) -> bytes:
         place = function.__globals__.get("__name__")
-        names = _names(function)
-        self.named |= names
+        self.named |= _names(function)
         if _is_the_users(place):
-            values = {name: function.__globals__[name] for name in names if name in function.__globals__}
+            read = globals_read(function.__code__)
+            values = {name: function.__globals__[name] for name in read if name in function.__globals__}
             self._after(function.__globals__, str(place), values)
         named, bound = (function.__module__, function.__qualname__), (function.__defaults__, function.__kwdefaults__)
         return self._all("function", [*named, function.__code__, *bound, *(function.__closure__ or ())])
@@ -292,6 +293,13 @@ def _bytes(value: object) -> bytes:
         return value
     said = hex(value) if isinstance(value, int) else str(value)  # Python writes no long number out in decimals
     return said.encode("utf-8", "surrogatepass")
+
+
+@functools.cache
+def globals_read(code: types.CodeType) -> frozenset[str]:
+    """Names of the globals that a function's code reads, and that of the functions inside it; no attribute's name."""
+    steps = (step for one in _codes(code) for step in dis.get_instructions(one))
+    return frozenset(step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
 def content(cell: types.CellType) -> object:

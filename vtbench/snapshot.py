@@ -7,7 +7,6 @@ in evaluation mode. `Snapshot` keeps all of that; `Snapshot.restore` puts back w
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import logging
 import random
@@ -126,21 +125,13 @@ def held_by(held: object) -> list[object]:
     if isinstance(held, functools.partial):
         return [held.func, *held.args, *held.keywords.values()]
     if isinstance(held, types.FunctionType):
-        named = [held.__globals__.get(name) for name in sorted(_names(held.__code__))]
+        named = [held.__globals__.get(name) for name in sorted(fingerprint.globals_read(held.__code__))]
         return [*map(fingerprint.content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
     if isinstance(held, dict | list | tuple | set):
         items = held.values() if isinstance(held, dict) else held
         return list(items) if len(held) <= _LONGEST else []
     methods = [getattr(type(held), name, None) for name in ("encode", "decode", "__call__")]
     return [*getattr(held, "__dict__", {}).values(), *(one for one in methods if isinstance(one, types.FunctionType))]
-
-
-@functools.cache
-def _names(code: types.CodeType) -> set[str]:
-    """The global names of a function and of those inside it."""
-    inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return own.union(*inner)
 
 
 # --- as it was --------------------------------------------------------------------------------------------------------
