@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vtbench import cards, images, wrap
 from vtbench.cards import Input, Output, TokenizerCard
-from vtbench.device import pick
+from vtbench.device import lay_out, pick
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.types import Codes
@@ -234,6 +234,33 @@ def test_half_precision_keeps_its_kernels_channels_last(precision: str, last: bo
     kernels = [one for one in load_tokenizer("tiny", precision=precision).network.parameters() if one.ndim == 4]
     wide = [one for one in kernels if one.shape[1] > 1 and one[0, 0].numel() > 1]  # of others both orders are one
     assert wide and all(one.is_contiguous(memory_format=torch.channels_last) is last for one in wide)
+
+
+class Flat(nn.Module):
+    """Flattens what a convolution gave by `view`, and reads a table of four dimensions so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, 8)
+        self.table = nn.Parameter(torch.zeros(1, 4, 2, 2))
+        self.back = nn.ConvTranspose2d(4, 3, 8, 8)
+
+    def encode(self, x: Tensor) -> Codes:
+        return Codes(latent=self.conv(x).view(len(x), -1) + self.table.view(1, -1))
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        decoded: Tensor = self.back(codes.latent.view(-1, 4, 2, 2))
+        return decoded
+
+
+def test_networks_and_parts_of_others_keep_their_layout_in_half_precision() -> None:
+    network = Flat()
+    lay_out(network)
+    Tokenizer(card(), network, precision="bf16").reconstruct(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    held = nn.Sequential(nn.Conv2d(3, 4, 8, 8), Flat())
+    lay_out(held)
+    assert [one.is_contiguous() for one in held.parameters() if one.ndim == 4] == [False, True, True, True]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
