@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from vtbench.device import lay_out, pick
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.types import Codes
+from vtbench.weights import stamp
 
 
 class Copy(nn.Module):
@@ -162,6 +164,45 @@ def test_weights_that_were_trained_on_are_no_longer_those_that_were_loaded(
     assert found[0] == "local"
     assert found[1] not in (None, loaded[1])
     assert tokenizer.identity() == found
+
+
+def _shared(tokenizer: Tokenizer) -> Tokenizer:
+    assert isinstance(tokenizer.network, nn.Module)
+    tokenizer.network.share_memory()
+    return tokenizer
+
+
+def _loaded_again(tokenizer: Tokenizer) -> Tokenizer:
+    assert isinstance(tokenizer.network, nn.Module)
+    tokenizer.network.load_state_dict(copy.deepcopy(tokenizer.network.state_dict()))
+    return tokenizer
+
+
+def _channels_last(tokenizer: Tokenizer) -> Tokenizer:
+    assert isinstance(tokenizer.network, nn.Module)
+    tokenizer.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer)), _shared, _loaded_again, _channels_last],
+)
+def test_weights_are_the_same_wherever_they_lie(moved: Callable[[Tokenizer], Tokenizer]) -> None:
+    tokenizer = load_tokenizer("tiny")
+    loaded = tokenizer.identity()
+    assert moved(tokenizer).identity() == loaded
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_stamp_tells_weights_in_another_order(dtype: torch.dtype) -> None:
+    """Of powers of two, in numbers that eight bytes hold none or several of, and of ones in a matrix."""
+    for held in (torch.tensor([1, 2, 4]), torch.arange(600_001) % 2 + 1, torch.eye(600), torch.eye(2).repeat(3, 700)):
+        one, other = nn.Module(), nn.Module()
+        one.register_buffer("held", held.to(dtype))
+        other.register_buffer("held", held.to(dtype).roll(1, 0))
+        assert not torch.equal(one.held, other.held)
+        assert stamp(one) == stamp(copy.deepcopy(one)) != stamp(other)
 
 
 def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
