@@ -314,6 +314,19 @@ def test_cards_config_is_json() -> None:
         json.dumps(known.config)
 
 
+def test_a_latent_may_be_a_number_a_picture() -> None:
+    class Mean(Copy):
+        def encode(self, x: Tensor) -> Codes:
+            return Codes(latent=x.mean((1, 2, 3)))
+
+        def decode(self, codes: Codes) -> Tensor:
+            assert codes.latent is not None
+            return codes.latent.view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+
+    pictures = torch.full((2, 3, 16, 16), 7, dtype=torch.uint8)
+    assert torch.equal(Tokenizer(card(), Mean()).reconstruct(pictures), pictures)
+
+
 def test_floats_come_back_in_the_range_that_was_fed() -> None:
     """A decoder may have a range of its own; protocols get all floats in the encoder's."""
     plain = load_tokenizer("tiny")

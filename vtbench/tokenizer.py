@@ -453,7 +453,7 @@ def _grid(codes: Codes) -> tuple[int, int] | None:
 
 def _finite(values: Tensor) -> Tensor:
     """Say of each item of a batch, (B, ...), whether all of its numbers are finite: int64 (B,), 1 or 0."""
-    return torch.isfinite(values).flatten(1).all(1).long()
+    return torch.isfinite(values).unsqueeze(-1).flatten(1).all(1).long()
 
 
 def _on(codes: Codes, device: torch.device) -> Codes:
