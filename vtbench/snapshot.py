@@ -28,8 +28,10 @@ _DEEPEST = 4
 """Steps along attributes, containers and functions, from the model or from one of its modules, up to which more of them
 are looked for."""
 
-_LONGEST = 1000
-"""Items of a container in which modules are looked for at most: a longer one holds data."""
+_CONTAINERS = (dict, list, tuple, set)
+
+_MOST = 2000
+"""Items of a container, and of those within it, in which modules are looked for: one that holds more holds data."""
 
 _ATOMS = {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size}
 """They hold no module, and most attributes are of them."""
@@ -94,15 +96,24 @@ def _outermost(objects: Iterable[object]) -> list[nn.Module]:
 def _walk(roots: Iterable[object], seen: dict[int, object]) -> list[object]:
     """What objects hold, up to modules, whose inside is left out; `seen` also keeps ids from being given anew."""
     found: list[object] = []
-    level = roots
+    level: list[tuple[object, int | None]] = [(root, None) for root in roots]  # each with its outermost container
+    left: dict[int, int] = {}
     for _ in range(_DEEPEST):
         new = []
-        for held in level:
+        for held, outer in level:
             if type(held) not in _ATOMS and id(held) not in seen:
                 seen[id(held)] = held
-                new.append(held)
-        found += new
-        level = [part for held in new if not isinstance(held, nn.Module) for part in held_by(held)]
+                new.append((held, outer))
+        found += [held for held, _ in new]
+        level = []
+        for held, outer in new:
+            if isinstance(held, _CONTAINERS):
+                outer = id(held) if outer is None else outer
+                left[outer] = left.get(outer, _MOST) - len(held)
+                if left[outer] < 0:
+                    continue
+            if not isinstance(held, nn.Module):
+                level += [(part, outer) for part in held_by(held)]
     return found
 
 
@@ -127,9 +138,8 @@ def held_by(held: object) -> list[object]:
     if isinstance(held, types.FunctionType):
         named = [held.__globals__.get(name) for name in sorted(fingerprint.globals_read(held.__code__))]
         return [*map(fingerprint.content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
-    if isinstance(held, dict | list | tuple | set):
-        items = held.values() if isinstance(held, dict) else held
-        return list(items) if len(held) <= _LONGEST else []
+    if isinstance(held, _CONTAINERS):
+        return list(held.values() if isinstance(held, dict) else held)
     methods = [getattr(type(held), name, None) for name in ("encode", "decode", "__call__")]
     return [*getattr(held, "__dict__", {}).values(), *(one for one in methods if isinstance(one, types.FunctionType))]
 
