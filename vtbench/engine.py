@@ -251,8 +251,9 @@ def evaluate_together(
         raise VtbenchError("these pairs are of several tasks; evaluate each task by itself")
     if world > 1 and tokenizer.identity() != tokenizer.identity():
         raise VtbenchError(
-            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process; "
-            "give world=1"
+            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process: it "
+            "is no nn.Module, or what it computes with includes a lock, an open file or the like, in an attribute, a "
+            "global that its code reads or a hook; take that out, or give world=1"
         )
     if tokenizer.held is not None:
         _settle(tokenizer, *opened[0])
