@@ -38,13 +38,11 @@ _ATOMS = {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 
-_WRAPPED_AS = ("_orig_mod", "_original_module")
+_WRAPPED_AS = (fingerprint.COMPILED_MODULE, "_original_module")
 """The names of what torch.compile and Lightning's Fabric wrap, among the parts of their wrappers."""
 
 _CAST = "_original_forward"
 """Where accelerate keeps the forward that it has put its autocast around."""
-
-_BOOKKEEPING = vars(nn.Module()).keys()
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -118,13 +116,10 @@ def _walk(roots: Iterable[object], seen: dict[int, object]) -> list[object]:
 
 
 def _attributes(module: nn.Module) -> list[object]:
-    """What a module holds beside its parts, without what it leaves out when it is copied (Lightning: its trainer)."""
-    own: dict[str, Any] = vars(module)
-    if type(module).__getstate__ is not nn.Module.__getstate__:
-        with contextlib.suppress(Exception):  # anybody's code
-            state = module.__getstate__()  # type: ignore[no-untyped-call]
-            own = state if isinstance(state, dict) else own
-    return [value for name, value in own.items() if name not in _BOOKKEEPING]
+    """What a module holds beside its parts; all, where it does not tell what it computes with."""
+    own = fingerprint.state_of(module)
+    held = vars(module) if own is None else own
+    return [value for name, value in held.items() if name not in fingerprint.KEPT_BY_TORCH]
 
 
 def held_by(held: object) -> list[object]:
@@ -199,7 +194,7 @@ class _Module:
         if self._mode:
             self._part.training = False  # train() may be overridden, and would not say what was before
         forward = self._own.get(_CAST)
-        if forward is None and "_orig_mod" not in self._part._modules:
+        if forward is None and fingerprint.COMPILED_MODULE not in self._part._modules:
             forward = inside(self._part)
         if forward is not None:
             vars(self._part)["forward"] = forward
