@@ -645,7 +645,11 @@ def stamp(network: nn.Module) -> dict[str, tuple[object, ...]]:
     devices = [one.device for one in plain.values()]
     values = torch.stack([one.to(devices[0]) for one in plain.values()]).tolist() if devices else []
     sums = dict(zip(plain, values, strict=True))
-    opaque = {name: (id(held), held._version) for name, held in tensors.items() if name not in plain}
+    opaque = {
+        name: (id(held), None if held.is_inference() else held._version)
+        for name, held in tensors.items()
+        if name not in plain
+    }
     return {name: (sums.get(name, opaque.get(name)), held.shape, held.dtype) for name, held in tensors.items()}
 
 
