@@ -550,6 +550,32 @@ def test_the_list_of_names_leads_to_an_average_and_one_name_to_the_plain_tensors
     assert equal(plain.state, other(state))
 
 
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda state: {"ema": state, "rng_state": torch.get_rng_state(), "step": 5},
+        lambda state: {"ema_state_dict": state, "train_losses": torch.ones(10)},
+        lambda state: {"state_dict": state, "loss": {"lecam_ema": {"r": torch.ones(1)}}},
+        lambda state: {**state, "lecam_ema": {"r": torch.ones(1)}},
+        lambda state: {"model": state, "metrics": {"avg": {"psnr": torch.ones(3)}}},
+        lambda state: {"model": state, "metrics": {"moving_average": [torch.ones(1)]}},
+        lambda state: {"model": state, "optimizer": {"avg_sq": state, "square_avg": state, "grad_avg": state}},
+    ],
+)
+def test_what_is_no_copy_of_the_network_is_no_second_set(
+    tmp_path: Path, state: State, saved: Callable[[State], dict[str, Any]]
+) -> None:
+    torch.save(saved(state), tmp_path / "x.pt")
+    assert equal(weights.find_state(card(), tmp_path / "x.pt", wanted=WANTED).state, state)
+
+
+def test_an_average_of_the_network_alone_counts_beside_a_larger_loss(state: State) -> None:
+    loss = {f"loss.{index}.weight": torch.ones(index, 2) for index in range(1, 50)}
+    saved = {"state_dict": under("model.", other(state)) | loss, "callbacks": {"SWA": {"average_model_state": state}}}
+    with pytest.raises(WeightsError, match="holds several sets of tensors"):
+        weights.find_state(card(), saved, wanted=WANTED)
+
+
 def test_averages_that_optimizers_keep_are_no_second_set(tmp_path: Path, state: State) -> None:
     moments = {"exp_avg": state, "ema": state}
     saved = {"model": state, "optimizer": {"state": {0: moments}, "param_groups": []}, "moments": {"exp_avg": state}}

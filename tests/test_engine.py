@@ -302,7 +302,8 @@ def test_shards_that_another_process_deletes_are_computed_again(
 
 def test_what_cannot_be_hashed_is_not_shared(folder: Path, tmp_path: Path) -> None:
     places = {"out": tmp_path / "r", "work": tmp_path / "w", "rank": 0, "world": 2}
-    with pytest.raises(VtbenchError, match="this live model can't be hashed whole"):
+    causes = "can't be hashed whole.* no nn.Module.* a lock.* an attribute, a global .* a hook; .* give world=1"
+    with pytest.raises(VtbenchError, match=causes):
         evaluate(wrap(lambda x: x, name="same"), small_task(folder), **places)
 
 

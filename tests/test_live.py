@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from vtbench import cards, evaluate, fingerprint, load_tokenizer, wrap
+from vtbench import cards, evaluate, fingerprint, load_tokenizer, snapshot, wrap
 from vtbench.errors import CardError, VtbenchError
 from vtbench.measures import codes
 from vtbench.results import Run
@@ -339,6 +339,14 @@ def test_a_global_that_a_function_reads_is_part_of_the_identity(monkeypatch: pyt
     assert identity() != first
 
 
+def test_a_global_that_is_called_as_an_attribute_is_no_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Scaled()
+    first = wrap(model, name="mine").identity()
+    monkeypatch.setattr(sys.modules[__name__], "temperature", "cuda:0", raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "encoder", LOCK, raising=False)
+    assert wrap(model, name="mine").identity() == first
+
+
 def test_an_object_without_a_state_of_its_own_is_never_taken_for_an_earlier_one() -> None:
     found = wrap(lambda x: x, name="same")
     assert found.identity() != found.identity()
@@ -500,6 +508,21 @@ def test_modules_in_plain_attributes_of_a_module_are_in_evaluation_mode_too(hold
     wrap(toy, name="mine").reconstruct(LEVELS)
     assert not seen[0][0]
     assert surroundings(part) == before
+
+
+def test_lists_of_data_are_not_searched_for_modules() -> None:
+    read = []
+
+    class Counted(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            read.append(len(self))
+            return super().__iter__()
+
+    part = nn.Dropout()
+    model = Holds(Counted(Counted([0.5] * 900) for _ in range(900)))
+    model.beside = [[part]]
+    assert snapshot.hidden(model) == [part]
+    assert sum(read) <= 2000
 
 
 def test_a_model_whose_tensors_are_all_hidden_is_where_they_are() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from vtbench import cards, images, wrap
 from vtbench.cards import Input, Output, TokenizerCard
-from vtbench.device import pick
+from vtbench.device import lay_out, pick
 from vtbench.errors import CardError, DataError, VtbenchError, WeightsError
 from vtbench.tokenizer import Tokenizer, load_tokenizer
 from vtbench.types import Codes
+from vtbench.weights import stamp
 
 
 class Copy(nn.Module):
@@ -164,6 +166,45 @@ def test_weights_that_were_trained_on_are_no_longer_those_that_were_loaded(
     assert tokenizer.identity() == found
 
 
+def _shared(tokenizer: Tokenizer) -> Tokenizer:
+    assert isinstance(tokenizer.network, nn.Module)
+    tokenizer.network.share_memory()
+    return tokenizer
+
+
+def _loaded_again(tokenizer: Tokenizer) -> Tokenizer:
+    assert isinstance(tokenizer.network, nn.Module)
+    tokenizer.network.load_state_dict(copy.deepcopy(tokenizer.network.state_dict()))
+    return tokenizer
+
+
+def _channels_last(tokenizer: Tokenizer) -> Tokenizer:
+    assert isinstance(tokenizer.network, nn.Module)
+    tokenizer.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer)), _shared, _loaded_again, _channels_last],
+)
+def test_weights_are_the_same_wherever_they_lie(moved: Callable[[Tokenizer], Tokenizer]) -> None:
+    tokenizer = load_tokenizer("tiny")
+    loaded = tokenizer.identity()
+    assert moved(tokenizer).identity() == loaded
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_stamp_tells_weights_in_another_order(dtype: torch.dtype) -> None:
+    """Of powers of two, in numbers that eight bytes hold none or several of, and of ones in a matrix."""
+    for held in (torch.tensor([1, 2, 4]), torch.arange(600_001) % 2 + 1, torch.eye(600), torch.eye(2).repeat(3, 700)):
+        one, other = nn.Module(), nn.Module()
+        one.register_buffer("held", held.to(dtype))
+        other.register_buffer("held", held.to(dtype).roll(1, 0))
+        assert not torch.equal(one.held, other.held)
+        assert stamp(one) == stamp(copy.deepcopy(one)) != stamp(other)
+
+
 def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
     state = load_tokenizer("tiny-fsq-f16").network.state_dict()
     with pytest.raises(WeightsError, match=r"tiny-fsq-f8: the checkpoint does not fit"):
@@ -236,6 +277,33 @@ def test_half_precision_keeps_its_kernels_channels_last(precision: str, last: bo
     assert wide and all(one.is_contiguous(memory_format=torch.channels_last) is last for one in wide)
 
 
+class Flat(nn.Module):
+    """Flattens what a convolution gave by `view`, and reads a table of four dimensions so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8, 8)
+        self.table = nn.Parameter(torch.zeros(1, 4, 2, 2))
+        self.back = nn.ConvTranspose2d(4, 3, 8, 8)
+
+    def encode(self, x: Tensor) -> Codes:
+        return Codes(latent=self.conv(x).view(len(x), -1) + self.table.view(1, -1))
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.latent is not None
+        decoded: Tensor = self.back(codes.latent.view(-1, 4, 2, 2))
+        return decoded
+
+
+def test_networks_and_parts_of_others_keep_their_layout_in_half_precision() -> None:
+    network = Flat()
+    lay_out(network)
+    Tokenizer(card(), network, precision="bf16").reconstruct(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    held = nn.Sequential(nn.Conv2d(3, 4, 8, 8), Flat())
+    lay_out(held)
+    assert [one.is_contiguous() for one in held.parameters() if one.ndim == 4] == [False, True, True, True]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_codecs_keep_every_level_at_any_precision(precision: str, photographs: Tensor) -> None:
     assert torch.equal(load_tokenizer("control-identity", precision=precision).reconstruct(photographs), photographs)
@@ -244,6 +312,19 @@ def test_codecs_keep_every_level_at_any_precision(precision: str, photographs: T
 def test_cards_config_is_json() -> None:
     for known in cards.tokenizers().values():
         json.dumps(known.config)
+
+
+def test_a_latent_may_be_a_number_a_picture() -> None:
+    class Mean(Copy):
+        def encode(self, x: Tensor) -> Codes:
+            return Codes(latent=x.mean((1, 2, 3)))
+
+        def decode(self, codes: Codes) -> Tensor:
+            assert codes.latent is not None
+            return codes.latent.view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+
+    pictures = torch.full((2, 3, 16, 16), 7, dtype=torch.uint8)
+    assert torch.equal(Tokenizer(card(), Mean()).reconstruct(pictures), pictures)
 
 
 def test_floats_come_back_in_the_range_that_was_fed() -> None:

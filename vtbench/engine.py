@@ -222,8 +222,9 @@ def _plans(tokenizer: Tokenizer, pairs: Sequence[tuple[Task, str | None]], how: 
     _, world = how.part
     if world > 1 and tokenizer.identity() != tokenizer.identity():
         raise VtbenchError(
-            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process; "
-            "give world=1"
+            f"{tokenizer.card.name}: this live model can't be hashed whole, so it is another one in every process: it "
+            "is no nn.Module, or what it computes with includes a lock, an open file or the like, in an attribute, a "
+            "global that its code reads or a hook; take that out, or give world=1"
         )
     if tokenizer.held is not None:
         _settle(tokenizer, *pairs[0])

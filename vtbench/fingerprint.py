@@ -9,6 +9,7 @@ it names. What can't be taken apart (a lock, an open file) can't be told, and ne
 from __future__ import annotations
 
 import copyreg
+import dis
 import functools
 import hashlib
 import sys
@@ -34,7 +35,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 _PARTS = ("_parameters", "_buffers", "_modules")
 
-_BOOKKEEPING = vars(nn.Module()).keys()
+KEPT_BY_TORCH = vars(nn.Module()).keys()
 """What torch keeps in every module; of it only `_PARTS` and `_HOOKS` are computed with."""
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -51,7 +52,7 @@ _PASSED_OVER = (torch.device, RemovableHandle)
 _COMPILED_FROM = "_torchdynamo_orig_callable"
 """Where torch.compile keeps a function that it was given."""
 
-_COMPILED_MODULE = "_orig_mod"
+COMPILED_MODULE = "_orig_mod"
 """The name of a module that torch.compile was given, among the parts of what it gave."""
 
 _COMPILED_HERE = ("_compiled_call_impl", "_is_torch_compile")
@@ -153,8 +154,8 @@ class _Teller:
             return self._tensors[id(value)][1]
         if isinstance(value, _PASSED_OVER):
             return _joined("passed over", [])
-        if isinstance(value, nn.Module) and _COMPILED_MODULE in value._modules:
-            return self.tell(value._modules[_COMPILED_MODULE])
+        if isinstance(value, nn.Module) and COMPILED_MODULE in value._modules:
+            return self.tell(value._modules[COMPILED_MODULE])
         if isinstance(value, types.FunctionType) and _COMPILED_FROM in vars(value):
             return self.tell(vars(value)[_COMPILED_FROM])
         if isinstance(value, nn.Module):
@@ -215,27 +216,26 @@ class _Teller:
 
     def _function(self, function: types.FunctionType) -> bytes:
         place = function.__globals__.get("__name__")
-        names = _names(function)
-        self.named |= names
+        self.named |= _names(function)
         if _is_the_users(place):
-            values = {name: function.__globals__[name] for name in names if name in function.__globals__}
+            read = globals_read(function.__code__)
+            values = {name: function.__globals__[name] for name in read if name in function.__globals__}
             self._after(function.__globals__, str(place), values)
         named, bound = (function.__module__, function.__qualname__), (function.__defaults__, function.__kwdefaults__)
         return self._all("function", [*named, function.__code__, *bound, *(function.__closure__ or ())])
 
     def _module(self, module: nn.Module) -> bytes:
+        state = state_of(module)
+        if state is None:
+            raise _UntellableError
         try:
-            # What a module leaves out when it is copied (Lightning: its trainer) is none of its state.
-            state: Any = module.__getstate__()  # type: ignore[no-untyped-call]
             extra = module.get_extra_state() if type(module).get_extra_state != nn.Module.get_extra_state else None
         except Exception as error:  # anybody's code
             raise _UntellableError from error
-        if not isinstance(state, dict):
-            raise _UntellableError
         parts = [vars(module)[name] for name in _PARTS]
         hooks = [list(vars(module)[name].values()) for name in _HOOKS]
-        kept_by_torch = {*_BOOKKEEPING, *_COMPILED_HERE}
-        own = _by_name({name: value for name, value in state.items() if name not in kept_by_torch})
+        passed_over = {*KEPT_BY_TORCH, *_COMPILED_HERE}
+        own = _by_name({name: value for name, value in state.items() if name not in passed_over})
         self.found = self.found or bool(own or parts[0] or parts[1])
         return self._all("nn.Module", [type(module), *parts, own, extra, hooks])
 
@@ -292,6 +292,25 @@ def _bytes(value: object) -> bytes:
         return value
     said = hex(value) if isinstance(value, int) else str(value)  # Python writes no long number out in decimals
     return said.encode("utf-8", "surrogatepass")
+
+
+def state_of(module: nn.Module) -> dict[str, Any] | None:
+    """What a module computes with: not what it leaves out when it is copied (Lightning: its trainer).
+
+    None where it does not tell.
+    """
+    try:
+        state: Any = module.__getstate__()  # type: ignore[no-untyped-call]
+    except Exception:  # anybody's code
+        return None
+    return state if isinstance(state, dict) else None
+
+
+@functools.cache
+def globals_read(code: types.CodeType) -> frozenset[str]:
+    """Names of the globals that a function's code reads, and that of the functions inside it; no attribute's name."""
+    steps = (step for one in _codes(code) for step in dis.get_instructions(one))
+    return frozenset(step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
 def content(cell: types.CellType) -> object:

@@ -7,7 +7,6 @@ in evaluation mode. `Snapshot` keeps all of that; `Snapshot.restore` puts back w
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import logging
 import random
@@ -29,21 +28,21 @@ _DEEPEST = 4
 """Steps along attributes, containers and functions, from the model or from one of its modules, up to which more of them
 are looked for."""
 
-_LONGEST = 1000
-"""Items of a container in which modules are looked for at most: a longer one holds data."""
+_CONTAINERS = (dict, list, tuple, set)
+
+_MOST = 2000
+"""Items of a container, and of those within it, in which modules are looked for: one that holds more holds data."""
 
 _ATOMS = {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size}
 """They hold no module, and most attributes are of them."""
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 
-_WRAPPED_AS = ("_orig_mod", "_original_module")
+_WRAPPED_AS = (fingerprint.COMPILED_MODULE, "_original_module")
 """The names of what torch.compile and Lightning's Fabric wrap, among the parts of their wrappers."""
 
 _CAST = "_original_forward"
 """Where accelerate keeps the forward that it has put its autocast around."""
-
-_BOOKKEEPING = vars(nn.Module()).keys()
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -95,26 +94,32 @@ def _outermost(objects: Iterable[object]) -> list[nn.Module]:
 def _walk(roots: Iterable[object], seen: dict[int, object]) -> list[object]:
     """What objects hold, up to modules, whose inside is left out; `seen` also keeps ids from being given anew."""
     found: list[object] = []
-    level = roots
+    level: list[tuple[object, int | None]] = [(root, None) for root in roots]  # each with its outermost container
+    left: dict[int, int] = {}
     for _ in range(_DEEPEST):
         new = []
-        for held in level:
+        for held, outer in level:
             if type(held) not in _ATOMS and id(held) not in seen:
                 seen[id(held)] = held
-                new.append(held)
-        found += new
-        level = [part for held in new if not isinstance(held, nn.Module) for part in held_by(held)]
+                new.append((held, outer))
+        found += [held for held, _ in new]
+        level = []
+        for held, outer in new:
+            if isinstance(held, _CONTAINERS):
+                outer = id(held) if outer is None else outer
+                left[outer] = left.get(outer, _MOST) - len(held)
+                if left[outer] < 0:
+                    continue
+            if not isinstance(held, nn.Module):
+                level += [(part, outer) for part in held_by(held)]
     return found
 
 
 def _attributes(module: nn.Module) -> list[object]:
-    """What a module holds beside its parts, without what it leaves out when it is copied (Lightning: its trainer)."""
-    own: dict[str, Any] = vars(module)
-    if type(module).__getstate__ is not nn.Module.__getstate__:
-        with contextlib.suppress(Exception):  # anybody's code
-            state = module.__getstate__()  # type: ignore[no-untyped-call]
-            own = state if isinstance(state, dict) else own
-    return [value for name, value in own.items() if name not in _BOOKKEEPING]
+    """What a module holds beside its parts; all, where it does not tell what it computes with."""
+    own = fingerprint.state_of(module)
+    held = vars(module) if own is None else own
+    return [value for name, value in held.items() if name not in fingerprint.KEPT_BY_TORCH]
 
 
 def held_by(held: object) -> list[object]:
@@ -126,21 +131,12 @@ def held_by(held: object) -> list[object]:
     if isinstance(held, functools.partial):
         return [held.func, *held.args, *held.keywords.values()]
     if isinstance(held, types.FunctionType):
-        named = [held.__globals__.get(name) for name in sorted(_names(held.__code__))]
+        named = [held.__globals__.get(name) for name in sorted(fingerprint.globals_read(held.__code__))]
         return [*map(fingerprint.content, held.__closure__ or ()), *(held.__defaults__ or ()), *named]
-    if isinstance(held, dict | list | tuple | set):
-        items = held.values() if isinstance(held, dict) else held
-        return list(items) if len(held) <= _LONGEST else []
+    if isinstance(held, _CONTAINERS):
+        return list(held.values() if isinstance(held, dict) else held)
     methods = [getattr(type(held), name, None) for name in ("encode", "decode", "__call__")]
     return [*getattr(held, "__dict__", {}).values(), *(one for one in methods if isinstance(one, types.FunctionType))]
-
-
-@functools.cache
-def _names(code: types.CodeType) -> set[str]:
-    """The global names of a function and of those inside it."""
-    inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return own.union(*inner)
 
 
 # --- as it was --------------------------------------------------------------------------------------------------------
@@ -198,7 +194,7 @@ class _Module:
         if self._mode:
             self._part.training = False  # train() may be overridden, and would not say what was before
         forward = self._own.get(_CAST)
-        if forward is None and "_orig_mod" not in self._part._modules:
+        if forward is None and fingerprint.COMPILED_MODULE not in self._part._modules:
             forward = inside(self._part)
         if forward is not None:
             vars(self._part)["forward"] = forward

@@ -38,6 +38,9 @@ _AVERAGED = ("ema.", "ema_model.", "model_ema.", "ema_module.", "averaged_model.
 
 _AVERAGE_WORDS = frozenset({"ema", "swa", "avg", "average", "averaged", "averaging", "shadow", "polyak"})
 
+_MOMENT_WORDS = frozenset({"exp", "sq", "square", "grad"})
+"""Of names of what optimizers average: exp_avg, avg_sq, square_avg, grad_avg."""
+
 _TOP = "the top level"
 
 _TAKEN_OUT = "or save the plain tensors by themselves"
@@ -111,7 +114,6 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
         what = f"the entry {key}, as the card says"
         return _inner(container[key], what, wanted, averaged=_is_average(key) or key in ema_keys)
     own = _tensors(container)
-    own_set = [_TOP] if any(tensor.ndim for tensor in own.values()) else []
     plain = [name for name in plain_keys if _holds_tensors(container.get(name))]
     averaged = [name for name in ema_keys if _holds_tensors(container.get(name))]
     if len(plain) + len(averaged) > 1:
@@ -119,12 +121,12 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     if plain or averaged:
         chosen = (plain or averaged)[0]
         if plain:
-            _refuse_hidden_average(container, chosen)
-        elif own_set:
-            raise _several([*own_set, chosen], f'key = "{chosen}"; {_TAKEN_OUT}')
+            _refuse_hidden_average(container, chosen, container[chosen], wanted)
+        elif any(name in wanted for name in own) or _may_copy(own, container[chosen], wanted):
+            raise _several([_TOP, chosen], f'key = "{chosen}"; {_TAKEN_OUT}')
         return _inner(container[chosen], f"the entry {chosen}", wanted, averaged=bool(averaged))
     if own:
-        _refuse_hidden_average(container, _TOP)
+        _refuse_hidden_average(container, _TOP, own, wanted)
         others = len(container) - len(own)
         notes = [f"{others} entries that are not tensors were left out"] if others else []
         return State(own, notes=notes)
@@ -132,7 +134,7 @@ def _entry(container: Mapping[Any, Any], source: WeightsSource | None, wanted: C
     if len(entries) == 1:
         averaged_alone = _is_average(entries[0])
         if not averaged_alone:
-            _refuse_hidden_average(container, entries[0])
+            _refuse_hidden_average(container, entries[0], container[entries[0]], wanted)
         return _inner(container[entries[0]], f"the entry {entries[0]}", wanted, averaged=averaged_alone)
     if entries:
         raise _several(entries, f'key = "{entries[0]}"')
@@ -150,17 +152,17 @@ def _several(found: Sequence[str], such: str) -> WeightsError:
     )
 
 
-def _refuse_hidden_average(container: Mapping[Any, Any], chosen: str) -> None:
+def _refuse_hidden_average(container: Mapping[Any, Any], chosen: str, held: object, wanted: Collection[str]) -> None:
     """An average under another name or deeper than a network's tensors are looked for: nobody said what is meant."""
-    hidden = list(_averages_in(container))
+    hidden = [path for path, value in _averages_in(container) if _may_copy(value, held, wanted)]
     if hidden:
         such = "key = the list of names that leads to the average"
         such = f"{such}; {_TAKEN_OUT}" if chosen == _TOP else f'key = "{chosen}", or {such.removeprefix("key = ")}'
         raise _several([chosen, *(" > ".join(path) for path in hidden)], such)
 
 
-def _averages_in(container: Mapping[Any, Any]) -> Iterator[tuple[str, ...]]:
-    """Find the entries at any depth that hold arrays under a name that averages have; optimizers keep other ones."""
+def _averages_in(container: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Find the entries at any depth under a name that averages have, and their names; optimizers keep other ones."""
     left: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), container)]
     seen = set()
     while left:
@@ -169,25 +171,47 @@ def _averages_in(container: Mapping[Any, Any]) -> Iterator[tuple[str, ...]]:
             continue
         seen.add(id(held))
         for name, value in held.items():
-            if isinstance(name, str) and _is_average(name) and _holds_arrays(value):
-                yield (*path, name)
+            if isinstance(name, str) and _is_average(name):
+                yield (*path, name), value
             elif isinstance(value, Mapping):
                 left.append(((*path, str(name)), value))
 
 
-def _holds_arrays(value: object) -> bool:
-    """Whether an entry holds tensors at any depth; single numbers, such as counts of steps, are none here."""
+def _may_copy(value: object, chosen: object, wanted: Collection[str]) -> bool:
+    """Whether an entry may be a copy of the chosen network, by its shapes: metrics and losses are averaged too.
+
+    An average of the parameters alone, or of a part, still has most of the shapes. What is chosen may hold a loss
+    beside the network.
+    """
+    network = _arrays(chosen)
+    known = set(wanted)
+    network = [(name, one) for name, one in network if not known.isdisjoint(_endings(name))] or network
+    shapes = {one.shape for _, one in _arrays(value)}
+    return 2 * sum(one.shape in shapes for _, one in network) > len(network)
+
+
+def _endings(name: str) -> Iterator[str]:
+    """A name without none, one and more of its first parts."""
+    parts = name.split(".")
+    return (".".join(parts[first:]) for first in range(len(parts)))
+
+
+def _arrays(value: object) -> list[tuple[str, Tensor]]:
+    """The tensors that an entry holds at any depth, by their last names; single numbers, such as counts, are none."""
+    found: list[tuple[str, Tensor]] = []
     left, seen = [value], set()
     while left:
         one = left.pop()
         if id(one) in seen or not isinstance(one, Mapping | list | tuple):
             continue
         seen.add(id(one))
-        inside = list(one.values() if isinstance(one, Mapping) else one)
-        if any((tensor := _tensor(part)) is not None and tensor.ndim for part in inside):
-            return True
-        left += inside
-    return False
+        for name, inside in one.items() if isinstance(one, Mapping) else (("", part) for part in one):
+            tensor = _tensor(inside)
+            if tensor is None:
+                left.append(inside)
+            elif tensor.ndim:
+                found.append((str(name), tensor))
+    return found
 
 
 def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[str]) -> State:
@@ -208,7 +232,7 @@ def _deep(container: Mapping[Any, Any], path: Sequence[str], wanted: Collection[
 def _is_average(key: str) -> bool:
     """Tell by its name whether an entry holds averages, such as G_ema, modelEMA, avg_model or swa_state_dict."""
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)}
-    return bool(words & _AVERAGE_WORDS) and "exp" not in words  # exp_avg is an optimizer's
+    return bool(words & _AVERAGE_WORDS) and not words & _MOMENT_WORDS
 
 
 def _inner(entry: Mapping[Any, Any], what: str, wanted: Collection[str], *, averaged: bool) -> State:

@@ -177,8 +177,13 @@ class Tokenizer:
         """The type of the network's tensors; of a live model's, where they are of several, the narrowest."""
         if self.held is None:
             return self._precision
-        first = precision_of(self.held.place[1], self.card.name)
-        return [name for name, dtype in DTYPES.items() if name == first or dtype in self.held.types][-1]
+        first, types = precision_of(self.dtype, self.card.name), self.held.types
+        return [name for name, dtype in DTYPES.items() if name == first or dtype in types][-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of what the network is fed; of a live model that of its first weights."""
+        return self.held.place[1] if self.held else DTYPES[self._precision]
 
     @property
     def parameters(self) -> int:
@@ -233,8 +238,7 @@ class Tokenizer:
     def fitted(self, pictures: Tensor) -> Tensor:
         """Bring what `input_of` gave to the sides and type that the network takes."""
         x = images.pad_to_multiple(pictures, self.card.input.multiple_of)
-        dtype = self.held.place[1] if self.held else DTYPES[self.precision]
-        return x.to(dtype) if x.is_floating_point() else x
+        return x.to(self.dtype) if x.is_floating_point() else x
 
     @torch.no_grad()
     def encode_input(self, pictures: Tensor) -> Codes:
@@ -453,7 +457,7 @@ def _grid(codes: Codes) -> tuple[int, int] | None:
 
 def _finite(values: Tensor) -> Tensor:
     """Say of each item of a batch, (B, ...), whether all of its numbers are finite: int64 (B,), 1 or 0."""
-    return torch.isfinite(values).flatten(1).all(1).long()
+    return torch.isfinite(values).unsqueeze(-1).flatten(1).all(1).long()
 
 
 def _on(codes: Codes, device: torch.device) -> Codes:

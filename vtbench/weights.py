@@ -633,36 +633,62 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def stamp(network: nn.Module) -> dict[str, tuple[object, ...]]:
-    """Say of each tensor of a network which memory it is in, how often it was written to, and the sum of its bits.
+    """Sum up the values of each tensor of a network in a number, wherever they lie in memory and on whatever device.
 
-    Equal stamps of one network mean that nobody wrote to its weights in between. It takes one pass over them, where a
-    digest takes many times as long; a sum alone would not tell channels in another order, and nobody counts what is
-    written through `.data`.
+    Equal stamps mean equal weights, but for chance and intent: order, shape and type count. It takes a few passes over
+    them on their device, where a digest takes many times as long. What has no plain memory goes by its object and by
+    how often it was written to.
     """
     import torch
 
     state = network.state_dict(keep_vars=True)
     tensors = {name: held for name, held in state.items() if isinstance(held, torch.Tensor)}
-    places, sums = [], []
-    for tensor in tensors.values():
-        written = None if tensor.is_inference() else tensor._version
-        plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
-        places.append((tensor.data_ptr() if plain else id(tensor), written, tuple(tensor.shape), tensor.dtype))
-        sums.append(_sum_of_bits(tensor.detach()) if plain else None)
+    plain = {
+        name: _sum_of_places(held.detach())
+        for name, held in tensors.items()
+        if held.layout == torch.strided and not held.is_quantized and not held.is_meta
+    }
     # A GPU is waited for once.
-    on_device = [one for one in sums if one is not None]
-    values = iter(torch.stack([one.to(on_device[0].device) for one in on_device]).tolist() if on_device else [])
-    found = [None if one is None else next(values) for one in sums]
-    return {name: (*place, value) for name, place, value in zip(tensors, places, found, strict=True)}
+    devices = [one.device for one in plain.values()]
+    values = torch.stack([one.to(devices[0]) for one in plain.values()]).tolist() if devices else []
+    sums = dict(zip(plain, values, strict=True))
+    opaque = {
+        name: (id(held), None if held.is_inference() else held._version)
+        for name, held in tensors.items()
+        if name not in plain
+    }
+    return {name: (sums.get(name, opaque.get(name)), held.shape, held.dtype) for name, held in tensors.items()}
 
 
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Add up the bytes of a tensor, eight at once: int64 that may overflow, on its device."""
+_ODD = -7046029254386353131
+"""2^64 over the golden ratio, as int64: a product with it spreads the low bits over the high ones."""
+
+_AT_ONCE = 1 << 18
+"""Numbers of eight bytes, which a CPU's cache holds."""
+
+
+def _sum_of_places(tensor: Tensor) -> Tensor:
+    """Add up the bytes of a tensor, eight at once, each times a number of its place: int64, on its device.
+
+    Both are mixed first: many weights differ in a few high bits alone, which such a product may push out, and in a
+    pattern that repeats itself plain numbers of places cancel out.
+    """
     import torch
 
-    held = tensor.resolve_conj().contiguous().flatten()
-    if held.storage_offset() * held.element_size() % 8:
-        held = held.clone()
-    held = held.view(torch.uint8)
-    whole = len(held) // 8 * 8
-    return held[:whole].view(torch.int64).sum() + held[whole:].sum()
+    held = tensor.resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+    if held.storage_offset() % 8 or len(held) % 8:
+        held = torch.nn.functional.pad(held, (0, -len(held) % 8)).clone()
+    words = held.view(torch.int64)
+    places = _mixed(torch.arange(1, 1 + min(len(words), _AT_ONCE), device=words.device)) | 1
+    total = torch.zeros((), dtype=torch.int64, device=words.device)
+    for first in range(0, len(words), _AT_ONCE):
+        part = _mixed(words[first : first + _AT_ONCE])
+        total = total * _ODD + part.mul_(places[: len(part)]).sum()
+    return total
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """Spread the bits of each number, int64, over all of it."""
+    spread = words * _ODD
+    spread ^= spread >> 32
+    return spread

@@ -243,6 +243,33 @@ def test_latents_of_half_precision_are_decoded_between(folder: Path, inception: 
     assert values(half)["ifid"] == pytest.approx(whole["ifid"], rel=0.1)
 
 
+class Lossy(nn.Module):
+    """An autoencoder in float32 that holds a loss in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 8, 8)
+        self.decoder = nn.ConvTranspose2d(4, 3, 8, 8)
+        self.loss = nn.Linear(3, 3).to(torch.bfloat16)
+
+    def encode(self, x: Tensor) -> Tensor:
+        z: Tensor = self.encoder(x)
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(z)
+        return picture
+
+
+def test_a_live_model_of_several_types_decodes_between_latents_of_its_codecs_type(
+    folder: Path, inception: None
+) -> None:
+    model = Lossy()
+    found = run(wrap(model, name="mine"), folder, "rfid", "ifid")
+    del model.loss
+    assert values(found)["ifid"] == values(run(wrap(model, name="mine"), folder, "rfid", "ifid"))["ifid"]
+
+
 def test_labels_are_folders_or_an_attribute(folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer("tiny-fsq-f16")
     assert values(run(tokenizer, folder, "purity"))["purity"] > 0.9  # each picture is there twice

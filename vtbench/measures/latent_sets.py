@@ -27,7 +27,6 @@ from vtbench.metrics.frechet import frechet_distance
 from vtbench.metrics.latents import probes
 from vtbench.results import Score
 from vtbench.statistics import jackknife_interval
-from vtbench.tokenizer import DTYPES
 from vtbench.types import Key
 
 Array = np.ndarray[Any, Any]
@@ -193,8 +192,8 @@ class Measure(measures.Measure):
             between = latents.slerp(*pair, 0.5).view(len(part), *shapes[0].tolist())
             try:
                 with devices.memory():
-                    # Latents are kept as float32, whatever the network's precision.
-                    given = between.to(tokenizer.device, DTYPES[tokenizer.precision])
+                    # Latents are kept as float32, whatever the network's type.
+                    given = between.to(tokenizer.device, tokenizer.dtype)
                     pictures, reasons = bottleneck.decode(given, size)  # type: ignore[arg-type]
                     if reason := next((one for one in reasons if one), None):
                         raise DataError(reason)
