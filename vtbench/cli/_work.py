@@ -191,8 +191,7 @@ class _Work:
                 how.team.meet()  # where one process can't load it, none goes on to its tasks
         for task in tasks if loaded is not None else ():
             with self._apart(f"{card.name} on {task.name}", how), shown(card, task) as progress:
-                change = {"task": [task.name], "tokenizer": [], "diffusers": [], **self._chosen.named[card.name]}
-                its = replace(how, command=recorded(command, change), merging=progress.merge)
+                its = replace(how, command=_of_one(command, self._chosen, card, task), merging=progress.merge)
                 runs = self._evaluated(loaded, self._opened[task.name], its, progress)
                 self.came.done += runs
                 if how.speaks:
@@ -324,14 +323,12 @@ class _Asked:
         return finished.asked(self._said(card, task, rule), card, around)
 
     def _said(self, card: TokenizerCard, task: TaskCard, rule: str) -> dict[str, Any]:
-        change = {
-            "task": [task.name],
-            "tokenizer": [],
-            "diffusers": [],
-            "protocol": [rule],
-            **self._chosen.named[card.name],
-        }
-        return recorded(self._command, change)
+        return _of_one(self._command, self._chosen, card, task) | {"protocol": [rule]}
+
+
+def _of_one(command: Command, chosen: Chosen, card: TokenizerCard, task: TaskCard) -> dict[str, Any]:
+    """Record a command as if it had named this tokenizer and this task alone."""
+    return recorded(command, {"task": [task.name], "tokenizer": [], "diffusers": [], **chosen.named[card.name]})
 
 
 def _count(said: str) -> int | Literal["auto"]:
